@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Every structure that Go or bpftool sees. One meaning each, padding explicit, no bitfields, no
+ * unions. Ports are in host order, addresses in network order and IPv4 as ::ffff:a.b.c.d, so both
+ * families take one code path. The layouts are a documented interface: docs/maps.md.
+ */
+#pragma once
+
+/* 16 bytes, so that bpf2go gives [16]uint8, which is netip.Addr.As16(). */
+typedef __u8 addr_t[16];
+
+/* Of the maps that outlive a process; another number means another table. */
+#define LAYOUT_VERSION 1
+
+/* Sizes that bound a run and a walk; Go reads them from the constants below. */
+enum limits {
+	MAX_DEVICES = 4096,
+	VIP_BITS = 1 << 18,	/* bits of vip_bits, a power of two */
+	BACKEND_BITS = 1 << 18, /* bits of backend_bits */
+	MAX_LEAST = 1024,	/* longest run that rule LEAST scans */
+};
+
+/* Position of a flow entry: which hook meets it. Part of the key. */
+enum position {
+	POSITION_E1 = 1, /* ingress, client -> VIP: destination becomes the backend */
+	POSITION_E4 = 4, /* egress, backend -> client: source becomes the VIP */
+};
+
+/* The state of a flow; the TCP states are those of IPVS, docs/packet-path.md has the table. */
+enum flow_state {
+	STATE_NONE = 0,
+	STATE_ESTABLISHED = 1,
+	STATE_SYN_SENT = 2,
+	STATE_SYN_RECV = 3,
+	STATE_FIN_WAIT = 4,
+	STATE_TIME_WAIT = 5,
+	STATE_CLOSE = 6,
+	STATE_CLOSE_WAIT = 7,
+	STATE_LAST_ACK = 8,
+	STATE_LISTEN = 9,
+	STATE_SYNACK = 10,
+	STATE_UDP = 11,	  /* not answered yet, or answered: FLOW_REPLIED tells */
+	STATE_REPLY = 12, /* a reply entry; its state is in its forward entry */
+	STATE_DEAD = 13,  /* counted out; deleted at the earliest 1 s later */
+	STATE_CLAIMED = 14, /* DEAD, and one CPU is deleting it */
+	STATE_MAX = 15,
+};
+
+enum flow_flags {
+	FLOW_REPLIED = 1 << 0, /* the backend answered */
+};
+
+/* A packet's 5-tuple as the hook sees it, before the rewrite. */
+struct flow_key {
+	addr_t saddr;
+	addr_t daddr;
+	__u16 sport;
+	__u16 dport;
+	__u8 proto;
+	__u8 position;
+	__u16 pad;
+};
+
+/*
+ * state, flags and port share one aligned 32-bit word, so that state changes by one cmpxchg. port
+ * and addr never change after the insert.
+ */
+struct flow {
+	addr_t addr;	/* what the rewritten address becomes */
+	__u8 state;	/* enum flow_state */
+	__u8 flags;	/* enum flow_flags */
+	__u16 port;	/* what the rewritten port becomes */
+	__u32 backend;	/* hint: id of the backend; valid only if its hash matches */
+	__u32 seen;	/* last packet, low 32 bits of jiffies */
+	__u32 packets;	/* wraps */
+	__u64 service_hash;
+	__u64 backend_hash;
+	__u64 bytes;	/* of IP packets, header included */
+};
+
+_Static_assert(sizeof(struct flow_key) == 40, "a flow entry is two cache lines");
+_Static_assert(sizeof(struct flow) == 56, "a flow entry is two cache lines");
+
+/* {addr, port, proto} is a frontend; {addr, 0, 0} marks the address as a VIP. */
+struct vip_key {
+	addr_t addr;
+	__u16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+struct vip {
+	__u32 service; /* index into services; 0 for the address marker */
+	__u32 pad;
+};
+
+enum rule {
+	RULE_NONE = 0,
+	RULE_CURSOR = 1,
+	RULE_HASH = 2,
+	RULE_LEAST = 3,
+};
+
+enum rule_flags {
+	RULE_HASH_PORT = 1 << 0,
+	RULE_HASH_DEST = 1 << 1,
+	RULE_HASH_FALLBACK = 1 << 2,
+	RULE_LEAST_WEIGHTED = 1 << 0,
+	RULE_LEAST_EXPECTED = 1 << 1,
+	RULE_LEAST_IDLE = 1 << 2,
+};
+
+/*
+ * pool is the published word, one aligned store: base (index of the run's header in slots) in bits
+ * 0-31, count (slots of the run) in 32-55, rule in 56-60, flags in 61-63.
+ */
+struct service {
+	__u64 hash; /* identity; 0: free */
+	__u64 pool;
+};
+
+enum backend_state {
+	BACKEND_FREE = 0,
+	BACKEND_ACTIVE = 1,   /* takes new flows unless its weight is 0 */
+	BACKEND_DRAINING = 2, /* left the service; the id rests until its load is zero */
+};
+
+struct backend {
+	__u64 hash; /* identity; 0: free */
+	addr_t addr;
+	__u16 port;
+	__u16 weight;
+	__u32 service; /* index into services */
+	__u32 order;   /* place in the service's list, 0 = first = newest */
+	__u8 state;    /* enum backend_state */
+	__u8 pad[3];
+	__u64 pad1[3];
+};
+
+_Static_assert(sizeof(struct backend) == 64, "a backend is one cache line");
+
+/* Gauges of flow entries; changed atomically by the programs, recounted by the audit. */
+struct load {
+	__u32 active;
+	__u32 inactive;
+};
+
+/* Per CPU, by backend id; zeroed when the id goes to another backend. */
+struct stats {
+	__u64 connections;
+	__u64 in_packets;
+	__u64 in_bytes;
+	__u64 out_packets;
+	__u64 out_bytes;
+};
+
+/* By service hash, for the command line: the kernel does not read it. */
+struct service_info {
+	__u8 name[192];	    /* NUL-padded */
+	__u8 scheduler[16]; /* NUL-padded */
+	__u8 family;	    /* 4 or 6 */
+	__u8 pad[7];
+};
+
+/* One element: what a reader needs to make sense of the other maps. */
+struct meta {
+	__u32 layout; /* LAYOUT_VERSION */
+	__u32 hz;     /* jiffies per second */
+	__u64 jiffies; /* a pair of clocks read together: jiffies64 ... */
+	__u64 ktime;   /* ... and CLOCK_MONOTONIC in ns */
+};
+
+enum node_addr_flags {
+	NODE_ADDR_ASSIGNED = 1 << 0, /* on a device of this network namespace */
+};
+
+/* Token bucket for answers that we make ourselves; per CPU. */
+struct bucket {
+	__u64 refilled; /* jiffies64 */
+	__u64 tokens;
+};

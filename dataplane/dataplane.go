@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package dataplane says what a dataplane is: something that is made to match
+// a snapshot and forwards accordingly. Implementations are in ebpf and fake;
+// conformance holds the flows that every one of them must pass.
+package dataplane
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/waggle-lb/waggle/lb"
+)
+
+// ErrNotRunning says that a pin path holds no dataplane: nothing was ever
+// started there, or it was cleaned up.
+var ErrNotRunning = errors.New("no dataplane found")
+
+// Dataplane forwards what a snapshot says. One goroutine calls Apply; the
+// other methods may be called from any goroutine at any time.
+type Dataplane interface {
+	// Supports returns nil if the service can be expressed as it is, else an
+	// error that names the part that cannot and what to write instead.
+	Supports(svc *lb.Service) error
+	// Apply makes the kernel match the snapshot. A service that fails keeps
+	// what it had; the others are applied. Applying the same snapshot again
+	// retries what failed and changes nothing else.
+	Apply(snap *lb.Snapshot) Report
+	// Read returns what the kernel holds, from the kernel alone.
+	Read() (*lb.Snapshot, error)
+	// Counters returns the counters since the pins were made.
+	Counters() (Counters, error)
+	// Close releases the process's handles. The kernel goes on forwarding.
+	Close() error
+}
+
+// Report is the outcome of one Apply.
+type Report struct {
+	// Added, Changed and Removed count services that were written.
+	Added, Changed, Removed int
+	// Failed holds what kept a service from being applied.
+	Failed map[lb.ServiceID]error
+	// Err is set if nothing at all could be applied.
+	Err error
+}
+
+// Counters is one reading of all counters.
+type Counters struct {
+	Backends map[lb.BackendID]BackendCounters
+	// Drops counts packets by reason: the names of bpf/drop.h, lower case,
+	// without prefix ("empty_pool"). Reasons that never occurred may be absent.
+	Drops map[string]uint64
+}
+
+// BackendCounters are the counters of one backend. Active and Inactive are
+// gauges of flow entries as IPVS counts them; the others only grow.
+type BackendCounters struct {
+	Active, Inactive uint64
+	Connections      uint64 // picks: flows that were given to this backend
+	InPackets        uint64 // client to backend
+	InBytes          uint64 // of IP packets, header included
+	OutPackets       uint64 // backend to client
+	OutBytes         uint64
+}
+
+// Flow is one translated flow, seen from the client.
+type Flow struct {
+	Protocol             lb.Protocol
+	Client, VIP, Backend netip.AddrPort
+	// Service is the service's id, zero if the kernel no longer knows its name.
+	Service lb.ServiceID
+	// State is IPVS's name of the state ("ESTABLISHED", "UDP").
+	State string
+	// Idle is the time since the last packet in either direction.
+	Idle time.Duration
+	// Expires is the time until the entry ends if no packet comes.
+	Expires              time.Duration
+	InPackets, InBytes   uint64
+	OutPackets, OutBytes uint64
+}

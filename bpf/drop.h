@@ -19,5 +19,6 @@ enum drop_reason {
 	DROP_MALFORMED,	     /* headers cut off or impossible */
 	DROP_RATE_LIMITED,   /* refused in silence: too many answers this second */
 	DROP_REWRITE,	     /* the kernel refused to change the packet */
+	DROP_BUSY,	     /* another CPU is replacing this flow's entry: the next packet finds it done */
 	DROP_MAX,
 };

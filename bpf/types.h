@@ -9,15 +9,18 @@
 /* 16 bytes, so that bpf2go gives [16]uint8, which is netip.Addr.As16(). */
 typedef __u8 addr_t[16];
 
-/* Of the maps that outlive a process; another number means another table. */
-#define LAYOUT_VERSION 1
-
-/* Sizes that bound a run and a walk; Go reads them from the constants below. */
+/* Sizes that Go needs too, as enum for BTF. */
 enum limits {
-	MAX_DEVICES = 4096,
-	VIP_BITS = 1 << 18,	/* bits of vip_bits, a power of two */
-	BACKEND_BITS = 1 << 18, /* bits of backend_bits */
-	MAX_LEAST = 1024,	/* longest run that rule LEAST scans */
+	LAYOUT_VERSION = 1,	    /* of the maps that outlive a process; another number: another table */
+	BITS_SHIFT = 14,	    /* of a 32-bit hash the top 18 bits are the bit's index */
+	BITS_WORDS = 1 << (18 - 6), /* 64 bits a word */
+	MAX_SERVICES = 1 << 16,
+	MAX_BACKENDS = 1 << 16,
+	MAX_VIPS = 1 << 17, /* frontends, and one marker for each address */
+	MAX_SLOTS = 1 << 20, /* words of 8 bytes: headers, and two slots each */
+	MAX_FLOWS = 1 << 19, /* entries: a flow has two */
+	MAX_NODE_ADDRS = 1 << 12,
+	MAX_LEAST = 1024, /* longest run that rule LEAST scans */
 };
 
 /* Position of a flow entry: which hook meets it. Part of the key. */
@@ -140,13 +143,13 @@ struct backend {
 _Static_assert(sizeof(struct backend) == 64, "a backend is one cache line");
 
 /* Gauges of flow entries; changed atomically by the programs, recounted by the audit. */
-struct load {
+struct backend_load {
 	__u32 active;
 	__u32 inactive;
 };
 
 /* Per CPU, by backend id; zeroed when the id goes to another backend. */
-struct stats {
+struct backend_stats {
 	__u64 connections;
 	__u64 in_packets;
 	__u64 in_bytes;
@@ -155,7 +158,7 @@ struct stats {
 };
 
 /* By service hash, for the command line: the kernel does not read it. */
-struct service_info {
+struct service_name {
 	__u8 name[192];	    /* NUL-padded */
 	__u8 scheduler[16]; /* NUL-padded */
 	__u8 family;	    /* 4 or 6 */
@@ -163,7 +166,7 @@ struct service_info {
 };
 
 /* One element: what a reader needs to make sense of the other maps. */
-struct meta {
+struct clocks {
 	__u32 layout; /* LAYOUT_VERSION */
 	__u32 hz;     /* jiffies per second */
 	__u64 jiffies; /* a pair of clocks read together: jiffies64 ... */
@@ -178,4 +181,9 @@ enum node_addr_flags {
 struct bucket {
 	__u64 refilled; /* jiffies64 */
 	__u64 tokens;
+};
+
+/* Bytes of a packet that an ICMP error carries, and the checksum's working space. */
+struct quote {
+	__u8 bytes[1232]; /* IPv6: 1280 less 40 less 8, RFC 4443 section 3.1 */
 };

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Two bitmaps answer "none of ours" before any hash lookup. A set bit means "perhaps". Bits are set
+ * by the agent before the entry they announce, and outlive it: flows of removed backends go on.
+ * maps/bits computes the same in Go.
+ */
+#pragma once
+
+/* 2^32 divided by the golden ratio, as the kernel's hash_32; sh needs the same. */
+#define GOLDEN_32 0x61C88647u
+
+/* Exclusive or of the four words as they lie in memory. */
+static __always_inline __u32 fold_addr(const addr_t addr)
+{
+	const __u32 *w = (const __u32 *)addr;
+
+	return w[0] ^ w[1] ^ w[2] ^ w[3];
+}
+
+/* Index of the bit of a VIP address. */
+static __always_inline __u32 vip_bit(const addr_t addr)
+{
+	return fold_addr(addr) * GOLDEN_32 >> BITS_SHIFT;
+}
+
+/* Index of the bit of a backend. */
+static __always_inline __u32 backend_bit(const addr_t addr, __u16 port, __u8 proto)
+{
+	return (fold_addr(addr) + port + ((__u32)proto << 16)) * GOLDEN_32 >> BITS_SHIFT;
+}
+
+static __always_inline bool bit_is_set(void *map, __u32 bit)
+{
+	__u32 word = bit >> 6;
+	__u64 *w = bpf_map_lookup_elem(map, &word);
+
+	return w && (*w >> (bit & 63) & 1);
+}

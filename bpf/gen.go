@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bpf holds the kernel side: lb.c and its headers, compiled by clang
+// into the object and the Go bindings that are committed beside them. It knows
+// nothing of the rest of waggle.
+package bpf
+
+//go:generate go tool bpf2go -tags linux -target bpfel -cflags "-O2 -g -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu" -type flow_key -type flow -type vip_key -type vip -type service -type backend -type backend_load -type backend_stats -type service_name -type clocks -type limits -type position -type flow_state -type flow_flags -type rule -type rule_flags -type backend_state -type drop_reason -type node_addr_flags LB lb.c

@@ -2,8 +2,8 @@
 
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * waggle's kernel side, one translation unit. Headers by concern; the entry points are at the end
- * and only map verdicts to what their hook returns.
+ * waggle's kernel side, one translation unit: headers by concern, and below them the entry points,
+ * which only map verdicts to what their hook returns.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -23,10 +23,17 @@
 #include "bits.h"
 #include "clock.h"
 #include "parse.h"
+#include "select.h"
+#include "flow.h"
+#include "count.h"
+#include "nat.h"
+#include "refuse.h"
+#include "path.h"
+#include "sweep.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
-/* bpf2go generates enums that something refers to. */
+/* bpf2go generates the enums that something refers to. */
 const enum limits *anchor_limits __attribute__((unused));
 const enum position *anchor_position __attribute__((unused));
 const enum flow_state *anchor_flow_state __attribute__((unused));
@@ -37,33 +44,64 @@ const enum backend_state *anchor_backend_state __attribute__((unused));
 const enum drop_reason *anchor_drop_reason __attribute__((unused));
 const enum node_addr_flags *anchor_node_addr_flags __attribute__((unused));
 
+/* Of enum tcx_action_base, which older uapi headers lack. Passing is always NEXT: others' programs
+ * on the same device must still run.
+ */
 #define TCX_NEXT -1
+#define TCX_DROP 2
+
+/* Answers a refused packet through the device it came from. */
+static __noinline int answer(struct __sk_buff *skb, enum verdict v, __u32 l3)
+{
+	struct packet p = {};
+	enum parsed got;
+	bool made;
+
+	if (!parse_addrs(skb, &p, l3))
+		return TCX_DROP;
+	got = parse_ports(skb, &p);
+	if (got != PARSED_OK || !may_answer()) {
+		count_drop(DROP_RATE_LIMITED);
+		return TCX_DROP;
+	}
+	made = v == VERDICT_RST ? make_rst(skb, &p) : make_unreachable(skb, &p);
+	if (!made || (l3 && !turn_ethernet(skb))) {
+		count_drop(DROP_REWRITE);
+		return TCX_DROP;
+	}
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+static __always_inline int tcx(struct __sk_buff *skb, enum verdict v, __u32 l3)
+{
+	if (v == VERDICT_PASS)
+		return TCX_NEXT;
+	if (v == VERDICT_DROP)
+		return TCX_DROP;
+	return answer(skb, v, l3);
+}
 
 SEC("tcx/ingress")
 int tc_ingress(struct __sk_buff *skb)
 {
-	struct packet p = {};
-
-	if (parse_addrs(skb, &p, ETH_HLEN))
-		parse_ports(skb, &p);
-	return TCX_NEXT;
+	return tcx(skb, to_vip(skb, ETH_HLEN), ETH_HLEN);
 }
+
 SEC("tcx/egress")
 int tc_egress(struct __sk_buff *skb)
 {
-	(void)skb;
-	return TCX_NEXT;
+	return tcx(skb, to_client(skb, ETH_HLEN), ETH_HLEN);
 }
+
+/* Devices without an Ethernet header: wireguard, tun, ipip. */
 SEC("tcx/ingress")
 int tc_ingress_l3(struct __sk_buff *skb)
 {
-	(void)skb;
-	return TCX_NEXT;
+	return tcx(skb, to_vip(skb, 0), 0);
 }
+
 SEC("tcx/egress")
 int tc_egress_l3(struct __sk_buff *skb)
 {
-	(void)skb;
-	return TCX_NEXT;
+	return tcx(skb, to_client(skb, 0), 0);
 }
-#include "sweep.h"

@@ -256,6 +256,7 @@ const (
 	LBVarClockMoves          = "clock_moves"
 	LBVarClockOffset         = "clock_offset"
 	LBVarHz                  = "hz"
+	LBVarSweepWalked         = "sweep_walked"
 )
 
 // LoadLB returns the embedded CollectionSpec for LB.
@@ -348,6 +349,7 @@ type LBVariableSpecs struct {
 	ClockMoves          *ebpf.VariableSpec `ebpf:"clock_moves"`
 	ClockOffset         *ebpf.VariableSpec `ebpf:"clock_offset"`
 	Hz                  *ebpf.VariableSpec `ebpf:"hz"`
+	SweepWalked         *ebpf.VariableSpec `ebpf:"sweep_walked"`
 }
 
 // LBObjects contains all objects after they have been loaded into the kernel.
@@ -427,6 +429,7 @@ type LBVariables struct {
 	ClockMoves          *ebpf.Variable `ebpf:"clock_moves"`
 	ClockOffset         *ebpf.Variable `ebpf:"clock_offset"`
 	Hz                  *ebpf.Variable `ebpf:"hz"`
+	SweepWalked         *ebpf.Variable `ebpf:"sweep_walked"`
 }
 
 // LBPrograms contains all programs after they have been loaded into the kernel.

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Per-CPU counters: no atomics. */
+#pragma once
+
+static __always_inline void count_drop(__u32 reason)
+{
+	__u64 *n = bpf_map_lookup_elem(&drops, &reason);
+
+	if (n)
+		(*n)++;
+}
+
+static __always_inline void count_connection(__u32 id)
+{
+	struct backend_stats *s = bpf_map_lookup_elem(&stats, &id);
+
+	if (s)
+		s->connections++;
+}
+
+static __always_inline void count_in(__u32 id, __u32 bytes)
+{
+	struct backend_stats *s = bpf_map_lookup_elem(&stats, &id);
+
+	if (s) {
+		s->in_packets++;
+		s->in_bytes += bytes;
+	}
+}
+
+static __always_inline void count_out(__u32 id, __u32 bytes)
+{
+	struct backend_stats *s = bpf_map_lookup_elem(&stats, &id);
+
+	if (s) {
+		s->out_packets++;
+		s->out_bytes += bytes;
+	}
+}
+
+/* The entry's own counters and its age. Not atomic: CPUs that share a flow may lose a packet. */
+static __always_inline void touch(struct flow *f, __u32 bytes)
+{
+	f->seen = now();
+	f->packets++;
+	f->bytes += bytes;
+}

@@ -53,7 +53,7 @@ static __always_inline bool mend_checksum(struct __sk_buff *skb, const struct pa
 static __always_inline bool store_v4(struct __sk_buff *skb, const struct packet *p, const addr_t to,
 				     __u32 diff, enum end end)
 {
-	struct iphdr *ip = data(skb) + p->l3;
+	struct iphdr *ip = header(skb, p->l3);
 
 	if ((void *)(ip + 1) > data_end(skb))
 		return false;
@@ -68,7 +68,7 @@ static __always_inline bool store_v4(struct __sk_buff *skb, const struct packet 
 static __always_inline bool store_v6(struct __sk_buff *skb, const struct packet *p, const addr_t to,
 				     enum end end)
 {
-	struct ipv6hdr *ip6 = data(skb) + p->l3;
+	struct ipv6hdr *ip6 = header(skb, p->l3);
 
 	if ((void *)(ip6 + 1) > data_end(skb))
 		return false;
@@ -89,7 +89,7 @@ static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *
 		return false;
 	if (!(p->v4 ? store_v4(skb, p, to, diff, end) : store_v6(skb, p, to, end)))
 		return false;
-	ports = data(skb) + p->l4;
+	ports = header(skb, p->l4);
 	if ((void *)(ports + 2) > data_end(skb))
 		return false;
 	ports[end == DESTINATION] = bpf_htons(port);

@@ -40,12 +40,18 @@ static __always_inline void *data_end(struct __sk_buff *skb)
 	return (void *)(long)skb->data_end;
 }
 
+/* A header's place. Headers that are parsed end within 256 bytes; the mask tells the verifier. */
+static __always_inline void *header(struct __sk_buff *skb, __u32 off)
+{
+	return data(skb) + (off & 0xff);
+}
+
 /* Makes the first len bytes linear. Pointers into the packet are void afterwards. */
 static __always_inline bool pull(struct __sk_buff *skb, __u32 len)
 {
-	if (data(skb) + len <= data_end(skb))
+	if (header(skb, len) <= data_end(skb))
 		return true;
-	return bpf_skb_pull_data(skb, len) == 0 && data(skb) + len <= data_end(skb);
+	return bpf_skb_pull_data(skb, len) == 0;
 }
 
 static __always_inline void map_v4(addr_t to, __be32 addr)
@@ -86,7 +92,7 @@ static __always_inline bool parse_addrs(struct __sk_buff *skb, struct packet *p,
 
 		if (!pull(skb, l3 + sizeof(*ip)))
 			return false;
-		ip = data(skb) + l3;
+		ip = header(skb, l3);
 		if ((void *)(ip + 1) > data_end(skb))
 			return false;
 		p->v4 = true;
@@ -99,7 +105,7 @@ static __always_inline bool parse_addrs(struct __sk_buff *skb, struct packet *p,
 
 		if (!pull(skb, l3 + sizeof(*ip6)))
 			return false;
-		ip6 = data(skb) + l3;
+		ip6 = header(skb, l3);
 		if ((void *)(ip6 + 1) > data_end(skb))
 			return false;
 		p->v4 = false;
@@ -110,12 +116,27 @@ static __always_inline bool parse_addrs(struct __sk_buff *skb, struct packet *p,
 	return false;
 }
 
+/*
+ * Takes the header's word for the packet's length, which a padded frame exceeds. An aggregate of
+ * more than 64 KiB says 0 and is as long as its frame.
+ */
+static __always_inline bool fits(struct packet *p, __u32 len)
+{
+	if (len > p->bytes)
+		return false;
+	if (len)
+		p->bytes = len;
+	return true;
+}
+
 static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet *p)
 {
-	struct iphdr *ip = data(skb) + p->l3;
+	struct iphdr *ip = header(skb, p->l3);
 	__u16 frag;
 
 	if ((void *)(ip + 1) > data_end(skb) || ip->version != 4 || ip->ihl < 5)
+		return PARSED_MALFORMED;
+	if (!fits(p, bpf_ntohs(ip->tot_len)))
 		return PARSED_MALFORMED;
 	p->key.proto = ip->protocol;
 	p->l4 = p->l3 + ip->ihl * 4;
@@ -126,7 +147,7 @@ static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet
 
 static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet *p)
 {
-	struct ipv6hdr *ip6 = data(skb) + p->l3;
+	struct ipv6hdr *ip6 = header(skb, p->l3);
 	struct {
 		__u8 next, reserved;
 		__be16 frag_off;
@@ -134,6 +155,8 @@ static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet
 	} f;
 
 	if ((void *)(ip6 + 1) > data_end(skb) || ip6->version != 6)
+		return PARSED_MALFORMED;
+	if (ip6->payload_len && !fits(p, sizeof(*ip6) + bpf_ntohs(ip6->payload_len)))
 		return PARSED_MALFORMED;
 	p->key.proto = ip6->nexthdr;
 	p->l4 = p->l3 + sizeof(*ip6);
@@ -167,10 +190,10 @@ static __always_inline enum parsed parse_ports(struct __sk_buff *skb, struct pac
 	if (p->key.proto != IPPROTO_TCP && p->key.proto != IPPROTO_UDP)
 		return PARSED_OTHER;
 	len = p->key.proto == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
-	if (p->l4 > 256 || !pull(skb, p->l4 + len)) /* the bound is for the verifier */
+	if (!pull(skb, p->l4 + len))
 		return PARSED_MALFORMED;
 	if (p->key.proto == IPPROTO_TCP) {
-		struct tcphdr *tcp = data(skb) + p->l4;
+		struct tcphdr *tcp = header(skb, p->l4);
 
 		if ((void *)(tcp + 1) > data_end(skb))
 			return PARSED_MALFORMED;
@@ -178,7 +201,7 @@ static __always_inline enum parsed parse_ports(struct __sk_buff *skb, struct pac
 		p->key.dport = bpf_ntohs(tcp->dest);
 		p->tcp_flags = ((__u8 *)tcp)[13];
 	} else {
-		struct udphdr *udp = data(skb) + p->l4;
+		struct udphdr *udp = header(skb, p->l4);
 
 		if ((void *)(udp + 1) > data_end(skb))
 			return PARSED_MALFORMED;

@@ -193,7 +193,7 @@ static __always_inline bool store_lengths(struct __sk_buff *skb, const struct pa
 	__u32 len = p->l4 - p->l3 + sizeof(struct tcphdr);
 
 	if (p->v4) {
-		struct iphdr *ip = data(skb) + p->l3;
+		struct iphdr *ip = header(skb, p->l3);
 
 		if ((void *)(ip + 1) > data_end(skb))
 			return false;
@@ -205,7 +205,7 @@ static __always_inline bool store_lengths(struct __sk_buff *skb, const struct pa
 		ip->daddr = ((const __u32 *)p->key.saddr)[3];
 		return true;
 	} else {
-		struct ipv6hdr *ip6 = data(skb) + p->l3;
+		struct ipv6hdr *ip6 = header(skb, p->l3);
 
 		if ((void *)(ip6 + 1) > data_end(skb))
 			return false;
@@ -225,7 +225,7 @@ static __noinline bool make_rst(struct __sk_buff *skb, struct packet *p)
 	__u32 len;
 	__u64 sum;
 
-	if (!p || p->l4 > 256 || bpf_skb_load_bytes(skb, p->l4, &in, sizeof(in)))
+	if (!p || bpf_skb_load_bytes(skb, p->l4, &in, sizeof(in)))
 		return false;
 	len = p->bytes - (p->l4 - p->l3) - in.doff * 4;
 	out.source = in.dest;

@@ -1,0 +1,237 @@
+//go:build privileged
+
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/internal/packet"
+	"github.com/waggle-lb/waggle/lb"
+)
+
+// What the programs return (enum tcx_action_base of the kernel).
+const (
+	next     = 0xffffffff
+	drop     = 2
+	redirect = 7
+)
+
+// programs is a loaded object whose maps a test fills by hand.
+type programs struct {
+	bpf.LBObjects
+	t     *testing.T
+	slots uint32 // next free word
+}
+
+func load(t *testing.T) *programs {
+	t.Helper()
+	if err := rlimit.RemoveMemlock(); err != nil {
+		t.Fatal(err)
+	}
+	spec, err := bpf.LoadLB()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec.Maps["flows"].MaxEntries = 4096
+	if err := spec.Variables["clock_moves"].Set(true); err != nil {
+		t.Fatal(err)
+	}
+	p := &programs{t: t, slots: 1}
+	if err := spec.LoadAndAssign(&p.LBObjects, nil); err != nil {
+		var ve *ebpf.VerifierError
+		if errors.As(err, &ve) {
+			t.Fatalf("%+v", ve)
+		}
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.LBObjects.Close() })
+	p.do(p.run(p.Clock))
+	return p
+}
+
+func (p *programs) do(err error) {
+	p.t.Helper()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *programs) run(prog *ebpf.Program) error {
+	_, err := prog.Run(&ebpf.RunOptions{})
+	return err
+}
+
+// sleep moves the clock.
+func (p *programs) sleep(seconds uint64) {
+	p.t.Helper()
+	var off uint64
+	var hz uint32
+	p.do(p.ClockOffset.Get(&off))
+	p.do(p.Hz.Get(&hz))
+	p.do(p.ClockOffset.Set(off + seconds*uint64(hz)))
+}
+
+// sweep walks the flows as often as it takes to be through with what is due.
+func (p *programs) sweep() {
+	p.t.Helper()
+	it, err := link.AttachIter(link.IterOptions{Program: p.Sweep, Map: p.Flows})
+	p.do(err)
+	defer it.Close()
+	r, err := it.Open()
+	p.do(err)
+	defer r.Close()
+	_, err = io.ReadAll(r)
+	p.do(err)
+}
+
+func set(w *ebpf.Map, bit uint32) error {
+	var word uint64
+	if err := w.Lookup(bit>>6, &word); err != nil {
+		return err
+	}
+	return w.Put(bit>>6, word|1<<(bit&63))
+}
+
+// fold and the bit functions say again, in Go, what bits.h says.
+func fold(a netip.Addr) (x uint32) {
+	b := a.As16()
+	for i := range b {
+		x ^= uint32(b[i]) << (8 * (i & 3))
+	}
+	return x
+}
+
+func vipBit(a netip.Addr) uint32 { return fold(a) * 0x61C88647 >> 14 }
+
+func backendBit(a netip.AddrPort, p lb.Protocol) uint32 {
+	return (fold(a.Addr()) + uint32(a.Port()) + uint32(p)<<16) * 0x61C88647 >> 14
+}
+
+func (p *programs) backend(id uint32, addr netip.AddrPort, weight uint16) {
+	p.t.Helper()
+	b := bpf.LBBackend{Hash: 0xb000 + uint64(id), Addr: addr.Addr().As16(), Port: addr.Port(), Weight: weight, Service: 1,
+		State: uint8(bpf.LBBackendStateBACKEND_ACTIVE)}
+	p.do(p.Backends.Put(id, b))
+	p.do(p.BackendIds.Put(b.Hash, id))
+	p.do(set(p.BackendBits, backendBit(addr, lb.TCP)))
+	p.do(set(p.BackendBits, backendBit(addr, lb.UDP)))
+}
+
+// pool publishes a run of backend ids for service id.
+func (p *programs) pool(id uint32, rule bpf.LBRule, flags uint64, ids ...uint32) {
+	p.t.Helper()
+	base := p.slots
+	p.do(p.Slots.Put(base, uint64(0)))
+	for i := 0; i < len(ids); i += 2 {
+		w := uint64(ids[i])
+		if i+1 < len(ids) {
+			w |= uint64(ids[i+1]) << 32
+		}
+		p.do(p.Slots.Put(base+1+uint32(i/2), w))
+	}
+	p.slots += 1 + uint32(len(ids)+1)/2
+	word := uint64(base) | uint64(len(ids))<<32 | uint64(rule)<<56 | flags<<61
+	p.do(p.Services.Put(id, bpf.LBService{Hash: 0x5000 + uint64(id), Pool: word}))
+}
+
+func (p *programs) vip(vip netip.AddrPort, proto lb.Protocol, service uint32) {
+	p.t.Helper()
+	p.do(set(p.VipBits, vipBit(vip.Addr())))
+	p.do(p.Vips.Put(bpf.LBVipKey{Addr: vip.Addr().As16(), Port: vip.Port(), Proto: uint8(proto)}, bpf.LBVip{Service: service}))
+	p.do(p.Vips.Put(bpf.LBVipKey{Addr: vip.Addr().As16()}, bpf.LBVip{}))
+}
+
+func (p *programs) drops() map[bpf.LBDropReason]uint64 {
+	out := map[bpf.LBDropReason]uint64{}
+	for r := bpf.LBDropReason(1); r < bpf.LBDropReasonDROP_MAX; r++ {
+		var n []uint64
+		p.do(p.Drops.Lookup(uint32(r), &n))
+		for _, c := range n {
+			if c > 0 {
+				out[r] += c
+			}
+		}
+	}
+	return out
+}
+
+func (p *programs) load(id uint32) (l bpf.LBBackendLoad) {
+	p.t.Helper()
+	p.do(p.Load.Lookup(id, &l))
+	return l
+}
+
+// send runs a program over a frame and returns its verdict and the frame.
+func (p *programs) send(prog *ebpf.Program, in packet.Packet) (uint32, []byte) {
+	p.t.Helper()
+	b, err := in.Bytes()
+	p.do(err)
+	out := make([]byte, len(b)+256)
+	opts := ebpf.RunOptions{Data: b, DataOut: out}
+	ret, err := prog.Run(&opts)
+	p.do(err)
+	return ret, opts.DataOut
+}
+
+// want checks that a frame comes out as the given packet with right checksums.
+func (p *programs) want(prog *ebpf.Program, in packet.Packet, verdict uint32, out packet.Packet) {
+	p.t.Helper()
+	ret, got := p.send(prog, in)
+	exp, err := out.Bytes()
+	p.do(err)
+	if ret != verdict || string(got) != string(exp) {
+		g, err := packet.Parse(got)
+		p.t.Errorf("sent %v -> %v\n got verdict %d %v -> %v flags %v err %v\nwant verdict %d %v -> %v flags %v\n got % x\nwant % x", in.Src, in.Dst,
+			int32(ret), g.Src, g.Dst, g.Flags, err, int32(verdict), out.Src, out.Dst, out.Flags, got, exp)
+	}
+}
+
+func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+// family is one address family's set of addresses.
+type family struct {
+	name              string
+	client, vip, vip2 netip.AddrPort
+	servers           []netip.AddrPort
+}
+
+func families() []family {
+	f4 := family{"ipv4", ap("198.18.0.1:10001"), ap("198.18.255.10:80"), ap("198.18.255.11:80"), nil}
+	f6 := family{"ipv6", ap("[fd00:c::1]:10001"), ap("[fd00:f::10]:80"), ap("[fd00:f::11]:80"), nil}
+	for i := 1; i <= 4; i++ {
+		f4.servers = append(f4.servers, ap(fmt.Sprintf("198.19.0.%d:8080", i)))
+		f6.servers = append(f6.servers, ap(fmt.Sprintf("[fd00:e::%d]:8080", i)))
+	}
+	return []family{f4, f6}
+}
+
+// each runs a test over both families and both protocols, with one service of
+// three backends 1, 2, 3 under rule CURSOR.
+func each(t *testing.T, test func(t *testing.T, p *programs, f family, proto lb.Protocol)) {
+	for _, f := range families() {
+		for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {
+			t.Run(f.name+"/"+proto.String(), func(t *testing.T) {
+				p := load(t)
+				for i := range uint32(3) {
+					p.backend(i+1, f.servers[i], 1)
+				}
+				p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 1, 2, 3)
+				p.vip(f.vip, proto, 1)
+				test(t, p, f, proto)
+			})
+		}
+	}
+}
+
+func port(a netip.AddrPort, p uint16) netip.AddrPort { return netip.AddrPortFrom(a.Addr(), p) }

@@ -1,0 +1,251 @@
+//go:build privileged
+
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf_test
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/internal/packet"
+	"github.com/waggle-lb/waggle/lb"
+)
+
+func TestForwardAndReplyAreRewrittenByteForByte(t *testing.T) {
+	each(t, func(t *testing.T, p *programs, f family, proto lb.Protocol) {
+		for i := range 6 {
+			c := port(f.client, uint16(20000+i))
+			server := f.servers[i%3]
+			for _, size := range []int{0, 1, 1000} {
+				in := packet.Packet{Src: c, Dst: f.vip, Protocol: proto, Flags: packet.ACK, Payload: bytes.Repeat([]byte{7}, size)}
+				if size == 0 {
+					in.Flags = packet.SYN
+				}
+				out := in
+				out.Dst = server
+				p.want(p.TcIngress, in, next, out)
+				back := packet.Packet{Src: server, Dst: c, Protocol: proto, Flags: packet.ACK, Payload: in.Payload}
+				out = back
+				out.Src = f.vip
+				p.want(p.TcEgress, back, next, out)
+			}
+		}
+	})
+}
+
+func TestUDPWithoutChecksumStaysWithout(t *testing.T) {
+	p := load(t)
+	f := families()[0]
+	p.backend(1, f.servers[0], 1)
+	p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 1)
+	p.vip(f.vip, lb.UDP, 1)
+	in := packet.Packet{Src: f.client, Dst: f.vip, Protocol: lb.UDP, ZeroChecksum: true, Payload: []byte("x")}
+	_, out := p.send(p.TcIngress, in)
+	// the header's own checksum is not computed for such a packet: only look at UDP's
+	d := gopacket.NewPacket(out, layers.LayerTypeEthernet, gopacket.Default)
+	u, ok := d.TransportLayer().(*layers.UDP)
+	if !ok || u.Checksum != 0 || uint16(u.DstPort) != f.servers[0].Port() {
+		t.Fatalf("got %v", d)
+	}
+}
+
+func TestIPv4OptionsAreCarried(t *testing.T) {
+	p := load(t)
+	f := families()[0]
+	p.backend(1, f.servers[0], 1)
+	p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 1)
+	p.vip(f.vip, lb.TCP, 1)
+	in := packet.Packet{Src: f.client, Dst: f.vip, Protocol: lb.TCP, Flags: packet.SYN, Options: true}
+	out := in
+	out.Dst = f.servers[0]
+	p.want(p.TcIngress, in, next, out)
+}
+
+func TestPacketsOfOthersPassUntouched(t *testing.T) {
+	each(t, func(t *testing.T, p *programs, f family, proto lb.Protocol) {
+		in := packet.Packet{Src: f.client, Dst: f.servers[3], Protocol: proto, Flags: packet.SYN, Payload: []byte("x")}
+		p.want(p.TcIngress, in, next, in)
+		in.Src, in.Dst = f.servers[0], f.client // a backend's own connection: bit set, no flow
+		p.want(p.TcEgress, in, next, in)
+		in = packet.Packet{Src: f.client, Dst: f.vip, Protocol: proto, Flags: packet.SYN, DstMAC: [6]byte{2, 0, 0, 0, 0, 9}}
+		p.want(p.TcIngress, in, next, in) // for another host
+		if d := p.drops(); len(d) != 0 {
+			t.Errorf("drops %v", d)
+		}
+	})
+}
+
+func wantUnreachable(t *testing.T, f family, sent, got []byte) {
+	t.Helper()
+	d := gopacket.NewPacket(got, layers.LayerTypeEthernet, gopacket.Default)
+	if err := packet.Verify(d); err != nil {
+		t.Error(err)
+	}
+	q, err := packet.Parse(got)
+	if err != nil || q.Src.Addr() != f.vip.Addr() || q.Dst.Addr() != f.client.Addr() {
+		t.Errorf("from %v to %v (%v), want from the VIP to the client", q.Src, q.Dst, err)
+	}
+	quote := 28
+	if f.name == "ipv6" {
+		quote = 48
+		icmp, ok := d.Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6)
+		if !ok || icmp.TypeCode != layers.CreateICMPv6TypeCode(layers.ICMPv6TypeDestinationUnreachable, layers.ICMPv6CodePortUnreachable) {
+			t.Fatalf("no ICMPv6 port unreachable: %v", d)
+		}
+	} else {
+		icmp, ok := d.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4)
+		if !ok || icmp.TypeCode != layers.CreateICMPv4TypeCode(layers.ICMPv4TypeDestinationUnreachable, layers.ICMPv4CodePort) {
+			t.Fatalf("no ICMP port unreachable: %v", d)
+		}
+	}
+	inner := got[14+quote:]
+	if len(inner) < 28 || !bytes.HasPrefix(sent[14:], inner) {
+		t.Errorf("quotes % x\n   sent % x", inner, sent[14:])
+	}
+	if len(got)-14 > 1280 || (f.name == "ipv4" && len(got)-14 > 576) {
+		t.Errorf("%d bytes: too long for an ICMP error", len(got)-14)
+	}
+}
+
+func TestEmptyPoolIsRefusedWithPortUnreachable(t *testing.T) {
+	each(t, func(t *testing.T, p *programs, f family, proto lb.Protocol) {
+		p.pool(1, bpf.LBRuleRULE_CURSOR, 0)
+		for _, size := range []int{0, 3, 700, 1400} {
+			in := packet.Packet{Src: f.client, Dst: f.vip, Protocol: proto, Flags: packet.SYN, Payload: bytes.Repeat([]byte{0xa5}, size)}
+			in.SrcMAC = [6]byte{2, 1, 1, 1, 1, 1}
+			sent, err := in.Bytes()
+			p.do(err)
+			ret, got := p.send(p.TcIngress, in)
+			if ret != redirect {
+				t.Fatalf("verdict %d, want redirect", int32(ret))
+			}
+			wantUnreachable(t, f, sent, got)
+			if q, _ := packet.Parse(got); q.DstMAC != in.SrcMAC {
+				t.Errorf("goes to %x, want the sender %x", q.DstMAC, in.SrcMAC)
+			}
+		}
+		if d := p.drops(); d[bpf.LBDropReasonDROP_EMPTY_POOL] != 4 || len(d) != 1 {
+			t.Errorf("drops %v", d)
+		}
+	})
+}
+
+func TestUnknownPortIsRefusedUnlessTheAddressIsOurs(t *testing.T) {
+	each(t, func(t *testing.T, p *programs, f family, proto lb.Protocol) {
+		in := packet.Packet{Src: f.client, Dst: port(f.vip, 22), Protocol: proto, Flags: packet.SYN, Payload: []byte("xyz1")}
+		sent, err := in.Bytes()
+		p.do(err)
+		ret, got := p.send(p.TcIngress, in)
+		if ret != redirect {
+			t.Fatalf("verdict %d, want redirect", int32(ret))
+		}
+		wantUnreachable(t, f, sent, got)
+		p.do(p.NodeAddrs.Put(f.vip.Addr().As16(), uint32(bpf.LBNodeAddrFlagsNODE_ADDR_ASSIGNED)))
+		p.want(p.TcIngress, in, next, in)
+		if d := p.drops(); d[bpf.LBDropReasonDROP_UNKNOWN_PORT] != 1 || len(d) != 1 {
+			t.Errorf("drops %v", d)
+		}
+	})
+}
+
+func TestTCPWithoutFlowIsReset(t *testing.T) {
+	each(t, func(t *testing.T, p *programs, f family, proto lb.Protocol) {
+		if proto != lb.TCP {
+			return
+		}
+		in := packet.Packet{Src: f.client, Dst: f.vip, Protocol: proto, Flags: packet.ACK, Seq: 1000, Ack: 77, Payload: []byte("hello")}
+		rst := packet.Packet{Src: f.vip, Dst: f.client, Protocol: proto, Flags: packet.RST, Seq: 77}
+		wantRST(t, p, in, rst)
+		in.Flags, rst = packet.FIN, packet.Packet{Src: f.vip, Dst: f.client, Protocol: proto, Flags: packet.RST | packet.ACK, Ack: 1006}
+		wantRST(t, p, in, rst)
+		in.Flags = packet.RST
+		p.want(p.TcIngress, in, drop, in)
+		if d := p.drops(); d[bpf.LBDropReasonDROP_NO_FLOW] != 3 || len(d) != 1 {
+			t.Errorf("drops %v", d)
+		}
+		p.do(p.NodeAddrs.Put(f.vip.Addr().As16(), uint32(bpf.LBNodeAddrFlagsNODE_ADDR_ASSIGNED)))
+		in.Flags = packet.ACK
+		p.want(p.TcIngress, in, next, in)
+	})
+}
+
+func wantRST(t *testing.T, p *programs, in, rst packet.Packet) {
+	t.Helper()
+	ret, got := p.send(p.TcIngress, in)
+	q, err := packet.Parse(got)
+	if ret != redirect || err != nil || q.Src != rst.Src || q.Dst != rst.Dst || q.Flags != rst.Flags || q.Seq != rst.Seq || q.Ack != rst.Ack || len(q.Payload) > 0 {
+		t.Errorf("verdict %d, err %v, got %+v, want %+v", int32(ret), err, q, rst)
+	}
+}
+
+func TestUntranslatedPacketToAFrontendIsDroppedAtEgress(t *testing.T) {
+	each(t, func(t *testing.T, p *programs, f family, proto lb.Protocol) {
+		in := packet.Packet{Src: f.client, Dst: f.vip, Protocol: proto, Flags: packet.SYN}
+		p.want(p.TcEgress, in, drop, in)
+		in.Dst = port(f.vip, 22)
+		p.want(p.TcEgress, in, next, in)
+		if d := p.drops(); d[bpf.LBDropReasonDROP_UNTRANSLATED] != 1 || len(d) != 1 {
+			t.Errorf("drops %v", d)
+		}
+	})
+}
+
+func TestSameClientPortToTwoVIPsWithOneBackendIsRefused(t *testing.T) {
+	each(t, func(t *testing.T, p *programs, f family, proto lb.Protocol) {
+		p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 1)
+		p.vip(f.vip2, proto, 1)
+		in := packet.Packet{Src: f.client, Dst: f.vip, Protocol: proto, Flags: packet.SYN}
+		p.send(p.TcIngress, in)
+		in.Dst = f.vip2
+		if ret, _ := p.send(p.TcIngress, in); ret != redirect {
+			t.Errorf("verdict %d, want a refusal", int32(ret))
+		}
+		if d := p.drops(); d[bpf.LBDropReasonDROP_REPLY_TAKEN] != 1 || len(d) != 1 {
+			t.Errorf("drops %v", d)
+		}
+		if l := p.load(1); l.Active+l.Inactive != 1 {
+			t.Errorf("load %+v, want one entry", l)
+		}
+	})
+}
+
+func TestFragmentsToAVIPAreCountedAsNotYet(t *testing.T) {
+	p := load(t)
+	f := families()[0]
+	p.backend(1, f.servers[0], 1)
+	p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 1)
+	p.vip(f.vip, lb.UDP, 1)
+	for _, in := range []packet.Packet{{More: true}, {More: true, Fragment: 100}, {Fragment: 200}} {
+		in.Src, in.Dst, in.Protocol, in.Payload = f.client, f.vip, lb.UDP, make([]byte, 64)
+		if ret, _ := p.send(p.TcIngress, in); ret != drop {
+			t.Errorf("verdict %d, want drop", int32(ret))
+		}
+	}
+	if d := p.drops(); d[bpf.LBDropReasonDROP_FRAGMENT] != 3 {
+		t.Errorf("drops %v", d)
+	}
+}
+
+func TestAnswersAreRateLimited(t *testing.T) {
+	p := load(t)
+	f := families()[0]
+	p.pool(1, bpf.LBRuleRULE_CURSOR, 0)
+	p.vip(f.vip, lb.UDP, 1)
+	in := packet.Packet{Src: f.client, Dst: f.vip, Protocol: lb.UDP}
+	for range 5000 {
+		p.send(p.TcIngress, in)
+	}
+	d := p.drops()
+	if d[bpf.LBDropReasonDROP_EMPTY_POOL] != 5000 || d[bpf.LBDropReasonDROP_RATE_LIMITED] == 0 {
+		t.Errorf("drops %v", d)
+	}
+	p.sleep(2)
+	if ret, _ := p.send(p.TcIngress, in); ret != redirect {
+		t.Error("still silent two seconds later")
+	}
+}

@@ -105,8 +105,7 @@ static __always_inline bool quoted_sum(struct __sk_buff *skb, const struct packe
 
 	if (!q)
 		return false;
-	at = p->l4 + (p->key.proto == IPPROTO_UDP ? offsetof(struct udphdr, check)
-						   : offsetof(struct tcphdr, check));
+	at = checksum_at(p);
 	if (p->key.proto == IPPROTO_UDP || p->key.proto == IPPROTO_TCP)
 		partial = is_partial(skb, at, &check);
 	if (partial)

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"regexp"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -26,6 +27,7 @@ type bench struct {
 	wrap    wrapObjects
 	runs    int
 	packets int
+	only    *regexp.Regexp
 }
 
 // family is one address family's scene: 4 backends behind one VIP.

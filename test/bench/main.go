@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"regexp"
 	"runtime"
 	"slices"
 	"text/tabwriter"
@@ -33,24 +34,30 @@ func main() {
 	runs := flag.Int("runs", 9, "measurements of each row; the table shows their minimum and median")
 	packets := flag.Int("packets", 1<<18, "packets of each measurement")
 	asJSON := flag.Bool("json", false, "print JSON instead of the table")
+	match := flag.String("match", "", "measure only scenes whose name matches this regular expression, as `established TCP v4`")
 	flag.Parse()
-	if err := run(*runs, *packets, *asJSON); err != nil {
+	if err := run(*runs, *packets, *asJSON, *match); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(runs, packets int, asJSON bool) error {
+func run(runs, packets int, asJSON bool, match string) error {
 	runtime.LockOSThread() // per-CPU maps and the clock are this thread's
 	var cpus unix.CPUSet
 	cpus.Set(runtime.NumCPU() - 1)
 	if err := unix.SchedSetaffinity(0, &cpus); err != nil {
 		return fmt.Errorf("pin to CPU %d: %w", runtime.NumCPU()-1, err)
 	}
+	only, err := regexp.Compile(match)
+	if err != nil {
+		return fmt.Errorf("-match: %w", err)
+	}
 	b, err := newBench(runs, packets)
 	if err != nil {
 		return err
 	}
+	b.only = only
 	defer b.close()
 	rows, err := b.all()
 	if err != nil {

@@ -14,29 +14,33 @@ import (
 
 var flowSets = []int{1, 1 << 10, 1 << 16}
 
-func (b *bench) all() ([]row, error) {
-	rows, err := b.floors()
-	if err != nil {
-		return nil, err
+// scenes are what is measured, in the order of the table.
+func (b *bench) scenes() (names []string, run []func() ([]row, error)) {
+	add := func(name string, f func() ([]row, error)) {
+		if b.only.MatchString(name) {
+			names, run = append(names, name), append(run, f)
+		}
 	}
+	add("floors", b.floors)
 	for _, f := range families {
 		for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {
 			for _, n := range flowSets {
-				more, err := b.established(f, proto, n)
-				if err != nil {
-					return nil, fmt.Errorf("%s %s %d flows: %w", proto, f.name, n, err)
-				}
-				rows = append(rows, more...)
+				add(fmt.Sprintf("established %s %s %d", proto, f.name, n), func() ([]row, error) { return b.established(f, proto, n) })
 			}
-			r, err := b.newFlows(f, proto)
-			if err != nil {
-				return nil, fmt.Errorf("new %s %s: %w", proto, f.name, err)
-			}
-			rows = append(rows, r)
+			add(fmt.Sprintf("new %s %s", proto, f.name), func() ([]row, error) { return b.newFlows(f, proto) })
 		}
-		more, err := b.notOurs(f)
+		add("not ours "+f.name, func() ([]row, error) { return b.notOurs(f) })
+	}
+	return names, run
+}
+
+func (b *bench) all() ([]row, error) {
+	var rows []row
+	names, run := b.scenes()
+	for i, f := range run {
+		more, err := f()
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", names[i], err)
 		}
 		rows = append(rows, more...)
 	}
@@ -196,22 +200,23 @@ func (b *bench) oneBackend(f family, proto lb.Protocol, n int, data []byte) erro
 }
 
 // newFlows measures unique flows: the table is emptied before each run.
-func (b *bench) newFlows(f family, proto lb.Protocol) (row, error) {
+func (b *bench) newFlows(f family, proto lb.Protocol) ([]row, error) {
 	data, err := frame(f, proto, f.vip)
 	if err != nil {
-		return row{}, err
+		return nil, err
 	}
 	const n = 1 << 16
 	packets := b.packets
 	b.packets = n
 	defer func() { b.packets = packets }()
 	name := fmt.Sprintf("new %s %s (rr, both inserts)", proto, f.name)
-	return b.against(name, n, b.wrap.WrapIngress, b.lb.TcIngress, b.wrap.FloorIngress, b.wrap.Ingress, data, func() error {
+	r, err := b.against(name, n, b.wrap.WrapIngress, b.lb.TcIngress, b.wrap.FloorIngress, b.wrap.Ingress, data, func() error {
 		if err := b.clear(); err != nil {
 			return err
 		}
 		return b.scene(f, f.vip, 80, n, packet.SYN)
 	})
+	return []row{r}, err
 }
 
 func (b *bench) notOurs(f family) ([]row, error) {

@@ -32,9 +32,13 @@ type programs struct {
 	bpf.LBObjects
 	t     *testing.T
 	slots uint32 // next free word
+	flags uint32 // of every test run
 }
 
-func load(t *testing.T) *programs {
+func load(t *testing.T) *programs { return loadWith(t, nil) }
+
+// loadWith sets variables before loading.
+func loadWith(t *testing.T, vars map[string]any) *programs {
 	t.Helper()
 	if err := rlimit.RemoveMemlock(); err != nil {
 		t.Fatal(err)
@@ -46,6 +50,11 @@ func load(t *testing.T) *programs {
 	spec.Maps["flows"].MaxEntries = 4096
 	if err := spec.Variables["clock_moves"].Set(true); err != nil {
 		t.Fatal(err)
+	}
+	for name, v := range vars {
+		if err := spec.Variables[name].Set(v); err != nil {
+			t.Fatal(err)
+		}
 	}
 	p := &programs{t: t, slots: 1}
 	if err := spec.LoadAndAssign(&p.LBObjects, nil); err != nil {
@@ -178,7 +187,7 @@ func (p *programs) send(prog *ebpf.Program, in packet.Packet) (uint32, []byte) {
 	b, err := in.Bytes()
 	p.do(err)
 	out := make([]byte, len(b)+256)
-	opts := ebpf.RunOptions{Data: b, DataOut: out}
+	opts := ebpf.RunOptions{Data: b, DataOut: out, Flags: p.flags}
 	ret, err := prog.Run(&opts)
 	p.do(err)
 	return ret, opts.DataOut
@@ -219,10 +228,14 @@ func families() []family {
 // each runs a test over both families and both protocols, with one service of
 // three backends 1, 2, 3 under rule CURSOR.
 func each(t *testing.T, test func(t *testing.T, p *programs, f family, proto lb.Protocol)) {
+	eachWith(t, nil, test)
+}
+
+func eachWith(t *testing.T, vars map[string]any, test func(t *testing.T, p *programs, f family, proto lb.Protocol)) {
 	for _, f := range families() {
 		for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {
 			t.Run(f.name+"/"+proto.String(), func(t *testing.T) {
-				p := load(t)
+				p := loadWith(t, vars)
 				for i := range uint32(3) {
 					p.backend(i+1, f.servers[i], 1)
 				}

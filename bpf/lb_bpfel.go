@@ -251,6 +251,7 @@ const (
 	LBVarAnchorPosition      = "anchor_position"
 	LBVarAnchorRule          = "anchor_rule"
 	LBVarAnchorRuleFlags     = "anchor_rule_flags"
+	LBVarChecksumByHelper    = "checksum_by_helper"
 	LBVarClockJiffies        = "clock_jiffies"
 	LBVarClockKtime          = "clock_ktime"
 	LBVarClockMoves          = "clock_moves"
@@ -344,6 +345,7 @@ type LBVariableSpecs struct {
 	AnchorPosition      *ebpf.VariableSpec `ebpf:"anchor_position"`
 	AnchorRule          *ebpf.VariableSpec `ebpf:"anchor_rule"`
 	AnchorRuleFlags     *ebpf.VariableSpec `ebpf:"anchor_rule_flags"`
+	ChecksumByHelper    *ebpf.VariableSpec `ebpf:"checksum_by_helper"`
 	ClockJiffies        *ebpf.VariableSpec `ebpf:"clock_jiffies"`
 	ClockKtime          *ebpf.VariableSpec `ebpf:"clock_ktime"`
 	ClockMoves          *ebpf.VariableSpec `ebpf:"clock_moves"`
@@ -424,6 +426,7 @@ type LBVariables struct {
 	AnchorPosition      *ebpf.Variable `ebpf:"anchor_position"`
 	AnchorRule          *ebpf.Variable `ebpf:"anchor_rule"`
 	AnchorRuleFlags     *ebpf.Variable `ebpf:"anchor_rule_flags"`
+	ChecksumByHelper    *ebpf.Variable `ebpf:"checksum_by_helper"`
 	ClockJiffies        *ebpf.Variable `ebpf:"clock_jiffies"`
 	ClockKtime          *ebpf.Variable `ebpf:"clock_ktime"`
 	ClockMoves          *ebpf.Variable `ebpf:"clock_moves"`

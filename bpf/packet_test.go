@@ -16,8 +16,29 @@ import (
 	"github.com/waggle-lb/waggle/lb"
 )
 
+// checksumComplete is BPF_F_TEST_SKB_CHECKSUM_COMPLETE (6.17): the packet comes
+// as from a device that has summed it, and the run fails with EBADMSG if that
+// sum does not follow what the program changed.
+const checksumComplete = 1 << 2
+
 func TestForwardAndReplyAreRewrittenByteForByte(t *testing.T) {
-	each(t, func(t *testing.T, p *programs, f family, proto lb.Protocol) {
+	for _, tc := range []struct {
+		name  string
+		vars  map[string]any
+		flags uint32
+	}{
+		{"plain stores", nil, 0},
+		{"plain stores, summed by the device", nil, checksumComplete},
+		{"by helper", map[string]any{"checksum_by_helper": true}, 0},
+		{"by helper, summed by the device", map[string]any{"checksum_by_helper": true}, checksumComplete},
+	} {
+		t.Run(tc.name, func(t *testing.T) { testRewrite(t, tc.vars, tc.flags) })
+	}
+}
+
+func testRewrite(t *testing.T, vars map[string]any, flags uint32) {
+	eachWith(t, vars, func(t *testing.T, p *programs, f family, proto lb.Protocol) {
+		p.flags = flags
 		for i := range 6 {
 			c := port(f.client, uint16(20000+i))
 			server := f.servers[i%3]

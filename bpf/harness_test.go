@@ -1,6 +1,6 @@
-//go:build privileged
-
 // SPDX-License-Identifier: Apache-2.0
+
+//go:build privileged
 
 package bpf_test
 

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build privileged
+
+// Package lab_test runs the waggle binary in network namespaces and talks
+// through it with real sockets.
+package lab_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/waggle-lb/waggle/internal/netlab"
+)
+
+// patience bounds every wait of these tests; nothing is asserted about time.
+const patience = 20 * time.Second
+
+var waggle string // path of the binary under test, set once by TestMain
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "waggle-lab-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	waggle = filepath.Join(dir, "waggle")
+	build := exec.Command("go", "build", "-o", waggle, "github.com/waggle-lb/waggle/cmd/waggle")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build waggle: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// scene is a lab with a daemon on its director.
+type scene struct {
+	*netlab.Lab
+	t     *testing.T
+	pins  string
+	rules string
+	log   bytes.Buffer
+	logMu sync.Mutex
+	run   *netlab.Process
+}
+
+func newScene(t *testing.T, opts netlab.Options) *scene {
+	t.Helper()
+	lab, err := netlab.New(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &scene{Lab: lab, t: t, rules: filepath.Join(t.TempDir(), "rules")}
+	s.pins = fmt.Sprintf("/sys/fs/bpf/waggle-test-%d-%s", os.Getpid(), strings.ToLower(filepath.Base(filepath.Dir(s.rules))))
+	t.Cleanup(s.end)
+	return s
+}
+
+func (s *scene) end() {
+	if s.run != nil {
+		if err := s.run.Stop(patience); err != nil && !s.killed(err) {
+			s.t.Errorf("stop the daemon: %v", err)
+		}
+	}
+	if out, err := exec.Command(waggle, "cleanup", "--pin-path", s.pins).CombinedOutput(); err != nil {
+		s.t.Errorf("cleanup: %v\n%s", err, out)
+	}
+	if _, err := os.Stat(s.pins); !errors.Is(err, os.ErrNotExist) {
+		s.t.Errorf("cleanup left %s: %v", s.pins, err)
+	}
+	if err := s.Close(); err != nil {
+		s.t.Error(err)
+	}
+	if s.t.Failed() {
+		s.logMu.Lock()
+		defer s.logMu.Unlock()
+		s.t.Logf("the daemon's log:\n%s", s.log.String())
+	}
+}
+
+func (s *scene) killed(err error) bool {
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signaled()
+}
+
+// Write takes the daemon's log.
+func (s *scene) Write(b []byte) (int, error) {
+	s.logMu.Lock()
+	defer s.logMu.Unlock()
+	return s.log.Write(b)
+}
+
+// write puts the rules in place as a careful editor does.
+func (s *scene) write(rules string) {
+	s.t.Helper()
+	tmp := s.rules + ".new"
+	if err := os.WriteFile(tmp, []byte(rules), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.Rename(tmp, s.rules); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// start starts the daemon and waits until it says that it is ready.
+func (s *scene) start() {
+	s.t.Helper()
+	s.logMu.Lock()
+	seen := s.log.Len()
+	s.logMu.Unlock()
+	cmd := exec.Command(waggle, "run", "--services", s.rules, "--pin-path", s.pins)
+	cmd.Stderr = s
+	p, err := s.Director.Start(cmd)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.run = p
+	s.eventually("the daemon is ready", func() error {
+		s.logMu.Lock()
+		defer s.logMu.Unlock()
+		if strings.Contains(s.log.String()[seen:], "ready") {
+			return nil
+		}
+		select {
+		case <-p.Done():
+			s.t.Fatalf("the daemon ended: %v\n%s", p.Wait(), s.log.String())
+		default:
+		}
+		return errors.New("not ready")
+	})
+}
+
+func (s *scene) kill() {
+	s.t.Helper()
+	if err := syscall.Kill(s.run.PID, syscall.SIGKILL); err != nil {
+		s.t.Fatal(err)
+	}
+	<-s.run.Done()
+	s.run = nil
+}
+
+// eventually tries f until it returns nil.
+func (s *scene) eventually(what string, f func() error) {
+	s.t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%s: %v", what, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// server answers on the node: TCP by its name and then an echo of what comes,
+// UDP by its name.
+func (s *scene) serve(n *netlab.Node, name string, port uint16) {
+	s.t.Helper()
+	for _, v6 := range []bool{false, true} {
+		addr := netip.AddrPortFrom(n.Addr(v6), port).String()
+		l, err := n.Listen(s.t.Context(), "tcp", addr)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.t.Cleanup(func() { l.Close() })
+		go accept(l, name)
+		pc, err := n.ListenPacket(s.t.Context(), "udp", addr)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.t.Cleanup(func() { pc.Close() })
+		go func() {
+			buf := make([]byte, 2048)
+			for {
+				_, from, err := pc.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				if _, err := pc.WriteTo([]byte(name), from); err != nil {
+					return
+				}
+			}
+		}()
+	}
+}
+
+func accept(l net.Listener, name string) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			if _, err := fmt.Fprintf(c, "%-8s", name); err != nil {
+				return
+			}
+			// an echo that fails shows at the client
+			_, _ = io.Copy(c, c)
+		}()
+	}
+}
+
+// connect opens a TCP connection and returns it with the name of who answered.
+func connect(from *netlab.Node, to netip.AddrPort) (net.Conn, string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := from.Dial(ctx, "tcp", to.String())
+	if err != nil {
+		return nil, "", err
+	}
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return nil, "", err
+	}
+	name := make([]byte, 8)
+	if _, err := io.ReadFull(c, name); err != nil {
+		c.Close()
+		return nil, "", fmt.Errorf("read the greeting: %w", err)
+	}
+	return c, strings.TrimSpace(string(name)), nil
+}
+
+// ask sends one datagram from a new port and returns who answered.
+func ask(from *netlab.Node, to netip.AddrPort) (string, error) {
+	c, err := from.Dial(context.Background(), "udp", to.String())
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		return "", err
+	}
+	if _, err := c.Write([]byte("?")); err != nil {
+		return "", err
+	}
+	buf := make([]byte, 64)
+	n, err := c.Read(buf)
+	return string(buf[:n]), err
+}
+
+// echo sends b and reads it back.
+func echo(c net.Conn, b []byte) error {
+	sent := make(chan error, 1)
+	go func() {
+		_, err := c.Write(b)
+		sent <- err
+	}()
+	got := make([]byte, len(b))
+	if _, err := io.ReadFull(c, got); err != nil {
+		return fmt.Errorf("read the echo: %w", err)
+	}
+	if err := <-sent; err != nil {
+		return err
+	}
+	if !bytes.Equal(got, b) {
+		return errors.New("the echo differs")
+	}
+	return nil
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli_test
+
+import (
+	"bytes"
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waggle-lb/waggle/dataplane"
+	"github.com/waggle-lb/waggle/internal/cli"
+	"github.com/waggle-lb/waggle/lb"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+var (
+	web4 = lb.ServiceID{Name: "web", Family: lb.IPv4}
+	web6 = lb.ServiceID{Name: "web", Family: lb.IPv6}
+	dns  = lb.ServiceID{Name: "dns", Family: lb.IPv4}
+	gone = lb.ServiceID{Name: "gone", Family: lb.IPv4}
+)
+
+func backend(id lb.ServiceID, addr string) lb.BackendID {
+	return lb.BackendID{Service: id, Addr: netip.MustParseAddrPort(addr)}
+}
+
+func frontend(addr string, p lb.Protocol) lb.Frontend {
+	return lb.Frontend{Addr: netip.MustParseAddrPort(addr), Protocol: p}
+}
+
+// fixture has what a reader must not lose or mix up: two families of one
+// name, many frontends, a quiesced, a draining and an orphaned backend, an
+// empty pool, and names that YAML could take for other types.
+func fixture(t *testing.T) (*lb.Snapshot, dataplane.Counters) {
+	t.Helper()
+	snap, err := lb.NewSnapshot(
+		&lb.Service{ID: web4, Scheduler: "wrr", Frontends: []lb.Frontend{
+			frontend("203.0.113.10:443", lb.TCP), frontend("203.0.113.10:80", lb.TCP), frontend("203.0.113.11:80", lb.TCP),
+		}, Backends: []lb.Backend{
+			{Addr: netip.MustParseAddrPort("192.0.2.3:8080"), Weight: 0},
+			{Addr: netip.MustParseAddrPort("192.0.2.2:8080"), Weight: 5},
+		}},
+		&lb.Service{
+			ID: web6, Scheduler: "wrr", Frontends: []lb.Frontend{frontend("[2001:db8::10]:80", lb.TCP)},
+			Backends: []lb.Backend{{Addr: netip.MustParseAddrPort("[2001:db8:1::2]:8080"), Weight: 5}},
+		},
+		&lb.Service{ID: dns, Scheduler: "rr", Frontends: []lb.Frontend{frontend("203.0.113.53:53", lb.UDP)}},
+		&lb.Service{ID: lb.ServiceID{Name: "true", Family: lb.IPv4}, Scheduler: "rr"},
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return snap, dataplane.Counters{
+		Backends: map[lb.BackendID]dataplane.BackendCounters{
+			backend(web4, "192.0.2.2:8080"):       {Active: 3, Inactive: 1, Connections: 40, InPackets: 400, InBytes: 40000, OutPackets: 600, OutBytes: 900000},
+			backend(web4, "192.0.2.4:8080"):       {Active: 2, Connections: 7, InPackets: 70, InBytes: 7000, OutPackets: 90, OutBytes: 9000},
+			backend(web6, "[2001:db8:1::2]:8080"): {Inactive: 9, Connections: 9, InPackets: 9, InBytes: 720},
+			backend(gone, "192.0.2.9:53"):         {Active: 1, Connections: 1, InPackets: 1, InBytes: 64},
+		},
+		Drops: map[string]uint64{"empty_pool": 12, "no_flow": 3, "from_the_future": 1},
+	}
+}
+
+func flows() []dataplane.Flow {
+	return []dataplane.Flow{
+		{
+			Protocol: lb.UDP, Client: netip.MustParseAddrPort("198.51.100.7:40000"), VIP: netip.MustParseAddrPort("203.0.113.53:53"),
+			Backend: netip.MustParseAddrPort("192.0.2.9:53"), State: "UDP", Idle: 400 * time.Millisecond, Expires: 299600 * time.Millisecond, InPackets: 1, InBytes: 64,
+		},
+		{
+			Protocol: lb.TCP, Client: netip.MustParseAddrPort("[2001:db8:9::1]:50000"), VIP: netip.MustParseAddrPort("[2001:db8::10]:80"),
+			Backend: netip.MustParseAddrPort("[2001:db8:1::2]:8080"), Service: web6, State: "TIME_WAIT", Idle: time.Minute, Expires: time.Minute,
+		},
+		{
+			Protocol: lb.TCP, Client: netip.MustParseAddrPort("198.51.100.7:50000"), VIP: netip.MustParseAddrPort("203.0.113.10:80"),
+			Backend: netip.MustParseAddrPort("192.0.2.2:8080"), Service: web4, State: "ESTABLISHED", Idle: 3 * time.Second, Expires: 14*time.Minute + 57*time.Second,
+			InPackets: 400, InBytes: 40000, OutPackets: 600, OutBytes: 900000,
+		},
+	}
+}
+
+func TestDocuments(t *testing.T) {
+	snap, c := fixture(t)
+	all := func(lb.ServiceID) bool { return true }
+	docs := map[string]cli.Document{
+		"services":       cli.NewServiceList(snap, c),
+		"services-empty": cli.NewServiceList(nil, dataplane.Counters{}),
+		"backends":       cli.NewBackendList(snap, c, all),
+		"backends-web6":  cli.NewBackendList(snap, c, func(id lb.ServiceID) bool { return id == web6 }),
+		"flows":          cli.NewFlowList(flows(), true),
+		"stats":          cli.NewStats(snap, c, []string{"empty_pool", "unknown_port", "no_flow"}),
+		"stats-quiet":    cli.NewStats(snap, dataplane.Counters{}, []string{"empty_pool"}),
+		"version":        cli.NewVersion(cli.Version{Version: "v0.1.0", Commit: "0123abc", Modified: true, Go: "go1.26.0", Platform: "linux/amd64", Kernel: "6.18.0"}),
+	}
+	for name, doc := range docs {
+		for _, format := range cli.Formats() {
+			t.Run(name+"/"+format, func(t *testing.T) {
+				var got bytes.Buffer
+				if err := cli.Write(&got, cli.Format(format), doc); err != nil {
+					t.Fatal(err)
+				}
+				compareGolden(t, filepath.Join("testdata", name+"."+format), got.Bytes())
+			})
+		}
+	}
+}
+
+func compareGolden(t *testing.T, path string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", path, diff)
+	}
+}

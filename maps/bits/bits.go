@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bits writes the bitmaps that answer "none of ours" before any hash
+// lookup. A set bit means "perhaps". The two hashes are those of bpf/bits.h.
+package bits
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/mmap"
+)
+
+// golden32 is 2^32 divided by the golden ratio, as the kernel's hash_32
+// (include/linux/hash.h) has it.
+const golden32 = 0x61C88647
+
+// fold is the exclusive or of the address's four words as they lie in memory:
+// little-endian, as the programs are compiled.
+func fold(addr netip.Addr) uint32 {
+	a := addr.As16()
+	var w uint32
+	for i := 0; i < len(a); i += 4 {
+		w ^= binary.LittleEndian.Uint32(a[i:])
+	}
+	return w
+}
+
+// VIP returns the index of the bit of a VIP's address in vip_bits.
+func VIP(addr netip.Addr) uint32 {
+	return fold(addr) * golden32 >> bpf.LBLimitsBITS_SHIFT
+}
+
+// Backend returns the index of the bit of a backend in backend_bits.
+func Backend(addr netip.AddrPort, proto lb.Protocol) uint32 {
+	return (fold(addr.Addr()) + uint32(addr.Port()) + uint32(proto)<<16) * golden32 >> bpf.LBLimitsBITS_SHIFT
+}
+
+// Table is one bitmap: vip_bits or backend_bits. One goroutine writes.
+type Table struct{ words *mmap.Area }
+
+// Open maps the bitmap's memory.
+func Open(m *ebpf.Map) (*Table, error) {
+	words, err := mmap.Open(m)
+	if err != nil {
+		return nil, err
+	}
+	return &Table{words}, nil
+}
+
+// Close unmaps the memory.
+func (t *Table) Close() error { return t.words.Close() }
+
+// Set sets a bit.
+func (t *Table) Set(bit uint32) {
+	t.words.Store64(bit>>6, 0, t.words.Load64(bit>>6, 0)|1<<(bit&63))
+}
+
+// Clear clears a bit.
+func (t *Table) Clear(bit uint32) {
+	t.words.Store64(bit>>6, 0, t.words.Load64(bit>>6, 0)&^(1<<(bit&63)))
+}
+
+// IsSet reports whether a bit is set.
+func (t *Table) IsSet(bit uint32) bool {
+	return t.words.Load64(bit>>6, 0)>>(bit&63)&1 == 1
+}

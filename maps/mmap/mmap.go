@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package mmap gives atomic access to the elements of array maps that were
+// made with BPF_F_MMAPABLE. It is the one place that turns map memory into
+// pointers: a word is stored by one aligned instruction, so a program on
+// another CPU sees the old value or the new one, never a mix.
+package mmap
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// Area is the memory of one array map. Loads and stores may come from any
+// goroutine; Close must come after the last of them.
+type Area struct {
+	mem    []byte
+	stride uint32
+	max    uint32
+}
+
+// Open maps the memory of m, for reading and writing. It needs a descriptor
+// that was opened for both; the kernel refuses others with EPERM.
+func Open(m *ebpf.Map) (*Area, error) {
+	// kernel/bpf/arraymap.c: elements lie at multiples of 8 bytes, the area is
+	// whole pages.
+	stride := (m.ValueSize() + 7) &^ 7
+	page := os.Getpagesize()
+	size := (int(stride)*int(m.MaxEntries()) + page - 1) / page * page
+	mem, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("mmap %s: %w", m, err)
+	}
+	return &Area{mem: mem, stride: stride, max: m.MaxEntries()}, nil
+}
+
+// Close unmaps the memory.
+func (a *Area) Close() error {
+	mem := a.mem
+	a.mem = nil
+	if mem == nil {
+		return nil
+	}
+	if err := unix.Munmap(mem); err != nil {
+		return fmt.Errorf("munmap: %w", err)
+	}
+	return nil
+}
+
+// Len returns the number of elements.
+func (a *Area) Len() uint32 { return a.max }
+
+// at returns the address of size bytes at offset in element i; it panics
+// outside of the map, as an index does outside of a slice.
+func (a *Area) at(i, offset, size uint32) unsafe.Pointer {
+	if i >= a.max || offset+size > a.stride || offset%size != 0 {
+		panic(fmt.Sprintf("map memory: element %d of %d, %d bytes at %d", i, a.max, size, offset))
+	}
+	return unsafe.Pointer(&a.mem[int(i)*int(a.stride)+int(offset)])
+}
+
+// Load64 loads the aligned 8 bytes at offset (in bytes) of element i.
+func (a *Area) Load64(i, offset uint32) uint64 {
+	return atomic.LoadUint64((*uint64)(a.at(i, offset, 8)))
+}
+
+// Store64 stores the aligned 8 bytes at offset (in bytes) of element i.
+func (a *Area) Store64(i, offset uint32, v uint64) {
+	atomic.StoreUint64((*uint64)(a.at(i, offset, 8)), v)
+}
+
+// Load32 loads the aligned 4 bytes at offset (in bytes) of element i.
+func (a *Area) Load32(i, offset uint32) uint32 {
+	return atomic.LoadUint32((*uint32)(a.at(i, offset, 4)))
+}
+
+// Store32 stores the aligned 4 bytes at offset (in bytes) of element i.
+func (a *Area) Store32(i, offset, v uint32) {
+	atomic.StoreUint32((*uint32)(a.at(i, offset, 4)), v)
+}

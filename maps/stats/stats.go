@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package stats handles what the programs count: the gauges and counters of
+// backends, and drops.
+package stats
+
+import (
+	"fmt"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/maps/batch"
+	"github.com/waggle-lb/waggle/maps/mmap"
+)
+
+// Load is the map load, seen through its memory.
+type Load struct{ area *mmap.Area }
+
+// OpenLoad maps the memory of the map load.
+func OpenLoad(m *ebpf.Map) (*Load, error) {
+	area, err := mmap.Open(m)
+	if err != nil {
+		return nil, err
+	}
+	return &Load{area}, nil
+}
+
+// Close unmaps the memory.
+func (l *Load) Close() error { return l.area.Close() }
+
+// IsZero reports whether backend id has no flow entry.
+func (l *Load) IsZero(id uint32) bool {
+	const active = uint32(unsafe.Offsetof(bpf.LBBackendLoad{}.Active))
+	const inactive = uint32(unsafe.Offsetof(bpf.LBBackendLoad{}.Inactive))
+	return l.area.Load32(id, active) == 0 && l.area.Load32(id, inactive) == 0
+}
+
+// EachLoad yields the load of the backend ids 0 to last, by batch lookups.
+func EachLoad(m *ebpf.Map, last uint32, yield func(id, active, inactive uint32)) error {
+	return batch.Each(m, func(id uint32, l *bpf.LBBackendLoad) error {
+		if id <= last {
+			yield(id, l.Active, l.Inactive)
+		}
+		return nil
+	})
+}
+
+// EachStats yields the counters of the backend ids 0 to last, summed over the
+// CPUs.
+func EachStats(m *ebpf.Map, last uint32, yield func(id uint32, sum bpf.LBBackendStats)) error {
+	return batch.EachPerCPU(m, last, func(id uint32, values []bpf.LBBackendStats) {
+		var sum bpf.LBBackendStats
+		for _, v := range values {
+			sum.Connections += v.Connections
+			sum.InPackets += v.InPackets
+			sum.InBytes += v.InBytes
+			sum.OutPackets += v.OutPackets
+			sum.OutBytes += v.OutBytes
+		}
+		yield(id, sum)
+	})
+}
+
+// Zero sets the counters of the ids to zero, on all CPUs.
+func Zero(m *ebpf.Map, ids []uint32) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return fmt.Errorf("count possible CPUs: %w", err)
+	}
+	if _, err := m.BatchUpdate(ids, make([]bpf.LBBackendStats, len(ids)*cpus), nil); err != nil {
+		return fmt.Errorf("zero %d entries of map %s: %w", len(ids), m, err)
+	}
+	return nil
+}
+
+// EachDrop yields the number of packets by enum drop_reason, summed over the
+// CPUs.
+func EachDrop(m *ebpf.Map, yield func(reason uint32, packets uint64)) error {
+	return batch.EachPerCPU(m, m.MaxEntries()-1, func(reason uint32, values []uint64) {
+		var sum uint64
+		for _, v := range values {
+			sum += v
+		}
+		yield(reason, sum)
+	})
+}

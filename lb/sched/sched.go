@@ -5,7 +5,7 @@
 // (Rule); everything that distinguishes rr from wrr, or sh from mh, is here.
 //
 // The behaviour is that of the Linux kernel's IPVS schedulers of the same
-// names, pick for pick (docs/ipvs.md says what that is and how it is known).
+// names, pick for pick (docs/schedulers.md says what that is and how it is known).
 package sched
 
 import (
@@ -82,12 +82,23 @@ type Scheduler struct {
 	// compile makes the run for backends. prev is nil for a new service, else
 	// the run before, of the same scheduler (rebind false) or of another one
 	// (rebind true); picks is how many were taken from prev.
-	compile func(backends []lb.Backend, prev *Run, picks uint64) *Run
+	compile func(backends []lb.Backend, prev *Run, picks uint64) (*Run, error)
 }
 
 // schedulers is the registry: adding a scheduler is one file, one row here and
 // one golden file.
 var schedulers = []Scheduler{rr, wrr}
+
+// MaxSlots bounds one run: wrr's cycle has as many slots as the weights sum to,
+// divided by their greatest common divisor.
+const MaxSlots = 1 << 18
+
+// WeightError says that weights make a cycle longer than MaxSlots.
+type WeightError struct{ Slots int }
+
+func (e *WeightError) Error() string {
+	return fmt.Sprintf("weights make a cycle of %d picks, more than %d: divide them all by the same number", e.Slots, MaxSlots)
+}
 
 // Names returns the names of all schedulers, in the order of the registry.
 func Names() []string {
@@ -134,7 +145,10 @@ func Compile(name string, backends []lb.Backend, prev *Run, picks uint64) (*Run,
 	if err != nil {
 		return nil, err
 	}
-	r := s.compile(backends, prev, picks)
+	r, err := s.compile(backends, prev, picks)
+	if err != nil {
+		return nil, err
+	}
 	r.Scheduler, r.Backends = name, backends
 	return r, nil
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The one source of time. bpf_jiffies64 is inlined and free; the nanosecond clocks cost 11-45 ns. */
+/* The one source of time. bpf_jiffies64 is inlined and free; the nanosecond clocks cost 11-45 ns.
+ */
 #pragma once
 
 /* Jiffies per second, measured by the agent with the program clock. */

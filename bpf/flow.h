@@ -24,20 +24,20 @@ enum strongest { ON_SYN = 0, ON_FIN = 1, ON_ACK = 2, ON_RST = 3 };
 
 static const __u8 tcp_next[8][16] = {
 	/* from              NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA */
-	[IN + ON_SYN] =  { SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR },
-	[IN + ON_FIN] =  { CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, TW },
-	[IN + ON_ACK] =  { ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES },
-	[IN + ON_RST] =  { CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, SR },
-	[OUT + ON_SYN] = { SS, ES, SS, SR, SS, SS, SS, SS, SS, LI, SR },
-	[OUT + ON_FIN] = { TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW },
-	[OUT + ON_ACK] = { ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES },
-	[OUT + ON_RST] = { CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL },
+	[IN + ON_SYN] = {SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR},
+	[IN + ON_FIN] = {CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, TW},
+	[IN + ON_ACK] = {ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES},
+	[IN + ON_RST] = {CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, SR},
+	[OUT + ON_SYN] = {SS, ES, SS, SR, SS, SS, SS, SS, SS, LI, SR},
+	[OUT + ON_FIN] = {TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW},
+	[OUT + ON_ACK] = {ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES},
+	[OUT + ON_RST] = {CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL},
 };
 
 /* Seconds without a packet after which an entry of this state ends: IPVS's defaults. */
 static const __u16 timeouts[16] = {
-	[NO] = 2,   [ES] = 900, [SS] = 120, [SR] = 60,	[FW] = 120,	  [TW] = 120,
-	[CL] = 10,  [CW] = 60,	[LA] = 30,  [LI] = 120, [SA] = 120,	  [STATE_UDP] = 300,
+	[NO] = 2,  [ES] = 900, [SS] = 120, [SR] = 60,  [FW] = 120, [TW] = 120,
+	[CL] = 10, [CW] = 60,  [LA] = 30,  [LI] = 120, [SA] = 120, [STATE_UDP] = 300,
 };
 
 /* state, flags and port as one word: what cmpxchg works on. */

@@ -33,7 +33,7 @@ enum end { SOURCE, DESTINATION };
 static __always_inline __u32 checksum_at(const struct packet *p)
 {
 	return p->l4 + (p->key.proto == IPPROTO_UDP ? offsetof(struct udphdr, check)
-						     : offsetof(struct tcphdr, check));
+						    : offsetof(struct tcphdr, check));
 }
 
 /* Who finishes the layer 4 checksum: skb->ip_summed. */
@@ -75,8 +75,8 @@ static __always_inline bool mend_by_helper(struct __sk_buff *skb, const struct p
  * the device has summed the packet (COMPLETE), that sum follows what changed in it: nothing in
  * IPv6, the address's part in IPv4, whose header balances itself.
  */
-static __always_inline bool mend_checksum(struct __sk_buff *skb, const struct packet *p,
-					  __u32 diff, __u16 from, __u16 to)
+static __always_inline bool mend_checksum(struct __sk_buff *skb, const struct packet *p, __u32 diff,
+					  __u16 from, __u16 to)
 {
 	bool udp = p->key.proto == IPPROTO_UDP;
 	__u64 ports = (__u64)(__u16)~bpf_htons(from) + bpf_htons(to);
@@ -99,7 +99,7 @@ static __always_inline bool mend_checksum(struct __sk_buff *skb, const struct pa
 	}
 	if (udp && !*check)
 		return true; /* the sender left it out */
-	*check = ~fold_csum((__u64)(__u16)~*check + diff + ports);
+	*check = ~fold_csum((__u64)(__u16) ~*check + diff + ports);
 	if (udp && !*check)
 		*check = 0xffff;
 	return true;

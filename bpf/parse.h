@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* From a packet to a flow key, in two steps: addresses first, so that others' packets leave early. */
+/* From a packet to a flow key, in two steps: addresses first, so that others' packets leave early.
+ */
 #pragma once
 
 enum parsed {
@@ -15,10 +16,10 @@ struct packet {
 	struct flow_key key;
 	__u32 l3;
 	__u32 l4;
-	__u32 bytes;	 /* of the IP packet, as its device sees it */
+	__u32 bytes; /* of the IP packet, as its device sees it */
 	bool v4;
-	bool fragment;	 /* the first of several */
-	__u8 tcp_flags;	 /* FIN 1, SYN 2, RST 4, ACK 16 */
+	bool fragment;	/* the first of several */
+	__u8 tcp_flags; /* FIN 1, SYN 2, RST 4, ACK 16 */
 };
 
 #define TCP_FIN 0x01
@@ -26,8 +27,8 @@ struct packet {
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
-#define IP_MF 0x2000
-#define IP_OFFSET 0x1fff
+#define IP_MF		 0x2000
+#define IP_OFFSET	 0x1fff
 #define FRAGMENT_OFFSET6 0xfff8
 
 static __always_inline void *data(struct __sk_buff *skb)

@@ -3,10 +3,10 @@
 #pragma once
 
 enum verdict {
-	VERDICT_PASS,	/* go on, changed or not */
+	VERDICT_PASS, /* go on, changed or not */
 	VERDICT_DROP,
-	VERDICT_ICMP,	/* refuse: port unreachable */
-	VERDICT_RST,	/* refuse: reset */
+	VERDICT_ICMP, /* refuse: port unreachable */
+	VERDICT_RST,  /* refuse: reset */
 };
 
 static __always_inline enum verdict drop(enum drop_reason reason)
@@ -30,7 +30,7 @@ static __always_inline bool is_assigned(const addr_t addr)
 
 static __always_inline struct vip *find_vip(const addr_t addr, __u16 port, __u8 proto)
 {
-	struct vip_key k = { .port = port, .proto = proto };
+	struct vip_key k = {.port = port, .proto = proto};
 
 	copy_addr(k.addr, addr);
 	return bpf_map_lookup_elem(&vips, &k);
@@ -52,8 +52,7 @@ static __always_inline enum verdict unwanted(const struct packet *p, enum drop_r
 /* What is neither TCP nor UDP, or shows no ports. ICMP is the stack's: ping answers as ever. */
 static __always_inline enum verdict portless(const struct packet *p, enum parsed why)
 {
-	if (why == PARSED_OTHER &&
-	    (p->key.proto == IPPROTO_ICMP || p->key.proto == IPPROTO_ICMPV6))
+	if (why == PARSED_OTHER && (p->key.proto == IPPROTO_ICMP || p->key.proto == IPPROTO_ICMPV6))
 		return VERDICT_PASS;
 	switch (why) {
 	case PARSED_OTHER:

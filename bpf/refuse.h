@@ -7,11 +7,11 @@
 
 #define ANSWERS_PER_SECOND 1000 /* and CPU */
 
-#define ICMP_UNREACHABLE 3
-#define ICMP_PORT 3
+#define ICMP_UNREACHABLE  3
+#define ICMP_PORT	  3
 #define ICMP6_UNREACHABLE 1
-#define ICMP6_PORT 4
-#define ANSWER_TTL 64
+#define ICMP6_PORT	  4
+#define ANSWER_TTL	  64
 
 struct icmp_error {
 	__u8 type, code;
@@ -130,16 +130,17 @@ static __always_inline long store_answer4(struct __sk_buff *skb, const struct pa
 					  __u32 sum)
 {
 	struct answer4 a = {
-		.ip = {
-			.version = 4,
-			.ihl = 5,
-			.tot_len = bpf_htons(sizeof(a) + len),
-			.ttl = ANSWER_TTL,
-			.protocol = IPPROTO_ICMP,
-			.saddr = ((const __u32 *)p->key.daddr)[3],
-			.daddr = ((const __u32 *)p->key.saddr)[3],
-		},
-		.icmp = { .type = ICMP_UNREACHABLE, .code = ICMP_PORT },
+		.ip =
+			{
+				.version = 4,
+				.ihl = 5,
+				.tot_len = bpf_htons(sizeof(a) + len),
+				.ttl = ANSWER_TTL,
+				.protocol = IPPROTO_ICMP,
+				.saddr = ((const __u32 *)p->key.daddr)[3],
+				.daddr = ((const __u32 *)p->key.saddr)[3],
+			},
+		.icmp = {.type = ICMP_UNREACHABLE, .code = ICMP_PORT},
 	};
 
 	a.ip.check = ~fold_csum(bpf_csum_diff(0, 0, (__be32 *)&a.ip, sizeof(a.ip), 0));
@@ -151,13 +152,14 @@ static __always_inline long store_answer6(struct __sk_buff *skb, const struct pa
 					  __u32 sum)
 {
 	struct answer6 a = {
-		.ip = {
-			.version = 6,
-			.payload_len = bpf_htons(sizeof(a.icmp) + len),
-			.nexthdr = IPPROTO_ICMPV6,
-			.hop_limit = ANSWER_TTL,
-		},
-		.icmp = { .type = ICMP6_UNREACHABLE, .code = ICMP6_PORT },
+		.ip =
+			{
+				.version = 6,
+				.payload_len = bpf_htons(sizeof(a.icmp) + len),
+				.nexthdr = IPPROTO_ICMPV6,
+				.hop_limit = ANSWER_TTL,
+			},
+		.icmp = {.type = ICMP6_UNREACHABLE, .code = ICMP6_PORT},
 	};
 
 	copy_addr((__u8 *)&a.ip.saddr, p->key.daddr);
@@ -181,8 +183,7 @@ static __noinline bool make_unreachable(struct __sk_buff *skb, struct packet *p)
 	len &= ~3u;
 	/* the length first: it makes an aggregate of segments one packet */
 	if (p->l3 > ETH_HLEN || bpf_skb_change_tail(skb, p->l3 + len, 0) ||
-	    !quoted_sum(skb, p, len, &sum) ||
-	    bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, 0))
+	    !quoted_sum(skb, p, len, &sum) || bpf_skb_adjust_room(skb, room, BPF_ADJ_ROOM_MAC, 0))
 		return false;
 	return !(p->v4 ? store_answer4(skb, p, len, sum) : store_answer6(skb, p, len, sum));
 }
@@ -197,8 +198,8 @@ static __always_inline bool store_lengths(struct __sk_buff *skb, const struct pa
 		if ((void *)(ip + 1) > data_end(skb))
 			return false;
 		/* addresses change places: the same sum */
-		ip->check = ~fold_csum((__u64)(__u16)~ip->check + (__u16)~ip->tot_len +
-				       bpf_htons(len));
+		ip->check =
+			~fold_csum((__u64)(__u16)~ip->check + (__u16)~ip->tot_len + bpf_htons(len));
 		ip->tot_len = bpf_htons(len);
 		ip->saddr = ((const __u32 *)p->key.daddr)[3];
 		ip->daddr = ((const __u32 *)p->key.saddr)[3];
@@ -244,8 +245,8 @@ static __noinline bool make_rst(struct __sk_buff *skb, struct packet *p)
 	if (partial)
 		out.check = fold_csum(sum);
 	else
-		out.check = ~fold_csum(sum + (__u32)bpf_csum_diff(0, 0, (__be32 *)&out,
-								  sizeof(out), 0));
+		out.check = ~fold_csum(sum +
+				       (__u32)bpf_csum_diff(0, 0, (__be32 *)&out, sizeof(out), 0));
 	if (bpf_skb_store_bytes(skb, p->l4, &out, sizeof(out), 0))
 		return false;
 	return store_lengths(skb, p);

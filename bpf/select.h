@@ -67,7 +67,7 @@ static __always_inline __u32 pick_hash(const struct flow_key *key, __u32 base, _
 {
 	__u32 addr = hashed_addr(flags & RULE_HASH_DEST ? key->daddr : key->saddr);
 	__u32 port = flags & RULE_HASH_PORT ? key->sport : 0;
-	struct scan s = { .base = base, .count = count };
+	struct scan s = {.base = base, .count = count};
 	struct backend *b;
 	__u32 id;
 
@@ -114,7 +114,7 @@ static long least_step(__u32 i, struct scan *s)
 
 static __always_inline __u32 pick_least(__u32 base, __u32 count, __u32 flags)
 {
-	struct scan s = { .base = base, .count = count, .flags = flags };
+	struct scan s = {.base = base, .count = count, .flags = flags};
 
 	bpf_loop(count < MAX_LEAST ? count : MAX_LEAST, least_step, &s, 0);
 	return s.best;

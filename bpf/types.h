@@ -11,12 +11,12 @@ typedef __u8 addr_t[16];
 
 /* Sizes that Go needs too, as enum for BTF. */
 enum limits {
-	LAYOUT_VERSION = 1,	    /* of the maps that outlive a process; another number: another table */
-	BITS_SHIFT = 14,	    /* of a 32-bit hash the top 18 bits are the bit's index */
+	LAYOUT_VERSION = 1, /* of the maps that outlive a process; another number: another table */
+	BITS_SHIFT = 14,    /* of a 32-bit hash the top 18 bits are the bit's index */
 	BITS_WORDS = 1 << (18 - 6), /* 64 bits a word */
 	MAX_SERVICES = 1 << 16,
 	MAX_BACKENDS = 1 << 16,
-	MAX_VIPS = 1 << 17, /* frontends, and one marker for each address */
+	MAX_VIPS = 1 << 17,  /* frontends, and one marker for each address */
 	MAX_SLOTS = 1 << 20, /* words of 8 bytes: headers, and two slots each */
 	MAX_FLOWS = 1 << 19, /* entries: a flow has two */
 	MAX_NODE_ADDRS = 1 << 12,
@@ -42,9 +42,9 @@ enum flow_state {
 	STATE_LAST_ACK = 8,
 	STATE_LISTEN = 9,
 	STATE_SYNACK = 10,
-	STATE_UDP = 11,	  /* not answered yet, or answered: FLOW_REPLIED tells */
-	STATE_REPLY = 12, /* a reply entry; its state is in its forward entry */
-	STATE_DEAD = 13,  /* counted out; deleted at the earliest 1 s later */
+	STATE_UDP = 11,	    /* not answered yet, or answered: FLOW_REPLIED tells */
+	STATE_REPLY = 12,   /* a reply entry; its state is in its forward entry */
+	STATE_DEAD = 13,    /* counted out; deleted at the earliest 1 s later */
 	STATE_CLAIMED = 14, /* DEAD, and one CPU is deleting it */
 	STATE_MAX = 15,
 };
@@ -69,16 +69,16 @@ struct flow_key {
  * and addr never change after the insert.
  */
 struct flow {
-	addr_t addr;	/* what the rewritten address becomes */
-	__u8 state;	/* enum flow_state */
-	__u8 flags;	/* enum flow_flags */
-	__u16 port;	/* what the rewritten port becomes */
-	__u32 backend;	/* hint: id of the backend; valid only if its hash matches */
-	__u32 seen;	/* last packet, low 32 bits of jiffies */
-	__u32 packets;	/* wraps */
+	addr_t addr;   /* what the rewritten address becomes */
+	__u8 state;    /* enum flow_state */
+	__u8 flags;    /* enum flow_flags */
+	__u16 port;    /* what the rewritten port becomes */
+	__u32 backend; /* hint: id of the backend; valid only if its hash matches */
+	__u32 seen;    /* last packet, low 32 bits of jiffies */
+	__u32 packets; /* wraps */
 	__u64 service_hash;
 	__u64 backend_hash;
-	__u64 bytes;	/* of IP packets, header included */
+	__u64 bytes; /* of IP packets, header included */
 };
 
 _Static_assert(sizeof(struct flow_key) == 40, "a flow entry is two cache lines");
@@ -167,8 +167,8 @@ struct service_name {
 
 /* One element: what a reader needs to make sense of the other maps. */
 struct clocks {
-	__u32 layout; /* LAYOUT_VERSION */
-	__u32 hz;     /* jiffies per second */
+	__u32 layout;  /* LAYOUT_VERSION */
+	__u32 hz;      /* jiffies per second */
 	__u64 jiffies; /* a pair of clocks read together: jiffies64 ... */
 	__u64 ktime;   /* ... and CLOCK_MONOTONIC in ns */
 };

@@ -1,4 +1,4 @@
-//go:build ignore
+// go:build ignore
 
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
@@ -29,10 +29,10 @@ struct {
 } ingress SEC(".maps"), egress SEC(".maps");
 
 /* Set between runs. Addresses are the last 32 bits, network order; ports host order. */
-volatile __u32 flows_mask = 0;	  /* number of flows - 1 */
-volatile __u32 service_addr = 0;  /* what every packet has at its other end */
+volatile __u32 flows_mask = 0;	 /* number of flows - 1 */
+volatile __u32 service_addr = 0; /* what every packet has at its other end */
 volatile __u32 service_port = 0;
-volatile __u32 client_base = 0;	  /* first client's address, host order */
+volatile __u32 client_base = 0; /* first client's address, host order */
 volatile __u8 tcp_flags = 0x10;
 volatile __u32 counter = 0;
 

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target installs what it lacks, says what and why, and works twice in a row.
+
+GO       ?= go
+BIN      := bin/waggle
+PACKAGES := clang-19 clang-format-19 llvm-19 libbpf-dev linux-libc-dev bpftool iproute2
+LINT     := .cache/bin/golangci-lint
+LINT_VERSION := v2.15.0
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+SOURCES  := $(wildcard bpf/*.c bpf/*.h test/bench/*.c)
+
+.DEFAULT_GOAL := build
+.PHONY: build generate demo test test-unit bench lint fmt check-generated clean help packages
+
+build: ## the binary bin/waggle; needs only Go
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN) ./cmd/waggle
+
+packages:
+	@scripts/packages $(PACKAGES)
+
+generate: packages ## compile the C and write the Go bindings (committed)
+	$(GO) generate ./bpf ./test/bench
+
+demo: packages build ## namespaces, real traffic and a table of who got what (root)
+	$(BIN) demo
+
+test: packages ## everything a machine can show: unit tests, real kernel, generated files (root)
+	$(GO) vet -tags privileged ./...
+	scripts/test -tags privileged -p 1 -timeout 20m ./...
+	scripts/check-generated
+
+test-unit: ## the tests that need no root
+	scripts/test ./...
+
+bench: packages ## ns a packet, by the kernel's own test runs (root)
+	$(GO) run ./test/bench $(BENCH)
+
+$(LINT):
+	@echo "installing golangci-lint $(LINT_VERSION) into .cache/bin: it checks style and the import arrows (3 minutes, once)"
+	GOBIN=$(CURDIR)/.cache/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+
+lint: packages $(LINT) ## golangci-lint, and clang-format on the C
+	$(LINT) run --build-tags privileged ./...
+	clang-format-19 --dry-run -Werror $(SOURCES)
+
+fmt: packages ## gofmt and clang-format
+	gofmt -w $$(git ls-files '*.go')
+	clang-format-19 -i $(SOURCES)
+
+check-generated: packages ## regenerate and compare with what is committed
+	scripts/check-generated
+
+clean: ## remove what was built
+	rm -rf bin .cache
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "%-16s %s\n", $$1, $$2}'

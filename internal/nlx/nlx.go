@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package nlx reads the network devices and addresses of a network namespace,
+// and says when they change. Dumps that the kernel interrupted are repeated,
+// so a caller never sees half a list.
+package nlx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Link is one network device.
+type Link struct {
+	Index int
+	Name  string
+	// Kind is what `ip link` calls the type: "veth", "bridge", "device".
+	Kind string
+	// Master is the index of the bridge, bond, team or VRF that it belongs to,
+	// and MasterKind that one's kind; 0 and "" without one.
+	Master     int
+	MasterKind string
+	// Ethernet says that its packets begin with an Ethernet header.
+	Ethernet bool
+	Loopback bool
+}
+
+// State is one complete reading.
+type State struct {
+	Links []Link // by index
+	Addrs []netip.Addr
+}
+
+const (
+	attempts = 10                    // of an interrupted dump
+	settle   = 20 * time.Millisecond // after an event: they come in bursts
+	audit    = 30 * time.Second      // in case an event was lost
+)
+
+// retry repeats a dump that the kernel says is inconsistent.
+func retry[T any](what string, dump func() (T, error)) (T, error) {
+	for range attempts {
+		got, err := dump()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			if err != nil {
+				err = fmt.Errorf("list %s: %w", what, err)
+			}
+			return got, err
+		}
+	}
+	var zero T
+	return zero, fmt.Errorf("list %s: changed under the reading %d times in a row", what, attempts)
+}
+
+// Read reads the state of the calling thread's network namespace.
+func Read() (State, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return State{}, fmt.Errorf("open netlink: %w", err)
+	}
+	defer h.Close()
+	return read(h)
+}
+
+func read(h *netlink.Handle) (State, error) {
+	links, err := retry("network devices", h.LinkList)
+	if err != nil {
+		return State{}, err
+	}
+	addrs, err := retry("addresses", func() ([]netlink.Addr, error) { return h.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return State{}, err
+	}
+	kinds := make(map[int]string, len(links))
+	for _, l := range links {
+		kinds[l.Attrs().Index] = l.Type()
+	}
+	var s State
+	for _, l := range links {
+		a := l.Attrs()
+		s.Links = append(s.Links, Link{
+			Index: a.Index, Name: a.Name, Kind: l.Type(), Master: a.MasterIndex, MasterKind: kinds[a.MasterIndex],
+			Ethernet: a.EncapType == "ether", Loopback: a.Flags&net.FlagLoopback != 0,
+		})
+	}
+	for _, a := range addrs {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok {
+			s.Addrs = append(s.Addrs, ip.Unmap())
+		}
+	}
+	slices.SortFunc(s.Links, func(a, b Link) int { return a.Index - b.Index })
+	slices.SortFunc(s.Addrs, netip.Addr.Compare)
+	s.Addrs = slices.Compact(s.Addrs)
+	return s, nil
+}
+
+// Watcher follows one network namespace.
+type Watcher struct {
+	ns  netns.NsHandle
+	h   *netlink.Handle
+	log *slog.Logger
+}
+
+// NewWatcher makes a watcher of the calling thread's network namespace.
+func NewWatcher(log *slog.Logger) (*Watcher, error) {
+	ns, err := netns.Get()
+	if err != nil {
+		return nil, fmt.Errorf("open the network namespace: %w", err)
+	}
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open netlink: %w", err), ns.Close())
+	}
+	return &Watcher{ns: ns, h: h, log: log}, nil
+}
+
+// Close releases the watcher.
+func (w *Watcher) Close() error {
+	w.h.Close()
+	return w.ns.Close()
+}
+
+// Run calls changed with the state at the start, after every change, and every
+// half minute. It returns nil when ctx ends. changed is called from the
+// goroutine of Run.
+func (w *Watcher) Run(ctx context.Context, changed func(State)) error {
+	for ctx.Err() == nil {
+		if err := w.follow(ctx, changed); err != nil && ctx.Err() == nil {
+			// the kernel drops subscribers who fall behind: read all and go on
+			w.log.Warn("netlink events were lost; reading everything again", "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(settle):
+			}
+		}
+	}
+	return nil
+}
+
+func (w *Watcher) follow(ctx context.Context, changed func(State)) error {
+	done := make(chan struct{})
+	defer close(done)
+	failed := make(chan error, 2)
+	report := func(err error) {
+		select {
+		case failed <- err:
+		default:
+		}
+	}
+	links, addrs := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64)
+	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{Namespace: &w.ns, ErrorCallback: report}); err != nil {
+		return fmt.Errorf("subscribe to device events: %w", err)
+	}
+	if err := netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{Namespace: &w.ns, ErrorCallback: report}); err != nil {
+		return fmt.Errorf("subscribe to address events: %w", err)
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			return err
+		case _, ok := <-links:
+			if !ok {
+				return errors.New("the subscription to device events ended")
+			}
+			timer.Reset(settle)
+		case _, ok := <-addrs:
+			if !ok {
+				return errors.New("the subscription to address events ended")
+			}
+			timer.Reset(settle)
+		case <-timer.C:
+			s, err := read(w.h)
+			if err != nil {
+				return err
+			}
+			changed(s)
+			timer.Reset(audit)
+		}
+	}
+}

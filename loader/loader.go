@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package loader brings the programs and maps of package bpf into the kernel:
+// it mounts bpffs, loads, pins, attaches to devices, swaps generations and
+// takes everything away again. What the maps hold is others' business.
+//
+// Below a pin path it keeps
+//
+//	flows, load, stats, …   maps that outlive every process and configuration
+//	gen-N/                  the maps of one configuration, complete or unused
+//	config -> gen-N         the configuration that packets see
+//	links/IFINDEX-ingress   what holds a program to a device, and -egress
+//
+// A directory gen-N that config does not name is half built, left by a process
+// that died, and is removed by the next one.
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+var (
+	// ErrLocked says that another process works on the pin path.
+	ErrLocked = errors.New("another waggle works on this pin path")
+	// ErrNotRunning says that the pin path holds nothing.
+	ErrNotRunning = errors.New("nothing is pinned here")
+)
+
+// LayoutError says that the maps that are pinned are of another version.
+type LayoutError struct {
+	PinPath   string
+	Have, Own uint32
+}
+
+func (e *LayoutError) Error() string {
+	return fmt.Sprintf("maps in %s have layout %d, this waggle has %d: run `waggle cleanup --pin-path %s` (it ends the flows), or start the version that made them",
+		e.PinPath, e.Have, e.Own, e.PinPath)
+}
+
+// Options say what Open opens.
+type Options struct {
+	// PinPath is a directory on bpffs, made if missing.
+	PinPath string
+	Log     *slog.Logger
+	// Exclude are patterns (path.Match) of device names that get no program.
+	Exclude []string
+	// Spec replaces the compiled-in object; tests set variables in it.
+	Spec *ebpf.CollectionSpec
+}
+
+// Loader holds one pin path. Its methods are for one goroutine, but for those
+// that say otherwise.
+type Loader struct {
+	opts    Options
+	spec    *ebpf.CollectionSpec
+	lock    *os.File
+	shared  map[string]*ebpf.Map
+	current *Generation
+	hooks   hooks
+}
+
+// sharedMaps outlive the process, by pin name.
+var sharedMaps = []string{"vip_bits", "backend_bits", "flows", "load", "stats", "drops", "service_info", "meta"}
+
+// configMaps belong to a generation, by pin name.
+var configMaps = []string{"vips", "services", "slots", "backends", "backend_ids", "node_addrs"}
+
+// Open takes the pin path: it mounts bpffs, locks, adopts or makes the shared
+// maps and removes what a dead process left half built. It changes nothing
+// that packets see.
+func Open(opts Options) (*Loader, error) {
+	if err := CheckPatterns(opts.Exclude); err != nil {
+		return nil, err
+	}
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raise the limit of locked memory: %w: run as root", err)
+	}
+	spec := opts.Spec
+	if spec == nil {
+		var err error
+		if spec, err = bpf.LoadLB(); err != nil {
+			return nil, fmt.Errorf("read the compiled programs: %w", err)
+		}
+	}
+	if err := ensureBPFFS(opts.PinPath); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(opts.PinPath, linksDir), 0o700); err != nil {
+		return nil, fmt.Errorf("make the pin path: %w", err)
+	}
+	l := &Loader{opts: opts, spec: spec, shared: make(map[string]*ebpf.Map)}
+	var err error
+	if l.lock, err = lock(opts.PinPath); err != nil {
+		return nil, err
+	}
+	if err := l.open(); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+func (l *Loader) open() error {
+	if err := checkLayout(l.opts.PinPath); err != nil {
+		return err
+	}
+	for _, name := range sharedMaps {
+		m, err := l.sharedMap(name)
+		if err != nil {
+			return err
+		}
+		l.shared[name] = m
+	}
+	if err := removeUnused(l.opts.PinPath); err != nil {
+		return err
+	}
+	l.hooks = newHooks(filepath.Join(l.opts.PinPath, linksDir), l.opts.Log)
+	return l.hooks.adopt()
+}
+
+// sharedMap adopts the pinned map or makes it.
+func (l *Loader) sharedMap(name string) (*ebpf.Map, error) {
+	pin := filepath.Join(l.opts.PinPath, name)
+	m, err := ebpf.LoadPinnedMap(pin, nil)
+	if err == nil {
+		if err := l.spec.Maps[name].Compatible(m); err != nil {
+			return nil, errors.Join(fmt.Errorf("map %s is not as this waggle needs it: %w: run `waggle cleanup --pin-path %s` (it ends the flows)", pin, err, l.opts.PinPath), m.Close())
+		}
+		return m, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open map %s: %w", pin, err)
+	}
+	if m, err = ebpf.NewMap(l.spec.Maps[name]); err != nil {
+		return nil, fmt.Errorf("make map %s: %w", name, err)
+	}
+	if err := m.Pin(pin); err != nil {
+		return nil, errors.Join(fmt.Errorf("pin map %s: %w", pin, err), m.Close())
+	}
+	return m, nil
+}
+
+// Map returns a shared map by its pin name; nil if there is none.
+func (l *Loader) Map(name string) *ebpf.Map { return l.shared[name] }
+
+// checkLayout refuses maps of another layout. Those of layout 0 were made by a
+// process that died before it could say.
+func checkLayout(pinPath string) error {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(pinPath, "meta"), &ebpf.LoadPinOptions{ReadOnly: true})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open map meta: %w", err)
+	}
+	defer m.Close()
+	var c bpf.LBClocks
+	if err := m.Lookup(uint32(0), &c); err != nil {
+		return fmt.Errorf("read map meta: %w", err)
+	}
+	if own := uint32(bpf.LBLimitsLAYOUT_VERSION); c.Layout != 0 && c.Layout != own {
+		return &LayoutError{pinPath, c.Layout, own}
+	}
+	return nil
+}
+
+// Close gives up the lock and all handles. The kernel goes on forwarding.
+func (l *Loader) Close() error {
+	var errs []error
+	for _, m := range l.shared {
+		errs = append(errs, m.Close())
+	}
+	if l.current != nil {
+		errs = append(errs, l.current.Close())
+	}
+	errs = append(errs, l.hooks.close())
+	if l.lock != nil {
+		errs = append(errs, l.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// lock takes the pin path for this process: flock(2) on the directory, which
+// ends with the process, however it ends.
+func lock(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("lock the pin path: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = fmt.Errorf("%w: stop it, or take another --pin-path", ErrLocked)
+		}
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
+	}
+	return f, nil
+}
+
+// ensureBPFFS mounts bpffs where the pin path is to be, if it is not there.
+func ensureBPFFS(pinPath string) error {
+	const standard = "/sys/fs/bpf"
+	dir := pinPath
+	var st unix.Statfs_t
+	for {
+		err := unix.Statfs(dir, &st)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.ENOENT) || dir == "/" {
+			return fmt.Errorf("pin path %s: %w", pinPath, err)
+		}
+		dir = filepath.Dir(dir)
+	}
+	if st.Type == unix.BPF_FS_MAGIC {
+		return nil
+	}
+	if pinPath != standard && !strings.HasPrefix(pinPath, standard+"/") {
+		return fmt.Errorf("pin path %s is not on bpffs: write a path below %s, or mount it: mount -t bpf bpf %s", pinPath, standard, dir)
+	}
+	if err := unix.Mount("bpf", standard, "bpf", 0, "mode=0700"); err != nil {
+		return fmt.Errorf("mount bpffs on %s: %w: run `mount -t bpf bpf %s`", standard, err, standard)
+	}
+	return nil
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+)
+
+// Pinned are all pinned maps, opened to read.
+type Pinned struct {
+	Maps map[string]*ebpf.Map // by pin name
+}
+
+// OpenPinned opens the shared maps and those of the configuration that packets
+// see, read-only and without the lock. ErrNotRunning if there are none.
+func OpenPinned(pinPath string) (*Pinned, error) {
+	p := &Pinned{Maps: make(map[string]*ebpf.Map)}
+	for _, name := range sharedMaps {
+		if err := p.open(name, filepath.Join(pinPath, name)); err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+	}
+	for _, name := range configMaps {
+		if err := p.open(name, filepath.Join(pinPath, configLink, name)); err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+	}
+	if err := checkLayout(pinPath); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
+}
+
+func (p *Pinned) open(name, pin string) error {
+	m, err := ebpf.LoadPinnedMap(pin, &ebpf.LoadPinOptions{ReadOnly: true})
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("open %s: %w: start `waggle run`, or name its --pin-path", pin, ErrNotRunning)
+	}
+	if err != nil {
+		return fmt.Errorf("open map %s: %w", pin, err)
+	}
+	p.Maps[name] = m
+	return nil
+}
+
+// Close releases the handles.
+func (p *Pinned) Close() error {
+	var errs []error
+	for _, m := range p.Maps {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Cleanup removes what waggle put below a pin path, and the path itself if
+// nothing else is in it, and returns what that was. Removing a link's pin
+// detaches its program. A second time it finds nothing. ErrLocked while a
+// daemon runs.
+func Cleanup(pinPath string) (removed []string, err error) {
+	if _, err := os.Lstat(pinPath); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err := mustBeOurs(pinPath); err != nil {
+		return nil, err
+	}
+	f, err := lock(pinPath)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	paths, err := ours(pinPath)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range paths {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return removed, fmt.Errorf("remove: %w", err)
+		}
+		removed = append(removed, p)
+	}
+	if err := os.Remove(pinPath); err == nil {
+		removed = append(removed, pinPath)
+	}
+	return removed, nil
+}
+
+// mustBeOurs refuses a directory that does not look like a pin path, so that a
+// mistyped flag removes nothing of others.
+func mustBeOurs(pinPath string) error {
+	entries, err := os.ReadDir(pinPath)
+	if err != nil {
+		return fmt.Errorf("read the pin path: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() == linksDir || e.Name() == configLink || slices.Contains(sharedMaps, e.Name()) {
+			return nil
+		}
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s has nothing of waggle in it: name the pin path with --pin-path", pinPath)
+}
+
+// ours lists what to remove: links first, so that no program runs on half its
+// maps, and directories after what is in them.
+func ours(pinPath string) (paths []string, err error) {
+	links, err := filepath.Glob(filepath.Join(pinPath, linksDir, "*-*gress*"))
+	if err != nil {
+		return nil, err
+	}
+	paths = append(links, filepath.Join(pinPath, linksDir))
+	for _, name := range []string{configLink, configLink + "-next"} {
+		paths = append(paths, filepath.Join(pinPath, name))
+	}
+	gens, err := filepath.Glob(filepath.Join(pinPath, genPrefix+"*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range gens {
+		for _, name := range configMaps {
+			paths = append(paths, filepath.Join(g, name))
+		}
+		paths = append(paths, g)
+	}
+	for _, name := range sharedMaps {
+		paths = append(paths, filepath.Join(pinPath, name))
+	}
+	return slices.DeleteFunc(paths, func(p string) bool {
+		_, err := os.Lstat(p)
+		return err != nil || strings.HasSuffix(p, "/")
+	}), nil
+}

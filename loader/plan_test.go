@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waggle-lb/waggle/internal/nlx"
+)
+
+func TestPlan(t *testing.T) {
+	links := []nlx.Link{
+		{Index: 1, Name: "lo", Loopback: true, Ethernet: true},
+		{Index: 2, Name: "eth0", Ethernet: true},
+		{Index: 3, Name: "br0", Kind: "bridge", Ethernet: true},
+		{Index: 4, Name: "veth4", Master: 3, MasterKind: "bridge", Ethernet: true},
+		{Index: 5, Name: "bond0", Kind: "bond", Ethernet: true},
+		{Index: 6, Name: "eth1", Master: 5, MasterKind: "bond", Ethernet: true},
+		{Index: 7, Name: "wg0", Kind: "wireguard"},
+		{Index: 8, Name: "eth2", Master: 9, MasterKind: "vrf", Ethernet: true},
+		{Index: 10, Name: "skip0", Ethernet: true},
+	}
+	want := map[hook]string{
+		{2, false, false}: "eth0", {2, true, false}: "eth0",
+		{3, false, false}: "br0", {3, true, false}: "br0",
+		{4, true, false}:  "veth4",
+		{5, false, false}: "bond0", {5, true, false}: "bond0",
+		{7, false, true}: "wg0", {7, true, true}: "wg0",
+		{8, false, false}: "eth2", {8, true, false}: "eth2",
+	}
+	if d := cmp.Diff(want, plan(links, []string{"skip*"}), cmp.AllowUnexported(hook{})); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if err := CheckPatterns([]string{"a["}); err == nil {
+		t.Error("a broken pattern is taken")
+	}
+}
+
+func TestPinNamesComeBack(t *testing.T) {
+	for _, h := range []hook{{1, false, false}, {12, true, false}, {3, false, true}, {4, true, true}} {
+		if got, ok := parsePin(pinOf(h)); !ok || got != h {
+			t.Errorf("%+v -> %s -> %+v %v", h, pinOf(h), got, ok)
+		}
+	}
+	for _, name := range []string{"eth0", "7", "7-sideways", "x-ingress"} {
+		if _, ok := parsePin(name); ok {
+			t.Errorf("%q is taken for a link", name)
+		}
+	}
+}

@@ -149,7 +149,7 @@ static __always_inline bool wants_pick(const struct packet *p, __u32 word, __u32
 
 static __always_inline enum verdict to_vip(struct __sk_buff *skb, __u32 l3)
 {
-	struct packet p = {};
+	struct packet p;
 	enum parsed got;
 	struct flow *f;
 	__u32 word, id;
@@ -161,6 +161,7 @@ static __always_inline enum verdict to_vip(struct __sk_buff *skb, __u32 l3)
 	got = parse_ports(skb, &p);
 	if (got != PARSED_OK)
 		return portless(&p, got);
+	p.key.pad = 0;
 	p.key.position = POSITION_E1;
 	f = bpf_map_lookup_elem(&flows, &p.key);
 	if (!f)
@@ -217,12 +218,13 @@ static __always_inline enum verdict from_backend(struct __sk_buff *skb, struct p
 
 static __always_inline enum verdict to_client(struct __sk_buff *skb, __u32 l3)
 {
-	struct packet p = {};
+	struct packet p;
 	struct flow *r;
 
 	if (skb->vlan_present || !parse_addrs(skb, &p, l3) || parse_ports(skb, &p) != PARSED_OK)
 		return VERDICT_PASS;
 	if (bit_is_set(&backend_bits, backend_bit(p.key.saddr, p.key.sport, p.key.proto))) {
+		p.key.pad = 0;
 		p.key.position = POSITION_E4;
 		r = bpf_map_lookup_elem(&flows, &p.key);
 		if (r)

@@ -28,11 +28,13 @@ const (
 	clients    = 2
 )
 
-// bpffs is where pins live; `waggle run` mounts it if it is missing.
-const bpffs = "/sys/fs/bpf"
+const defaultPinRoot = "/sys/fs/bpf"
 
 // Options say what Start builds.
 type Options struct {
+	// PinRoot is the directory of the pin path, "/sys/fs/bpf" if empty;
+	// `waggle run` mounts the BPF file system there if it is missing.
+	PinRoot string
 	// Exe is the waggle binary, to run `run` and `cleanup` with.
 	Exe string
 	// Schedulers are the schedulers to show, each for TCP and UDP, IPv4 and IPv6.
@@ -97,11 +99,14 @@ func Start(ctx context.Context, opts Options) (*Demo, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("the demo makes network namespaces and loads eBPF programs, which needs root: run it as root, or with sudo")
 	}
+	if opts.PinRoot == "" {
+		opts.PinRoot = defaultPinRoot
+	}
 	d := &Demo{
 		opts:     opts,
 		progress: &progress{w: opts.Progress, tty: opts.TTY},
 		services: services(opts.Schedulers),
-		pinPath:  filepath.Join(bpffs, fmt.Sprintf("waggle-demo-%d", os.Getpid())),
+		pinPath:  filepath.Join(opts.PinRoot, fmt.Sprintf("waggle-demo-%d", os.Getpid())),
 	}
 	if err := d.start(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -190,7 +195,7 @@ func (d *Demo) Close() error {
 // go on: nothing of this demo is in the way.
 func (d *Demo) removeStale(ctx context.Context) {
 	own := regexp.MustCompile(`^waggle-demo-(\d+)$`)
-	entries, err := os.ReadDir(bpffs)
+	entries, err := os.ReadDir(d.opts.PinRoot)
 	if err != nil {
 		return
 	}
@@ -202,7 +207,7 @@ func (d *Demo) removeStale(ctx context.Context) {
 		if pid, err := strconv.Atoi(match[1]); err != nil || netlab.Alive(pid) {
 			continue
 		}
-		if err := d.cleanPins(filepath.Join(bpffs, e.Name()), nil); err != nil {
+		if err := d.cleanPins(filepath.Join(d.opts.PinRoot, e.Name()), nil); err != nil {
 			d.progress.note("pins of an earlier demo: %v", err)
 		}
 	}

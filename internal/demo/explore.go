@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 
-	"github.com/waggle-lb/waggle/internal/netlab"
 	"github.com/waggle-lb/waggle/lb"
 )
 
@@ -26,8 +25,8 @@ func (d *Demo) WriteExplore(w io.Writer) error {
   cat %[6]s                     # the rules; edit them
   tail -f %[7]s
   ip netns exec %[8]s ip addr; ip netns exec %[9]s ip addr
-Ctrl-C here, or kill %[10]d, removes all of it. After a kill -9 the next waggle demo
-does, or: %[4]s cleanup --pin-path %[5]s; rm %[11]s/waggle-demo-%[10]d-*
-`, client, v4, v6, d.opts.Exe, d.pinPath, d.rulesFile(), d.log, d.lab.Director.Name, server, os.Getpid(), netlab.Dir)
+Ctrl-C here, or kill %[10]d, removes all of it. What a kill -9 leaves, the next
+waggle demo removes.
+`, client, v4, v6, d.opts.Exe, d.pinPath, d.rulesFile(), d.log, d.lab.Director.Name, server, os.Getpid())
 	return err
 }

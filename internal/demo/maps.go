@@ -5,7 +5,6 @@ package demo
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -62,13 +61,12 @@ func dump(ctx context.Context, w io.Writer, bpftool, pin string) error {
 	more := lines.Scan()
 	if more {
 		fmt.Fprintln(w, "...")
+		cancel()
 	}
 	fmt.Fprintln(w)
-	cancel()
-	err = cmd.Wait()
 	// Cut short on purpose is no error; ended badly by itself is.
-	if more || err == nil || errors.Is(err, context.Canceled) && n > 0 {
-		return nil
+	if err := cmd.Wait(); err != nil && !more {
+		return fmt.Errorf("bpftool map dump pinned %s: %w: %s", pin, err, strings.TrimSpace(stderr.String()))
 	}
-	return fmt.Errorf("bpftool map dump pinned %s: %w: %s", pin, err, strings.TrimSpace(stderr.String()))
+	return nil
 }

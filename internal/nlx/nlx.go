@@ -130,6 +130,9 @@ func (w *Watcher) Close() error {
 	return w.ns.Close()
 }
 
+// Read reads the state now.
+func (w *Watcher) Read() (State, error) { return read(w.h) }
+
 // Run calls changed with the state at the start, after every change, and every
 // half minute. It returns nil when ctx ends. changed is called from the
 // goroutine of Run.

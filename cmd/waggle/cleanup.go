@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+func newCleanupCommand(e *env) *cobra.Command {
+	var pinPath string
+	cmd := &cobra.Command{
+		Use:   "cleanup",
+		Short: "Remove waggle's programs, links and maps from the kernel",
+		Long: `Remove everything that waggle keeps in the kernel for one pin path: the programs
+are detached from all devices and the maps are freed, and each is named. Forwarding
+stops, and connections through the services end. It refuses while a daemon runs
+there. A second time it finds nothing, and that is fine.`,
+		Example: `  waggle cleanup
+  waggle cleanup --pin-path /sys/fs/bpf/other`,
+		Args: noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			removed, err := e.cleanup(pinPath)
+			for _, r := range removed {
+				fmt.Fprintf(e.stdout, "removed %s\n", r)
+			}
+			if err != nil {
+				return err
+			}
+			if len(removed) == 0 {
+				fmt.Fprintf(e.stdout, "nothing to remove at %s\n", pinPath)
+			}
+			return nil
+		},
+	}
+	registerPinPath(cmd, &pinPath)
+	return cmd
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/dataplane"
+	"github.com/waggle-lb/waggle/dataplane/ebpf"
+	"github.com/waggle-lb/waggle/lb"
+)
+
+// defaultPinPath is where the maps are pinned unless --pin-path says another
+// place.
+const defaultPinPath = "/sys/fs/bpf/waggle"
+
+// reader reads what the kernel holds at one pin path; nothing needs a daemon.
+type reader interface {
+	Read() (*lb.Snapshot, error)
+	Counters() (dataplane.Counters, error)
+	Flows(yield func(dataplane.Flow) error) error
+	Close() error
+}
+
+// env is what the verbs know of the world outside; tests replace it.
+type env struct {
+	stdout, stderr io.Writer
+	// tty says that stdout is a terminal: colour and progress are welcome.
+	tty bool
+
+	// open opens the pins of a pin path for reading; the error is
+	// dataplane.ErrNotRunning if there are none.
+	open func(pinPath string) (reader, error)
+	// cleanup removes everything of a pin path and names it.
+	cleanup func(pinPath string) (removed []string, err error)
+	// reasons are the drop reasons in the order of their numbers.
+	reasons func() []string
+	// build describes the binary, kernel the running kernel's release.
+	build  func() (*debug.BuildInfo, bool)
+	kernel func() (string, error)
+}
+
+// newEnv is the real world.
+func newEnv() *env {
+	return &env{
+		stdout: os.Stdout,
+		stderr: os.Stderr,
+		tty:    isTerminal(os.Stdout),
+		open: func(pinPath string) (reader, error) {
+			pins, err := ebpf.OpenPins(pinPath)
+			if err != nil {
+				return nil, err
+			}
+			return pins, nil
+		},
+		cleanup: ebpf.Cleanup,
+		reasons: ebpf.Reasons,
+		build:   debug.ReadBuildInfo,
+		kernel:  kernelRelease,
+	}
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+func kernelRelease() (string, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "", fmt.Errorf("uname: %w", err)
+	}
+	return unix.ByteSliceToString(u.Release[:]), nil
+}
+
+// note writes a line for people to stderr.
+func (e *env) note(format string, args ...any) {
+	fmt.Fprintf(e.stderr, format+"\n", args...)
+}

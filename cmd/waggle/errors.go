@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waggle-lb/waggle/dataplane"
+)
+
+// The exit codes, a documented interface.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// usageError says that the command line is wrong.
+type usageError struct {
+	command string // as typed: "waggle run"
+	err     error
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+
+func (e *usageError) Unwrap() error { return e.err }
+
+func usage(cmd *cobra.Command, err error) error {
+	return &usageError{cmd.CommandPath(), err}
+}
+
+// remediedError carries the next step that its place of origin knows.
+type remediedError struct {
+	err  error
+	next string
+}
+
+func (e *remediedError) Error() string { return e.err.Error() }
+
+func (e *remediedError) Unwrap() error { return e.err }
+
+func exitCode(err error) int {
+	if u := (*usageError)(nil); errors.As(err, &u) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// remedy says what to do about err; "" if waggle does not know.
+func remedy(err error) string {
+	if r := (*remediedError)(nil); errors.As(err, &r) {
+		return r.next
+	}
+	if u := (*usageError)(nil); errors.As(err, &u) {
+		return fmt.Sprintf("see `%s --help`", u.command)
+	}
+	switch {
+	case errors.Is(err, dataplane.ErrNotRunning):
+		return "start one with `waggle run --services FILE`, or name its place with --pin-path DIR"
+	case errors.Is(err, fs.ErrPermission):
+		return "run it as root: eBPF and its pins need CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN"
+	}
+	return ""
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waggle-lb/waggle/lb/sched"
+)
+
+// defaultScheduler is for YAML services that name none.
+const defaultScheduler = "rr"
+
+// runFlags are the flags of `waggle run`.
+type runFlags struct {
+	services       string
+	check          string
+	pinPath        string
+	scheduler      string
+	excludeDevices []string
+}
+
+func newRunCommand(e *env) *cobra.Command {
+	var flags runFlags
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Forward what a file of services says, and follow its changes",
+		Long: `Load the eBPF programs, attach them to the devices of this network namespace, and
+forward what the file says. The file is YAML of kind ServiceList, or the text that
+"ipvsadm -S -n" prints; which one it is shows from its content. It is watched, and
+SIGHUP rereads it. A file with an error changes nothing: the last good state stays,
+and the log says file and line.
+
+SIGINT and SIGTERM end the daemon, not the forwarding: the kernel goes on with what
+it has, and "waggle cleanup" ends that.`,
+		Example: `  waggle run --check services.yaml
+  waggle run --services services.yaml
+  ipvsadm -S -n > rules && waggle run --services rules`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := flags.validate(); err != nil {
+				return usage(cmd, err)
+			}
+			if flags.check != "" {
+				return e.checkFile(flags.check, flags.scheduler)
+			}
+			return runDaemon(cmd.Context(), e, &flags)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&flags.services, "services", "", "file of services to forward: YAML, or the text of ipvsadm -S -n")
+	f.StringVar(&flags.check, "check", "", "only check this file, without root, and say what is wrong with it")
+	registerPinPath(cmd, &flags.pinPath)
+	f.StringVar(&flags.scheduler, "scheduler", defaultScheduler,
+		"scheduler of services in YAML that name none: "+strings.Join(sched.Names(), ", "))
+	f.StringSliceVar(&flags.excludeDevices, "exclude-devices", nil,
+		"leave these devices alone: names or patterns such as docker*, comma separated")
+	complete(cmd, "scheduler", cobra.FixedCompletions(sched.Names(), cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+// validate finds what can be known to be wrong before anything is done.
+func (f *runFlags) validate() error {
+	if f.check == "" && f.services == "" {
+		return errors.New("no file of services: write --services FILE, or --check FILE to check one")
+	}
+	if _, err := sched.Find(f.scheduler); err != nil {
+		return fmt.Errorf("--scheduler: %w", err)
+	}
+	for _, pattern := range f.excludeDevices {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return fmt.Errorf("--exclude-devices %q: %w: write a name, or a pattern with * ? [abc]", pattern, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+
+	"github.com/waggle-lb/waggle/dataplane/ebpf"
+	"github.com/waggle-lb/waggle/internal/task"
+	"github.com/waggle-lb/waggle/sync/control"
+	"github.com/waggle-lb/waggle/sync/file"
+)
+
+// runDaemon puts source, loop and dataplane together and runs them until ctx
+// ends.
+func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
+	log := slog.New(slog.NewTextHandler(e.stderr, nil))
+	dp, err := ebpf.New(ebpf.Options{PinPath: flags.pinPath, Log: log, ExcludeDevices: flags.excludeDevices})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dp.Close()) }()
+	loop, err := control.New(control.Options{Dataplane: dp, Logger: log})
+	if err != nil {
+		return err
+	}
+	src, err := file.NewSource(file.SourceOptions{
+		Options: file.Options{DefaultScheduler: flags.scheduler},
+		Path:    flags.services,
+		Logger:  log,
+		Out:     loop.Source("file " + flags.services),
+	})
+	if err != nil {
+		return err
+	}
+	tasks := append([]task.Task{src, loop, &reloadTask{log: log, reload: src.Reload}}, dp.Tasks()...)
+	if socket := os.Getenv("NOTIFY_SOCKET"); socket != "" {
+		tasks = append(tasks, &notifyTask{socket: socket, others: tasks})
+	}
+	if err := task.Run(ctx, log, tasks...); err != nil {
+		return err
+	}
+	log.Info("stopped; the kernel goes on forwarding, `waggle cleanup` ends that", "pin_path", flags.pinPath)
+	return nil
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package conformance is the suite that every dataplane must pass, written as
+// flows: this packet goes to that backend, is refused, is dropped, is none of
+// ours. What a dataplane is made of does not matter; a Rig puts packets in
+// where the network would, and says what became of them.
+package conformance
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/waggle-lb/waggle/dataplane"
+	"github.com/waggle-lb/waggle/lb"
+)
+
+// Rig is a dataplane and the little world that it needs. It belongs to one
+// test, which calls it from one goroutine.
+type Rig interface {
+	// Dataplane returns the present one: another after each Restart.
+	Dataplane() dataplane.Dataplane
+	// Send puts one packet where the network would: at ingress if it is from
+	// a client, at egress if it is from a backend.
+	Send(Packet) Outcome
+	// Advance moves the clock, no further than by d, and lets expiry run to
+	// its end: flows that are due no longer count. A second may pass before
+	// their tuples are free for others.
+	Advance(d time.Duration)
+	// Restart lets the process die without Close and starts another on what
+	// the kernel holds. Forwarding goes on meanwhile; nothing changes until
+	// the new one's first Apply.
+	Restart() error
+	// AssignLocal says whether the address is one of the machine's own. At
+	// first none is.
+	AssignLocal(addr netip.Addr, assigned bool)
+}
+
+// Side is where a packet comes from.
+type Side uint8
+
+// The two sides.
+const (
+	Client Side = iota
+	Backend
+)
+
+// Flag is a set of TCP flags, numbered as in the header.
+type Flag uint8
+
+// The flags that decide about a flow.
+const (
+	FIN Flag = 1 << 0
+	SYN Flag = 1 << 1
+	RST Flag = 1 << 2
+	ACK Flag = 1 << 4
+)
+
+// Packet is a TCP segment or a UDP datagram. Its headers have no options: with
+// an empty payload it is 28 (UDP) or 40 (TCP) bytes of IPv4, 20 more of IPv6.
+type Packet struct {
+	From     Side
+	Src, Dst netip.AddrPort
+	Protocol lb.Protocol
+	Flags    Flag // of TCP; none for UDP
+	Payload  []byte
+}
+
+// The answers to a refused packet. A rig makes sure that they go from the
+// packet's destination to its source.
+const (
+	Unreachable = "icmp-port-unreachable"
+	Reset       = "rst"
+)
+
+// Outcome is what became of a packet.
+type Outcome struct {
+	// Verdict is Pass for a packet that goes on as it was, Forward for one
+	// that was translated.
+	Verdict lb.Verdict
+	// Src and Dst are those of the packet that goes on. They do not matter if
+	// none does.
+	Src, Dst netip.AddrPort
+	// Reason is what the packet was counted as: a name of bpf/drop.h, lower
+	// case, without prefix; "" if it was not refused or dropped.
+	Reason string
+	// Answer is Unreachable or Reset for a refused packet, else "".
+	Answer string
+}
+
+// testCase is one behaviour.
+type testCase struct {
+	name string
+	only lb.Protocol // 0: for TCP and for UDP
+	run  func(*env)
+}
+
+// Run runs the suite: every behaviour for TCP and UDP over IPv4 and IPv6, each
+// on a rig of its own. newRig fails t if it cannot set up, and cleans up with
+// t.Cleanup.
+func Run(t *testing.T, newRig func(t *testing.T) Rig) {
+	groups := []struct {
+		name  string
+		cases []testCase
+	}{
+		{"schedule", scheduleCases()},
+		{"flow", flowCases()},
+		{"backends", backendCases()},
+		{"reuse", reuseCases()},
+		{"refuse", refusalCases()},
+		{"state", stateCases()},
+		{"counters", counterCases()},
+		{"apply", applyCases()},
+		{"services", serviceCases()},
+		{"restart", restartCases()},
+	}
+	for _, family := range []lb.Family{lb.IPv4, lb.IPv6} {
+		for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {
+			for _, g := range groups {
+				t.Run(family.String()+"/"+proto.String()+"/"+g.name, func(t *testing.T) {
+					for _, c := range g.cases {
+						if c.only != 0 && c.only != proto {
+							continue
+						}
+						t.Run(c.name, func(t *testing.T) {
+							c.run(&env{T: t, rig: newRig(t), family: family, proto: proto})
+						})
+					}
+				})
+			}
+		}
+	}
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conformance
+
+import (
+	"net/netip"
+
+	"github.com/waggle-lb/waggle/lb"
+)
+
+// conn is a flow, seen by a client that knows its server.
+type conn struct {
+	e           *env
+	client, vip netip.AddrPort
+	server      int
+}
+
+// begin sends the first packet of a new client to VIP 1.
+func (e *env) begin() *conn { e.Helper(); return e.beginAt(e.client(), e.vip(1)) }
+
+func (e *env) beginAt(client, vip netip.AddrPort) *conn {
+	e.Helper()
+	c := &conn{e: e, client: client, vip: vip}
+	got := e.send(e.fromClient(client, vip, SYN))
+	if got.Verdict == lb.Forward && got.Src == client {
+		c.server = e.serverNumber(got.Dst)
+	}
+	if c.server == 0 {
+		e.Fatalf("first packet %s -> %s: %+v, want it at a server", client, vip, got)
+	}
+	return c
+}
+
+// open begins a flow and establishes it.
+func (e *env) open() *conn { e.Helper(); return e.openAt(e.client(), e.vip(1)) }
+
+func (e *env) openAt(client, vip netip.AddrPort) *conn {
+	e.Helper()
+	c := e.beginAt(client, vip)
+	c.replies(SYN | ACK)
+	c.sends(ACK)
+	return c
+}
+
+// sends wants a packet of the client to reach the server.
+func (c *conn) sends(f Flag) {
+	c.e.Helper()
+	c.e.wants(c.e.fromClient(c.client, c.vip, f), Outcome{Verdict: lb.Forward, Src: c.client, Dst: c.e.server(c.server)})
+}
+
+// replies wants a packet of the server to reach the client as the VIP's.
+func (c *conn) replies(f Flag) {
+	c.e.Helper()
+	c.e.wants(c.e.fromBackend(c.e.server(c.server), c.client, f), Outcome{Verdict: lb.Forward, Src: c.vip, Dst: c.client})
+}
+
+// stays wants data to go both ways as before.
+func (c *conn) stays() { c.e.Helper(); c.sends(ACK); c.replies(ACK) }
+
+// closes closes the connection from the client's side: it is in TIME_WAIT.
+func (c *conn) closes() { c.e.Helper(); c.sends(FIN | ACK); c.replies(FIN | ACK); c.sends(ACK) }
+
+// again sends a SYN, or a datagram, and wants it at the server, which is the
+// flow's from now on.
+func (c *conn) again(server int) {
+	c.e.Helper()
+	c.server = server
+	c.sends(SYN)
+}

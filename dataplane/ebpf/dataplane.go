@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package ebpf is the dataplane of tc programs and BPF maps. What the kernel
+// holds is pinned and outlives the process; docs/maps.md describes it.
+//
+// The first Apply builds a complete new generation of the configuration maps
+// beside the one that packets see, carries ids and cursors over, and swaps the
+// attached programs to it. Later ones change that generation, at a cost that
+// follows the change.
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	cilium "github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/dataplane"
+	"github.com/waggle-lb/waggle/internal/nlx"
+	"github.com/waggle-lb/waggle/internal/task"
+	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/maps/info"
+	"github.com/waggle-lb/waggle/maps/nodeaddrs"
+)
+
+// Options say what New makes.
+type Options struct {
+	// PinPath is a directory on bpffs, made if missing. One process at a time.
+	PinPath string
+	Log     *slog.Logger
+	// ExcludeDevices are patterns (path.Match) of names of devices that get
+	// no program.
+	ExcludeDevices []string
+
+	spec *cilium.CollectionSpec // tests set variables and sizes in it
+}
+
+// Dataplane implements dataplane.Dataplane. It serves the network namespace of
+// the thread that called New.
+type Dataplane struct {
+	log     *slog.Logger
+	watcher *nlx.Watcher
+	names   *names
+	// published is ready once packets see what this process wrote.
+	published task.Readiness
+
+	mu     sync.Mutex // guards what follows
+	loader *loader.Loader
+	gen    *loader.Generation // nil before the first Apply
+	tables *tables
+	state  *state
+}
+
+// New takes the pin path. Packets see no difference before the first Apply.
+func New(opts Options) (*Dataplane, error) {
+	n, err := loadNames()
+	if err != nil {
+		return nil, err
+	}
+	l, err := loader.Open(loader.Options{PinPath: opts.PinPath, Log: opts.Log, Exclude: opts.ExcludeDevices, Spec: opts.spec})
+	if err != nil {
+		return nil, err
+	}
+	w, err := nlx.NewWatcher(opts.Log)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return &Dataplane{log: opts.Log, watcher: w, names: n, loader: l}, nil
+}
+
+// Close releases the process's handles and the pin path. The kernel goes on
+// forwarding.
+func (d *Dataplane) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var errs []error
+	if d.tables != nil {
+		errs = append(errs, d.tables.Close())
+	}
+	return errors.Join(append(errs, d.watcher.Close(), d.loader.Close())...)
+}
+
+// Apply implements dataplane.Dataplane.
+func (d *Dataplane) Apply(snap *lb.Snapshot) dataplane.Report {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.gen != nil {
+		return d.state.apply(snap)
+	}
+	rep, err := d.first(snap)
+	if err != nil {
+		return dataplane.Report{Err: err}
+	}
+	d.published.SetReady()
+	return rep
+}
+
+// first fills a new generation and publishes it.
+func (d *Dataplane) first(snap *lb.Snapshot) (rep dataplane.Report, err error) {
+	g, err := d.loader.NewGeneration()
+	if err != nil {
+		return rep, err
+	}
+	t, err := openTables(&g.LBMaps)
+	if err != nil {
+		return rep, errors.Join(err, g.Close())
+	}
+	s := newState(t, d.log, time.Now)
+	rep, err = d.fill(g, s, snap)
+	if err != nil {
+		return rep, errors.Join(err, t.Close(), g.Close())
+	}
+	d.gen, d.tables, d.state = g, t, s
+	return rep, s.publish()
+}
+
+func (d *Dataplane) fill(g *loader.Generation, s *state, snap *lb.Snapshot) (rep dataplane.Report, err error) {
+	if err := d.setClocks(g); err != nil {
+		return rep, err
+	}
+	now, err := d.watcher.Read()
+	if err != nil {
+		return rep, err
+	}
+	// before packets see it: the machine's own services must not be refused
+	if err := (nodeaddrs.Table{Map: g.NodeAddrs}).Sync(now.Addrs); err != nil {
+		return rep, err
+	}
+	follow, err := d.carryOver(s)
+	if err != nil {
+		return rep, err
+	}
+	rep = s.apply(snap)
+	if err := errors.Join(rep.Err, follow()); err != nil {
+		return rep, err
+	}
+	return rep, d.loader.Publish(g)
+}
+
+// carryOver takes ids and cursors from the generation that packets see.
+func (d *Dataplane) carryOver(s *state) (follow func() error, err error) {
+	prev, err := d.loader.Previous()
+	if err != nil {
+		return nil, err
+	}
+	if prev == nil {
+		return func() error { return nil }, nil
+	}
+	follow, err = s.carry(d.readerOf(prev.Maps), prev.Maps["slots"])
+	if err != nil {
+		return nil, errors.Join(err, prev.Close())
+	}
+	return func() error { return errors.Join(follow(), prev.Close()) }, nil
+}
+
+// rates are the values of CONFIG_HZ.
+var rates = [...]uint32{100, 250, 300, 1000}
+
+// setClocks measures what a jiffy is, tells the programs and pins it for
+// readers.
+func (d *Dataplane) setClocks(g *loader.Generation) error {
+	var jiffies, ktime [2]uint64
+	for i := range jiffies {
+		if i > 0 {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if _, err := g.Clock.Run(&cilium.RunOptions{}); err != nil {
+			return fmt.Errorf("read the kernel's clocks: %w", err)
+		}
+		if err := errors.Join(g.ClockJiffies.Get(&jiffies[i]), g.ClockKtime.Get(&ktime[i])); err != nil {
+			return fmt.Errorf("read the kernel's clocks: %w", err)
+		}
+	}
+	measured := float64(jiffies[1]-jiffies[0]) * 1e9 / float64(ktime[1]-ktime[0])
+	hz := rates[0]
+	for _, r := range rates {
+		if measured > 0.8*float64(r) {
+			hz = r
+		}
+	}
+	if err := g.Hz.Set(hz); err != nil {
+		return fmt.Errorf("tell the programs what a jiffy is: %w", err)
+	}
+	return info.Clocks{Hz: hz, Jiffies: jiffies[1], Ktime: ktime[1]}.Put(g.Meta)
+}
+
+// readerOf makes a reader of configuration maps by their pin names, and of the
+// shared ones.
+func (d *Dataplane) readerOf(config map[string]*cilium.Map) *reader {
+	return &reader{
+		services: config["services"], backends: config["backends"], vips: config["vips"],
+		serviceInfo: d.loader.Map("service_info"), flows: d.loader.Map("flows"), load: d.loader.Map("load"),
+		stats: d.loader.Map("stats"), drops: d.loader.Map("drops"), meta: d.loader.Map("meta"), names: d.names,
+	}
+}
+
+// withReader calls f with what packets see now; not at all if that is nothing.
+func (d *Dataplane) withReader(f func(*reader) error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if g := d.gen; g != nil {
+		return f(d.readerOf(configOf(&g.LBMaps)))
+	}
+	prev, err := d.loader.Previous()
+	if err != nil || prev == nil {
+		return err
+	}
+	return errors.Join(f(d.readerOf(prev.Maps)), prev.Close())
+}
+
+func configOf(m *bpf.LBMaps) map[string]*cilium.Map {
+	return map[string]*cilium.Map{"services": m.Services, "backends": m.Backends, "vips": m.Vips}
+}
+
+// Read implements dataplane.Dataplane.
+func (d *Dataplane) Read() (snap *lb.Snapshot, err error) {
+	err = d.withReader(func(r *reader) error {
+		snap, err = r.Read()
+		return err
+	})
+	return snap, err
+}
+
+// Counters implements dataplane.Dataplane.
+func (d *Dataplane) Counters() (c dataplane.Counters, err error) {
+	err = d.withReader(func(r *reader) error {
+		c, err = r.Counters()
+		return err
+	})
+	return c, err
+}
+
+// Supports implements dataplane.Dataplane.
+func (*Dataplane) Supports(svc *lb.Service) error { return supports(svc) }
+
+var _ dataplane.Dataplane = (*Dataplane)(nil)

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"time"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/dataplane"
+	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/flows"
+	"github.com/waggle-lb/waggle/maps/info"
+)
+
+// timeout returns how long an entry of a state lives without a packet: the
+// defaults of IPVS (net/netfilter/ipvs/ip_vs_proto_tcp.c, ip_vs_proto_udp.c), as
+// bpf/flow.h has them.
+func timeout(state bpf.LBFlowState) time.Duration {
+	seconds := time.Duration(0)
+	switch state {
+	case bpf.LBFlowStateSTATE_NONE:
+		seconds = 2
+	case bpf.LBFlowStateSTATE_CLOSE:
+		seconds = 10
+	case bpf.LBFlowStateSTATE_LAST_ACK:
+		seconds = 30
+	case bpf.LBFlowStateSTATE_SYN_RECV, bpf.LBFlowStateSTATE_CLOSE_WAIT:
+		seconds = 60
+	case bpf.LBFlowStateSTATE_SYN_SENT, bpf.LBFlowStateSTATE_FIN_WAIT, bpf.LBFlowStateSTATE_TIME_WAIT,
+		bpf.LBFlowStateSTATE_LISTEN, bpf.LBFlowStateSTATE_SYNACK:
+		seconds = 120
+	case bpf.LBFlowStateSTATE_UDP:
+		seconds = 300
+	case bpf.LBFlowStateSTATE_ESTABLISHED:
+		seconds = 900
+	}
+	return seconds * time.Second
+}
+
+// Flows calls yield for every live flow, in no order, until yield returns an
+// error, which Flows returns. Flows that begin or end meanwhile may be missing.
+func (r *reader) Flows(yield func(dataplane.Flow) error) error {
+	clocks, err := info.ReadClocks(r.meta)
+	if err != nil {
+		return err
+	}
+	services := make(map[uint64]lb.ServiceID)
+	err = info.Services{Map: r.serviceInfo}.Each(func(hash uint64, s info.Service) { services[hash] = s.ID })
+	if err != nil {
+		return err
+	}
+	now, err := clocks.Now()
+	if err != nil {
+		return err
+	}
+	table := flows.Table{Map: r.flows}
+	return table.EachForward(func(k *bpf.LBFlowKey, f *bpf.LBFlow) error {
+		state := bpf.LBFlowState(f.State)
+		if state >= bpf.LBFlowStateSTATE_REPLY {
+			return nil // dead, or being deleted
+		}
+		reply, ok, err := table.Reply(k, f)
+		if err != nil {
+			return err
+		}
+		idle := clocks.Since(now, f.Seen)
+		out := dataplane.Flow{
+			Protocol:  lb.Protocol(k.Proto),
+			Client:    flows.AddrPort(k.Saddr, k.Sport),
+			VIP:       flows.AddrPort(k.Daddr, k.Dport),
+			Backend:   flows.AddrPort(f.Addr, f.Port),
+			Service:   services[f.ServiceHash],
+			State:     r.names.state(f.State),
+			InPackets: uint64(f.Packets),
+			InBytes:   f.Bytes,
+		}
+		if ok {
+			idle = min(idle, clocks.Since(now, reply.Seen))
+			out.OutPackets, out.OutBytes = uint64(reply.Packets), reply.Bytes
+		}
+		out.Idle = idle
+		out.Expires = max(0, timeout(state)-idle)
+		return yield(out)
+	})
+}

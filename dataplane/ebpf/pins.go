@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/waggle-lb/waggle/dataplane"
+	"github.com/waggle-lb/waggle/loader"
+)
+
+// Pins reads what is pinned, with or without a daemon: Read, Counters and
+// Flows. Safe for concurrent use.
+type Pins struct {
+	*reader
+	pinned *loader.Pinned
+}
+
+// OpenPins opens a pin path to read. It fails with dataplane.ErrNotRunning if
+// nothing is pinned there.
+func OpenPins(pinPath string) (*Pins, error) {
+	n, err := loadNames()
+	if err != nil {
+		return nil, err
+	}
+	p, err := loader.OpenPinned(pinPath)
+	if errors.Is(err, loader.ErrNotRunning) {
+		return nil, fmt.Errorf("%w: %w", dataplane.ErrNotRunning, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	m := p.Maps
+	return &Pins{&reader{
+		services: m["services"], backends: m["backends"], vips: m["vips"], serviceInfo: m["service_info"],
+		flows: m["flows"], load: m["load"], stats: m["stats"], drops: m["drops"], meta: m["meta"], names: n,
+	}, p}, nil
+}
+
+// Close releases the handles.
+func (p *Pins) Close() error { return p.pinned.Close() }
+
+// Cleanup removes the programs, links and maps of a pin path and returns what
+// it removed: nothing the second time. It fails while a daemon runs there.
+func Cleanup(pinPath string) (removed []string, err error) { return loader.Cleanup(pinPath) }

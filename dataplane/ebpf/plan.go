@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/lb/sched"
+	"github.com/waggle-lb/waggle/maps/services"
+	"github.com/waggle-lb/waggle/maps/slots"
+)
+
+// plan is a service that is about to be written, with everything it needs
+// reserved, so that a full map is found before anything is touched.
+type plan struct {
+	svc *lb.Service
+	// old is what rec.svc was; nil for an added service.
+	old *lb.Service
+	rec *record
+	// fresh says that rec was made for this plan.
+	fresh bool
+	// run replaces the record's; nil: that stays. cursor is what picks were
+	// counted from.
+	run    *sched.Run
+	pool   services.Pool
+	cursor uint64
+	// added are the backends that get an id of ids.
+	added []lb.Backend
+	ids   []uint32
+	// frontends are those that come to the service.
+	frontends []lb.Frontend
+	// entries is how many elements of vips they may need.
+	entries uint32
+}
+
+// plan reserves what svc needs; entries is what other plans need of vips. On an
+// error nothing is reserved.
+func (s *state) plan(svc *lb.Service, entries uint32) (_ *plan, err error) {
+	if err := supports(svc); err != nil {
+		return nil, err
+	}
+	p := &plan{svc: svc, rec: s.records[svc.ID.Hash()]}
+	defer func() {
+		if err != nil {
+			s.cancel(p)
+		}
+	}()
+	if p.rec == nil {
+		index, ok := s.serviceIDs.take()
+		if !ok {
+			return nil, &FullError{"services", s.t.services.Len()}
+		}
+		p.rec, p.fresh = s.newRecord(svc.ID, index), true
+	}
+	if p.rec.id != svc.ID {
+		return nil, fmt.Errorf("service %s: it has the same hash as %s: rename one of them", svc.ID, p.rec.id)
+	}
+	p.old = p.rec.svc
+	if err := s.planVIPs(p, entries); err != nil {
+		return nil, err
+	}
+	if p.old != nil && p.old.Scheduler == svc.Scheduler && slices.Equal(p.old.Backends, svc.Backends) {
+		return p, nil
+	}
+	if err := s.planBackends(p); err != nil {
+		return nil, err
+	}
+	return p, s.planRun(p)
+}
+
+func (s *state) planVIPs(p *plan, entries uint32) error {
+	fresh := make(map[netip.Addr]bool)
+	for _, f := range p.svc.Frontends {
+		owner := s.owners[f]
+		if owner == p.rec {
+			continue
+		}
+		p.frontends = append(p.frontends, f)
+		if owner == nil {
+			p.entries++
+		}
+		if a := f.Addr.Addr(); s.marks[a] == 0 && !fresh[a] {
+			fresh[a] = true
+			p.entries++
+		}
+	}
+	used := uint32(len(s.owners) + len(s.marks))
+	if used+entries+p.entries > s.t.vips.Len() {
+		return &FullError{"vips", s.t.vips.Len()}
+	}
+	return nil
+}
+
+func (s *state) planBackends(p *plan) error {
+	for _, b := range p.svc.Backends {
+		if p.rec.backends[b.Addr] != nil {
+			continue
+		}
+		id, ok := s.takeBackendID()
+		if !ok {
+			return &FullError{"backends", s.t.backends.Len()}
+		}
+		p.added = append(p.added, b)
+		p.ids = append(p.ids, id)
+	}
+	return nil
+}
+
+func (s *state) planRun(p *plan) (err error) {
+	if p.run, err = s.compile(p); err != nil {
+		return fmt.Errorf("service %s: %w", p.svc.ID, err)
+	}
+	if err := supportsRun(p.svc, p.run); err != nil {
+		p.run = nil
+		return err
+	}
+	pool := services.Pool{Count: uint32(len(p.run.Slots)), Rule: p.run.Rule, Flags: p.run.Flags}
+	if pool.Count > 0 {
+		base, ok := s.space.alloc(slots.Words(len(p.run.Slots)), s.now())
+		if !ok {
+			return &FullError{"slots", s.t.slots.Len()}
+		}
+		pool.Base = base
+	}
+	p.pool = pool
+	return nil
+}
+
+// compile makes the run that goes on where the present one is.
+func (s *state) compile(p *plan) (*sched.Run, error) {
+	var picks uint64
+	if prev := p.rec.run; prev != nil && p.rec.pool.Count > 0 {
+		p.cursor = s.t.slots.Cursor(p.rec.pool.Base)
+		picks = p.cursor - prev.Start
+	}
+	return sched.Compile(p.svc.Scheduler, p.svc.Backends, p.rec.run, picks)
+}
+
+// cancel gives back what a plan reserved.
+func (s *state) cancel(p *plan) {
+	if p.fresh {
+		s.serviceIDs.release(p.rec.index)
+	}
+	for _, id := range p.ids {
+		s.backendIDs.release(id)
+	}
+	if p.pool.Count > 0 {
+		s.space.release(p.pool.Base, slots.Words(int(p.pool.Count)))
+	}
+}

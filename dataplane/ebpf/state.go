@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/lb/sched"
+	"github.com/waggle-lb/waggle/maps/backends"
+	"github.com/waggle-lb/waggle/maps/bits"
+	"github.com/waggle-lb/waggle/maps/info"
+	"github.com/waggle-lb/waggle/maps/services"
+	"github.com/waggle-lb/waggle/maps/slots"
+)
+
+// record is what is known of one service that has an index.
+type record struct {
+	id    lb.ServiceID
+	hash  uint64
+	index uint32
+	// svc is what the maps say; nil if the service is gone, and the record
+	// only stays for its draining backends.
+	svc *lb.Service
+	// run and pool are what packets pick from.
+	run  *sched.Run
+	pool services.Pool
+	// backends are all that have an id, the draining ones included.
+	backends map[netip.AddrPort]*backend
+	// addrs are the VIP bits that the record holds: those of frontends that
+	// it once had too, as their flows may still live.
+	addrs map[netip.Addr]bool
+	// since is when svc became nil.
+	since time.Time
+}
+
+// backend is one backend id in use.
+type backend struct {
+	id     uint32
+	hash   uint64
+	addr   netip.AddrPort
+	owner  *record
+	weight uint16
+	order  uint32
+	// draining says that it left its service, at since.
+	draining bool
+	since    time.Time
+	// bits are the protocols for which it holds a bit.
+	bits map[lb.Protocol]bool
+}
+
+// state mirrors the maps of one generation. All writes go through it. Not safe
+// for concurrent use.
+type state struct {
+	t   *tables
+	log *slog.Logger
+	now func() time.Time
+	// published says that packets see this generation. Before that runs need
+	// no rest, and the shared map service_info keeps saying what packets see.
+	published bool
+	late      []info.Service
+
+	// applied is what the maps say, with the pointers of records' svc.
+	applied  *lb.Snapshot
+	records  map[uint64]*record // by service hash
+	owners   map[lb.Frontend]*record
+	marks    map[netip.Addr]int // frontends of each marked address
+	draining map[*backend]struct{}
+	gone     map[*record]struct{}
+
+	serviceIDs *idSpace
+	backendIDs *idSpace
+	space      *space
+	// stuck are ids that no backend has, but whose load is not zero: nobody
+	// can take over such a count.
+	stuck []uint32
+
+	vipBits, backendBits bitRefs
+}
+
+func newState(t *tables, log *slog.Logger, now func() time.Time) *state {
+	return &state{
+		t:           t,
+		log:         log,
+		now:         now,
+		records:     make(map[uint64]*record),
+		owners:      make(map[lb.Frontend]*record),
+		marks:       make(map[netip.Addr]int),
+		draining:    make(map[*backend]struct{}),
+		gone:        make(map[*record]struct{}),
+		serviceIDs:  newIDSpace(t.services.Len()),
+		backendIDs:  newIDSpace(t.backends.Len()),
+		space:       newSpace(1, t.slots.Len()),
+		vipBits:     bitRefs{t.vipBits, make(map[uint32]int)},
+		backendBits: bitRefs{t.backendBits, make(map[uint32]int)},
+	}
+}
+
+// bitRefs counts who needs a bit.
+type bitRefs struct {
+	table *bits.Table
+	refs  map[uint32]int
+}
+
+func (b bitRefs) hold(bit uint32) {
+	if b.refs[bit]++; b.refs[bit] == 1 {
+		b.table.Set(bit)
+	}
+}
+
+func (b bitRefs) drop(bit uint32) {
+	if b.refs[bit]--; b.refs[bit] == 0 {
+		delete(b.refs, bit)
+		b.table.Clear(bit)
+	}
+}
+
+// newRecord makes the record of a service at an index that was taken for it.
+// Nothing leads to it yet.
+func (s *state) newRecord(id lb.ServiceID, index uint32) *record {
+	return &record{
+		id: id, hash: id.Hash(), index: index,
+		backends: make(map[netip.AddrPort]*backend), addrs: make(map[netip.Addr]bool),
+		since: s.now(),
+	}
+}
+
+// enter gives a new record its place in the maps, as a service that is gone.
+func (s *state) enter(rec *record) {
+	s.records[rec.hash] = rec
+	s.gone[rec] = struct{}{}
+	s.t.services.Publish(rec.index, services.Pool{})
+	s.t.services.SetHash(rec.index, rec.hash)
+}
+
+// takeBackendID returns an id whose load is zero.
+func (s *state) takeBackendID() (uint32, bool) {
+	for {
+		id, ok := s.backendIDs.take()
+		if !ok || s.t.load.IsZero(id) {
+			return id, ok
+		}
+		s.stuck = append(s.stuck, id)
+	}
+}
+
+// adopt makes the record of a backend that has its id already.
+func (s *state) adopt(rec *record, addr netip.AddrPort, id uint32) *backend {
+	b := &backend{
+		id: id, addr: addr, owner: rec, hash: lb.BackendHash(rec.hash, addr),
+		bits: make(map[lb.Protocol]bool, 1),
+	}
+	rec.backends[addr] = b
+	return b
+}
+
+// store writes the backend's element.
+func (s *state) store(b *backend) {
+	r := backends.Record{
+		Hash: b.hash, Addr: b.addr, Weight: b.weight, Service: b.owner.index, Order: b.order,
+		State: backends.Active,
+	}
+	if b.draining {
+		r.State = backends.Draining
+	}
+	s.t.backends.Write(b.id, r)
+}
+
+// drain says that no new flow may go to the backend, and begins its rest.
+func (s *state) drain(b *backend) {
+	b.draining, b.since = true, s.now()
+	s.draining[b] = struct{}{}
+	s.store(b)
+}
+
+// revive is the inverse of drain.
+func (s *state) revive(b *backend) {
+	b.draining = false
+	delete(s.draining, b)
+}
+
+// needBits sets the bits that replies of the backend need.
+func (s *state) needBits(b *backend, protocols map[lb.Protocol]bool) {
+	for p := range protocols {
+		if !b.bits[p] {
+			b.bits[p] = true
+			s.backendBits.hold(bits.Backend(b.addr, p))
+		}
+	}
+}
+
+// freeRun gives a pool's run back: after a rest if packets may be in it.
+func (s *state) freeRun(p services.Pool) {
+	switch words := slots.Words(int(p.Count)); {
+	case p.Count == 0:
+	case s.published:
+		s.space.rest(p.Base, words, s.now())
+	default:
+		s.space.release(p.Base, words)
+	}
+}
+
+// publish is called when packets begin to see this generation. What was
+// removed while it was filled rests from now on.
+func (s *state) publish() error {
+	s.published = true
+	now := s.now()
+	for b := range s.draining {
+		b.since = now
+	}
+	for rec := range s.gone {
+		rec.since = now
+	}
+	var errs []error
+	for _, i := range s.late {
+		if _, ok := s.records[i.ID.Hash()]; ok {
+			errs = append(errs, s.t.info.Put(i))
+		}
+	}
+	s.late = nil
+	return errors.Join(append(errs, s.forgetNames())...)
+}
+
+// forgetNames deletes the names of services that have no record: what a
+// process left that ended half-way.
+func (s *state) forgetNames() error {
+	var old []uint64
+	err := s.t.info.Each(func(hash uint64, _ info.Service) {
+		if s.records[hash] == nil {
+			old = append(old, hash)
+		}
+	})
+	errs := []error{err}
+	for _, hash := range old {
+		errs = append(errs, s.t.info.Delete(hash))
+	}
+	return errors.Join(errs...)
+}
+
+// reap frees what has rested: runs; ids of draining backends without load;
+// services that have none of those left. Errors leave things for the next time.
+func (s *state) reap() error {
+	now := s.now()
+	s.space.wake(now)
+	var errs []error
+	for b := range s.draining {
+		if now.Sub(b.since) >= grace && s.t.load.IsZero(b.id) {
+			errs = append(errs, s.free(b))
+		}
+	}
+	for rec := range s.gone {
+		if now.Sub(rec.since) >= grace && len(rec.backends) == 0 {
+			errs = append(errs, s.forget(rec))
+		}
+	}
+	stuck := s.stuck[:0]
+	for _, id := range s.stuck {
+		if s.t.load.IsZero(id) {
+			s.backendIDs.release(id)
+		} else {
+			stuck = append(stuck, id)
+		}
+	}
+	s.stuck = stuck
+	return errors.Join(errs...)
+}
+
+// free ends a backend that has no load.
+func (s *state) free(b *backend) error {
+	if err := s.t.backendIDs.Delete(b.hash); err != nil {
+		return err
+	}
+	s.t.backends.Free(b.id)
+	for p := range b.bits {
+		s.backendBits.drop(bits.Backend(b.addr, p))
+	}
+	delete(s.draining, b)
+	delete(b.owner.backends, b.addr)
+	s.backendIDs.release(b.id)
+	return nil
+}
+
+// forget ends a service that is gone and has no backends.
+func (s *state) forget(rec *record) error {
+	if err := s.t.info.Delete(rec.hash); err != nil {
+		return err
+	}
+	s.t.services.SetHash(rec.index, 0)
+	for a := range rec.addrs {
+		s.vipBits.drop(bits.VIP(a))
+	}
+	delete(s.gone, rec)
+	delete(s.records, rec.hash)
+	s.serviceIDs.release(rec.index)
+	return nil
+}

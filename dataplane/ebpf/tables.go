@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"errors"
+	"io"
+
+	cilium "github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/maps/backends"
+	"github.com/waggle-lb/waggle/maps/bits"
+	"github.com/waggle-lb/waggle/maps/info"
+	"github.com/waggle-lb/waggle/maps/services"
+	"github.com/waggle-lb/waggle/maps/slots"
+	"github.com/waggle-lb/waggle/maps/stats"
+	"github.com/waggle-lb/waggle/maps/vips"
+)
+
+// tables are the maps of one generation, and the shared ones, for writing.
+type tables struct {
+	services    *services.Table
+	slots       *slots.Table
+	backends    *backends.Table
+	backendIDs  backends.IDs
+	vips        vips.Table
+	vipBits     *bits.Table
+	backendBits *bits.Table
+	load        *stats.Load
+	stats       *cilium.Map
+	info        info.Services
+
+	closers []io.Closer
+}
+
+// openTables makes handles for maps that stay the caller's.
+func openTables(m *bpf.LBMaps) (_ *tables, err error) {
+	t := &tables{
+		backendIDs: backends.IDs{Map: m.BackendIds},
+		vips:       vips.Table{Map: m.Vips},
+		stats:      m.Stats,
+		info:       info.Services{Map: m.ServiceInfo},
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.Close())
+		}
+	}()
+	if t.services, err = open(t, services.Open, m.Services); err != nil {
+		return nil, err
+	}
+	if t.slots, err = open(t, slots.Open, m.Slots); err != nil {
+		return nil, err
+	}
+	if t.backends, err = open(t, backends.Open, m.Backends); err != nil {
+		return nil, err
+	}
+	if t.vipBits, err = open(t, bits.Open, m.VipBits); err != nil {
+		return nil, err
+	}
+	if t.backendBits, err = open(t, bits.Open, m.BackendBits); err != nil {
+		return nil, err
+	}
+	t.load, err = open(t, stats.OpenLoad, m.Load)
+	return t, err
+}
+
+func open[T io.Closer](t *tables, open func(*cilium.Map) (T, error), m *cilium.Map) (T, error) {
+	handle, err := open(m)
+	if err == nil {
+		t.closers = append(t.closers, handle)
+	}
+	return handle, err
+}
+
+// Close unmaps the memory.
+func (t *tables) Close() error {
+	var errs []error
+	for _, c := range t.closers {
+		errs = append(errs, c.Close())
+	}
+	t.closers = nil
+	return errors.Join(errs...)
+}

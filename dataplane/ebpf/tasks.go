@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/cilium/ebpf/link"
+
+	"github.com/waggle-lb/waggle/internal/nlx"
+	"github.com/waggle-lb/waggle/internal/task"
+	"github.com/waggle-lb/waggle/maps/nodeaddrs"
+)
+
+// Tasks returns what has to run beside Apply: the one that follows devices and
+// addresses, and the one that ends idle flows.
+func (d *Dataplane) Tasks() []task.Task {
+	return []task.Task{&devices{d: d}, &sweeper{d: d}}
+}
+
+// devices brings the programs to the devices that should have them, as they
+// come and go, and keeps node_addrs.
+type devices struct {
+	task.Readiness
+	d *Dataplane
+}
+
+func (*devices) String() string { return "devices and addresses" }
+
+func (t *devices) Run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-t.d.published.Ready():
+	}
+	var last string
+	return t.d.watcher.Run(ctx, func(s nlx.State) {
+		err := t.d.follow(s)
+		switch text := fmt.Sprint(err); {
+		case err == nil:
+			t.SetReady()
+			last = ""
+		case text != last: // the same again, at every audit, says nothing new
+			t.d.log.Error("some devices or addresses are not followed", "error", err)
+			last = text
+		}
+	})
+}
+
+func (d *Dataplane) follow(s nlx.State) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err := nodeaddrs.Table{Map: d.gen.NodeAddrs}.Sync(s.Addrs)
+	changes, derr := d.loader.SetDevices(s.Links)
+	for _, c := range changes {
+		message, hook := "program detached", "ingress"
+		if c.Attached {
+			message = "program attached"
+		}
+		if c.Egress {
+			hook = "egress"
+		}
+		d.log.Info(message, "device", c.Device, "hook", hook)
+	}
+	return errors.Join(err, derr)
+}
+
+// How the sweeper paces itself. A walk is read in pieces of readBytes, one for
+// each 64 entries: about a millisecond of the kernel's time.
+const (
+	walkEvery = 2 * time.Second
+	readBytes = 64
+	breath    = time.Millisecond
+)
+
+// sweeper walks the flows and ends those that are idle for their timeout.
+type sweeper struct {
+	task.Readiness
+	d *Dataplane
+}
+
+func (*sweeper) String() string { return "flow sweeper" }
+
+func (t *sweeper) Run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-t.d.published.Ready():
+	}
+	tick := time.NewTicker(walkEvery)
+	defer tick.Stop()
+	t.SetReady()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := t.d.sweep(ctx); err != nil {
+			t.d.log.Error("flows are not swept", "error", err)
+		}
+	}
+}
+
+// sweep walks the flows once and frees what has rested.
+func (d *Dataplane) sweep(ctx context.Context) error {
+	if err := d.walk(ctx); err != nil {
+		return fmt.Errorf("walk map flows: %w", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.state.reap()
+}
+
+// walk reads the iterator to its end: each read resumes where the last one
+// stopped.
+func (d *Dataplane) walk(ctx context.Context) (err error) {
+	it, err := link.AttachIter(link.IterOptions{Program: d.gen.Sweep, Map: d.gen.Flows})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	r, err := it.Open()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	buf := make([]byte, readBytes)
+	for ctx.Err() == nil {
+		switch _, err := r.Read(buf); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		time.Sleep(breath)
+	}
+	return nil
+}

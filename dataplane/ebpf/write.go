@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/bits"
+	"github.com/waggle-lb/waggle/maps/info"
+	"github.com/waggle-lb/waggle/maps/services"
+	"github.com/waggle-lb/waggle/maps/stats"
+)
+
+// write carries a plan out. What the kernel can refuse comes first, so that on
+// an error the service is as it was.
+func (s *state) write(p *plan) error {
+	if err := s.prepare(p); err != nil {
+		return errors.Join(err, s.unprepare(p))
+	}
+	if p.old != nil {
+		// New frontends may pick from the old set until the next line.
+		if err := s.addFrontends(p); err != nil {
+			return errors.Join(err, s.unprepare(p))
+		}
+		s.writePool(p)
+		p.rec.svc = p.svc
+		return nil
+	}
+	if p.fresh {
+		s.enter(p.rec)
+	}
+	s.writePool(p)
+	if err := s.addFrontends(p); err != nil {
+		s.retract(p.rec)
+		return err
+	}
+	p.rec.svc = p.svc
+	delete(s.gone, p.rec)
+	return nil
+}
+
+// prepare writes what packets do not see yet: names, zeros, hashes.
+func (s *state) prepare(p *plan) error {
+	if p.old == nil || p.old.Scheduler != p.svc.Scheduler {
+		name := info.Service{ID: p.svc.ID, Scheduler: p.svc.Scheduler}
+		if s.published || p.fresh {
+			if err := s.t.info.Put(name); err != nil {
+				return err
+			}
+		} else {
+			s.late = append(s.late, name)
+		}
+	}
+	if err := stats.Zero(s.t.stats, p.ids); err != nil {
+		return err
+	}
+	hashes := make([]uint64, len(p.added))
+	for i, b := range p.added {
+		hashes[i] = lb.BackendHash(p.rec.hash, b.Addr)
+	}
+	return s.t.backendIDs.Put(hashes, p.ids)
+}
+
+// unprepare takes prepare back, and the plan with it.
+func (s *state) unprepare(p *plan) error {
+	var errs []error
+	for _, b := range p.added {
+		errs = append(errs, s.t.backendIDs.Delete(lb.BackendHash(p.rec.hash, b.Addr)))
+	}
+	switch {
+	case p.fresh:
+		errs = append(errs, s.t.info.Delete(p.rec.hash))
+	case p.old != nil && p.old.Scheduler != p.svc.Scheduler && s.published:
+		errs = append(errs, s.t.info.Put(info.Service{ID: p.old.ID, Scheduler: p.old.Scheduler}))
+	}
+	s.cancel(p)
+	return errors.Join(errs...)
+}
+
+// writePool writes backends and run, publishes them, and begins the rest of
+// what was there before.
+func (s *state) writePool(p *plan) {
+	rec := p.rec
+	for i, b := range p.added {
+		s.adopt(rec, b.Addr, p.ids[i])
+	}
+	protocols := make(map[lb.Protocol]bool, 2)
+	for _, f := range p.svc.Frontends {
+		protocols[f.Protocol] = true
+	}
+	for i, b := range p.svc.Backends {
+		have := rec.backends[b.Addr]
+		s.needBits(have, protocols)
+		if p.run == nil {
+			continue
+		}
+		s.revive(have)
+		have.weight, have.order = b.Weight, uint32(i)
+		s.store(have)
+	}
+	if p.run == nil {
+		return
+	}
+	s.writeRun(p)
+	s.t.services.Publish(rec.index, p.pool)
+	s.freeRun(rec.pool)
+	rec.run, rec.pool = p.run, p.pool
+	s.drainAbsent(rec, p.svc)
+}
+
+func (s *state) writeRun(p *plan) {
+	rec := p.rec
+	if rec.pool.Count > 0 && s.t.slots.Cursor(rec.pool.Base) != p.cursor {
+		// Picks went on since the plan was made: follow them, if what is
+		// reserved fits.
+		if run, err := s.compile(p); err == nil && len(run.Slots) == len(p.run.Slots) {
+			p.run = run
+		}
+	}
+	if p.pool.Count == 0 {
+		return
+	}
+	ids := make([]uint32, len(p.run.Backends))
+	for i, b := range p.run.Backends {
+		ids[i] = rec.backends[b.Addr].id
+	}
+	s.t.slots.Write(p.pool.Base, p.run.Start, len(p.run.Slots), func(i int) uint32 { return ids[p.run.Slots[i]] })
+}
+
+// drainAbsent drains the backends that svc (nil: none) does not have.
+func (s *state) drainAbsent(rec *record, svc *lb.Service) {
+	keep := make(map[*backend]bool)
+	if svc != nil {
+		for _, b := range svc.Backends {
+			keep[rec.backends[b.Addr]] = true
+		}
+	}
+	for _, b := range rec.backends {
+		if !keep[b] && !b.draining {
+			s.drain(b)
+		}
+	}
+}
+
+// addFrontends leads the plan's frontends to its service, all or none.
+func (s *state) addFrontends(p *plan) error {
+	before := make([]*record, 0, len(p.frontends))
+	for _, f := range p.frontends {
+		owner := s.owners[f]
+		if err := s.addFrontend(p.rec, f); err != nil {
+			return errors.Join(err, s.takeBack(p, before))
+		}
+		before = append(before, owner)
+	}
+	return nil
+}
+
+// addFrontend leads f to rec; if another service has it, it loses it.
+func (s *state) addFrontend(rec *record, f lb.Frontend) error {
+	addr := f.Addr.Addr()
+	if !rec.addrs[addr] {
+		rec.addrs[addr] = true
+		s.vipBits.hold(bits.VIP(addr))
+	}
+	if s.marks[addr] == 0 {
+		if err := s.t.vips.Mark(addr); err != nil {
+			return err
+		}
+	}
+	if err := s.t.vips.Put(f, rec.index); err != nil {
+		if s.marks[addr] == 0 {
+			return errors.Join(err, s.t.vips.Unmark(addr))
+		}
+		return err
+	}
+	if s.owners[f] == nil {
+		s.marks[addr]++
+	}
+	s.owners[f] = rec
+	return nil
+}
+
+// takeBack gives the first of a plan's frontends to those who had them before.
+func (s *state) takeBack(p *plan, before []*record) error {
+	var errs []error
+	for i, owner := range before {
+		if owner != nil {
+			errs = append(errs, s.addFrontend(owner, p.frontends[i]))
+		} else {
+			errs = append(errs, s.removeFrontend(p.rec, p.frontends[i]))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeFrontend deletes f if it still leads to rec.
+func (s *state) removeFrontend(rec *record, f lb.Frontend) error {
+	if s.owners[f] != rec {
+		return nil
+	}
+	if err := s.t.vips.Delete(f); err != nil {
+		return err
+	}
+	delete(s.owners, f)
+	addr := f.Addr.Addr()
+	if s.marks[addr]--; s.marks[addr] > 0 {
+		return nil
+	}
+	delete(s.marks, addr)
+	return s.t.vips.Unmark(addr)
+}
+
+// dropFrontends deletes those that a change took from a service.
+func (s *state) dropFrontends(p *plan) error {
+	if p.old == nil {
+		return nil
+	}
+	keep := make(map[lb.Frontend]bool, len(p.svc.Frontends))
+	for _, f := range p.svc.Frontends {
+		keep[f] = true
+	}
+	var errs []error
+	for _, f := range p.old.Frontends {
+		if !keep[f] {
+			errs = append(errs, s.removeFrontend(p.rec, f))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// remove takes a service away: first what leads to it, then its pool.
+func (s *state) remove(svc *lb.Service) error {
+	rec := s.records[svc.ID.Hash()]
+	var errs []error
+	for _, f := range svc.Frontends {
+		errs = append(errs, s.removeFrontend(rec, f))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove service %s: %w", svc.ID, err)
+	}
+	s.retract(rec)
+	return nil
+}
+
+// retract makes a service, to which nothing leads, gone.
+func (s *state) retract(rec *record) {
+	s.t.services.Publish(rec.index, services.Pool{})
+	s.freeRun(rec.pool)
+	rec.svc, rec.run, rec.pool = nil, nil, services.Pool{}
+	rec.since = s.now()
+	s.gone[rec] = struct{}{}
+	s.drainAbsent(rec, nil)
+}

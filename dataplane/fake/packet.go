@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fake
+
+import (
+	"net/netip"
+
+	"github.com/waggle-lb/waggle/lb"
+)
+
+// Packet is a TCP segment or UDP datagram, without options in its headers.
+type Packet struct {
+	Src, Dst netip.AddrPort
+	Protocol lb.Protocol
+	Flags    Flag // of TCP
+	Payload  []byte
+}
+
+// bytes is the length of the IP packet.
+func (p Packet) bytes() uint64 {
+	n := 20 + 8
+	if !p.Src.Addr().Is4() {
+		n += 20
+	}
+	if p.Protocol == lb.TCP {
+		n += 12
+	}
+	return uint64(n + len(p.Payload))
+}
+
+// Outcome is what became of a Packet.
+type Outcome struct {
+	Verdict lb.Verdict
+	// Src and Dst are those of the packet that goes on; zero if none does.
+	Src, Dst netip.AddrPort
+	// Reason is the name of bpf/drop.h for what was refused or dropped.
+	Reason string
+	// Answer is what a refused packet is answered with: "rst" or
+	// "icmp-port-unreachable".
+	Answer string
+}
+
+// The reasons that a simulation without real packets has.
+const (
+	emptyPool    = "empty_pool"
+	unknownPort  = "unknown_port"
+	noFlow       = "no_flow"
+	untranslated = "untranslated"
+	replyTaken   = "reply_taken"
+)
+
+const (
+	unreachable = "icmp-port-unreachable"
+	reset       = "rst"
+)
+
+func pass(p Packet) Outcome { return Outcome{Verdict: lb.Pass, Src: p.Src, Dst: p.Dst} }
+
+func (k *Kernel) drop(reason string) Outcome {
+	k.drops[reason]++
+	return Outcome{Verdict: lb.Drop, Reason: reason}
+}
+
+func (k *Kernel) refuse(reason, answer string) Outcome {
+	k.drops[reason]++
+	return Outcome{Verdict: lb.Refuse, Reason: reason, Answer: answer}
+}
+
+// Ingress is a packet that arrives from the network, as clients' do.
+func (k *Kernel) Ingress(p Packet) Outcome {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	f := k.flows[tuple{p.Src, p.Dst, p.Protocol}]
+	if f == nil {
+		return k.first(p)
+	}
+	if k.wantsPick(p, f) {
+		k.end(f)
+		return k.first(p)
+	}
+	if p.Protocol == lb.TCP {
+		f.state = tcpNext(f.state, p.Flags, false)
+	}
+	return k.forward(p, f)
+}
+
+// wantsPick says whether a client's packet of a flow starts another: a SYN
+// where the former connection is over or its backend takes none, a datagram
+// whose backend is gone while somebody else could take it.
+func (k *Kernel) wantsPick(p Packet, f *flow) bool {
+	b, ok := k.backend(f.backend)
+	if p.Protocol == lb.TCP {
+		if p.Flags&(SYN|ACK) != SYN {
+			return false
+		}
+		return f.state == timeWait || f.state == closed || !ok || b.Weight == 0
+	}
+	return !ok && k.held.Lookup(lb.Frontend{Addr: p.Dst, Protocol: p.Protocol}) != nil
+}
+
+// first handles a packet that belongs to no flow.
+func (k *Kernel) first(p Packet) Outcome {
+	svc := k.held.Lookup(lb.Frontend{Addr: p.Dst, Protocol: p.Protocol})
+	if svc == nil {
+		if !k.vips[p.Dst.Addr()] || k.local[p.Dst.Addr()] {
+			return pass(p)
+		}
+		return k.refuse(unknownPort, unreachable)
+	}
+	if p.Protocol == lb.TCP && p.Flags&(SYN|ACK|RST) != SYN {
+		switch {
+		case k.local[p.Dst.Addr()]:
+			return pass(p) // the stack knows the connection, or resets it
+		case p.Flags&RST != 0:
+			return k.drop(noFlow) // a reset is never answered
+		}
+		return k.refuse(noFlow, reset)
+	}
+	s := k.services[svc.ID]
+	i, ok := s.run.Pick(s.picks)
+	if !ok {
+		return k.refuse(emptyPool, unreachable)
+	}
+	s.picks++
+	f := &flow{client: p.Src, vip: p.Dst, proto: p.Protocol, backend: lb.BackendID{Service: svc.ID, Addr: s.run.Backends[i].Addr}, state: udp}
+	if p.Protocol == lb.TCP {
+		f.state = tcpNext(none, SYN, false)
+	}
+	if k.replies[f.replyKey()] != nil {
+		return k.refuse(replyTaken, unreachable)
+	}
+	k.flows[f.forwardKey()] = f
+	k.replies[f.replyKey()] = f
+	c := k.stats[f.backend]
+	c.Connections++
+	k.stats[f.backend] = c
+	return k.forward(p, f)
+}
+
+func (k *Kernel) forward(p Packet, f *flow) Outcome {
+	f.seen = k.now
+	c := k.stats[f.backend]
+	c.InPackets++
+	c.InBytes += p.bytes()
+	k.stats[f.backend] = c
+	return Outcome{Verdict: lb.Forward, Src: p.Src, Dst: f.backend.Addr}
+}
+
+// Egress is a packet that leaves for the network, as backends' replies do.
+func (k *Kernel) Egress(p Packet) Outcome {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	f := k.replies[tuple{p.Src, p.Dst, p.Protocol}]
+	if f == nil {
+		if k.held.Lookup(lb.Frontend{Addr: p.Dst, Protocol: p.Protocol}) != nil {
+			return k.drop(untranslated)
+		}
+		return pass(p)
+	}
+	if p.Protocol == lb.TCP {
+		f.state = tcpNext(f.state, p.Flags, true)
+	}
+	f.seen = k.now
+	c := k.stats[f.backend]
+	c.OutPackets++
+	c.OutBytes += p.bytes()
+	k.stats[f.backend] = c
+	return Outcome{Verdict: lb.Forward, Src: f.vip, Dst: p.Dst}
+}

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package control holds the loop that makes a dataplane match what the sources
+// want.
+package control
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/waggle-lb/waggle/dataplane"
+	"github.com/waggle-lb/waggle/internal/task"
+	"github.com/waggle-lb/waggle/lb"
+)
+
+// The defaults of Options.
+const (
+	DefaultWindow   = 10 * time.Millisecond
+	DefaultRetryMin = 100 * time.Millisecond
+	DefaultRetryMax = 10 * time.Second
+)
+
+// Options of a Loop. Zero durations mean the defaults.
+type Options struct {
+	Dataplane dataplane.Dataplane
+	Logger    *slog.Logger
+	// Window is the least time from the end of one Apply to the start of the
+	// next for a new state: what comes in it is applied together. The first
+	// change after a pause waits for nothing. Negative is none.
+	Window time.Duration
+	// RetryMin is the pause after the first failure; it doubles up to RetryMax.
+	RetryMin, RetryMax time.Duration
+}
+
+// Status is what a Loop knows of itself. It must not be changed.
+type Status struct {
+	// Waiting are the sources that have not delivered yet, in the order of
+	// their registration. While there are any, nothing is applied.
+	Waiting []string
+	// Desired is what the sources want together; nil before all delivered.
+	Desired *lb.Snapshot
+	// Refused are services of Desired that are not served as desired: the
+	// dataplane does not support them, or another source owns their name or
+	// VIP. What was served before under the same id goes on if it can.
+	Refused map[lb.ServiceID]error
+	// Report is the outcome of the last Apply; zero before the first.
+	Report dataplane.Report
+	// Retries counts the Applies since Desired changed that were not complete.
+	Retries int
+}
+
+// Loop is the task that applies what sources deliver. It calls the
+// dataplane's Supports and Apply from the goroutine of Run only.
+type Loop struct {
+	task.Readiness
+	opts Options
+	wake chan struct{}
+
+	mu      sync.Mutex
+	sources []*source
+	status  Status
+
+	// For the goroutine of Run:
+	admitted *lb.Snapshot // what Apply was given last
+	verdicts map[lb.ServiceID]verdict
+	failures map[lb.ServiceID]string // what was logged about failures
+	failure  string                  // and about one of everything
+}
+
+// source is what one source delivered; nil before it did.
+type source struct {
+	name  string
+	wants *lb.Snapshot
+}
+
+// New makes a loop. Its sources are registered by Source.
+func New(opts Options) (*Loop, error) {
+	if opts.Dataplane == nil || opts.Logger == nil {
+		return nil, errors.New("control loop needs Dataplane and Logger")
+	}
+	for _, d := range []struct {
+		value *time.Duration
+		unset time.Duration
+	}{{&opts.Window, DefaultWindow}, {&opts.RetryMin, DefaultRetryMin}, {&opts.RetryMax, DefaultRetryMax}} {
+		if *d.value == 0 {
+			*d.value = d.unset
+		}
+	}
+	return &Loop{opts: opts, wake: make(chan struct{}, 1)}, nil
+}
+
+// String returns "control loop".
+func (l *Loop) String() string { return "control loop" }
+
+// Source registers a source and returns the function by which it delivers its
+// state, always the whole of it. Nothing is applied before every registered
+// source has delivered; so sources are registered before Run. Where two want
+// the same name or VIP, the one registered first has it. The function never
+// waits and may be called from any goroutine; the last call counts.
+func (l *Loop) Source(name string) func(*lb.Snapshot) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := &source{name: name}
+	l.sources = append(l.sources, s)
+	l.status.Waiting = append(l.status.Waiting, name)
+	return func(snap *lb.Snapshot) {
+		if snap == nil {
+			snap = &lb.Snapshot{} // delivered: nothing
+		}
+		l.mu.Lock()
+		s.wants = snap
+		l.mu.Unlock()
+		select {
+		case l.wake <- struct{}{}:
+		default: // Run will see this one, too
+		}
+	}
+}
+
+// Status returns the state of the loop. Any goroutine may call it.
+func (l *Loop) Status() Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.status
+	s.Refused = maps.Clone(s.Refused)
+	s.Waiting = l.waiting()
+	return s
+}
+
+// waiting is called with mu held.
+func (l *Loop) waiting() []string {
+	var out []string
+	for _, s := range l.sources {
+		if s.wants == nil {
+			out = append(out, s.name)
+		}
+	}
+	return out
+}
+
+// Run applies until ctx ends. What was applied stays in the kernel. It fails
+// if no source is registered: that would delete every service.
+func (l *Loop) Run(ctx context.Context) error {
+	l.mu.Lock()
+	none := len(l.sources) == 0
+	l.mu.Unlock()
+	if none {
+		return errors.New("no source is registered")
+	}
+	var retry <-chan time.Time // nil while there is nothing to retry
+	var pause time.Duration
+	var open time.Time // when the window of the last Apply ends
+	for {
+		fresh := false
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-retry:
+		case <-l.wake:
+			fresh, pause = true, 0
+			if !sleep(ctx, time.Until(open)) {
+				return nil
+			}
+		}
+		complete, applied, err := l.reconcile(fresh)
+		if err != nil {
+			return err
+		}
+		if !applied {
+			continue
+		}
+		open = time.Now().Add(l.opts.Window)
+		retry = nil
+		if complete {
+			l.SetReady()
+			continue
+		}
+		pause = min(max(2*pause, l.opts.RetryMin), l.opts.RetryMax)
+		retry = time.After(pause)
+	}
+}
+
+// sleep returns false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// reconcile brings the dataplane to what the sources want now, if all have
+// delivered. fresh says that one has delivered since the last time.
+func (l *Loop) reconcile(fresh bool) (complete, applied bool, err error) {
+	l.mu.Lock()
+	if len(l.waiting()) > 0 {
+		l.mu.Unlock()
+		return false, false, nil
+	}
+	sources := make([]source, 0, len(l.sources))
+	for _, s := range l.sources {
+		sources = append(sources, *s)
+	}
+	l.mu.Unlock()
+
+	desired, conflicts, err := merge(sources)
+	if err != nil {
+		return false, false, err
+	}
+	admitted, refused, err := l.admit(desired, conflicts)
+	if err != nil {
+		return false, false, err
+	}
+	began := time.Now()
+	report := l.opts.Dataplane.Apply(admitted)
+	l.admitted = admitted
+	complete = report.Err == nil && len(report.Failed) == 0
+	l.log(report, time.Since(began))
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if fresh {
+		l.status.Retries = 0
+	}
+	if !complete {
+		l.status.Retries++
+	}
+	l.status.Desired, l.status.Refused, l.status.Report = desired, refused, report
+	return complete, true, nil
+}

@@ -18,7 +18,9 @@ type script struct {
 }
 
 // scripts are the ways through IPVS's TCP states that packets can take: its
-// LAST_ACK, LISTEN and SYNACK have no way in.
+// LAST_ACK, LISTEN and SYNACK have no way in. Two things are left open: what a
+// server's bare ACK does to a half-open connection, as a dataplane may wait for
+// the client's, which alone is sure to pass; and segments without any flag.
 func scripts() []script {
 	const open = "cS+ sSA+ cA+ "
 	const (
@@ -38,6 +40,11 @@ func scripts() []script {
 		{"a connection with data", open + "cA+ sA+ cA+", established},
 		{"a connection and a SYN", open + "cS+", established},
 		{"the client closes", open + "cFA-", closeWait},
+		{"a connection and the server's SYN", open + "sSA+", established},
+		{"the client closes twice", open + "cFA- cFA-", closeWait},
+		{"the server closes twice", open + "sFA- sFA-", finWait},
+		{"the client closes again in TIME_WAIT", open + "cFA- sFA- cFA-", timeWait},
+		{"the server closes again in TIME_WAIT", open + "cFA- sFA- sFA-", timeWait},
 		{"the client closes and the server still sends", open + "cFA- sA- cA-", closeWait},
 		{"the client closes, then the server", open + "cFA- sFA-", timeWait},
 		{"the client closes, then the server, and the last ACK", open + "cFA- sFA- cA-", timeWait},
@@ -49,7 +56,7 @@ func scripts() []script {
 		{"the client resets with an ACK", open + "cRA-", closed},
 		{"the server resets", open + "sRA-", closed},
 		{"a reset beats a FIN", open + "cRFA-", closed},
-		{"segments after a reset", open + "sR- cA- sFA- cFA-", closed},
+		{"segments after a reset", open + "sR- cA- sA- sFA- cFA- cR- sR-", closed},
 		{"the server refuses", "cS+ sRA-", closed},
 		{"the client's reset of a half-open connection", "cS+ sSA+ cR+", synRecv},
 		{"the client's FIN before its ACK", "cS+ sSA+ cFA-", timeWait},
@@ -67,6 +74,8 @@ func scripts() []script {
 		{"the server's SYN in TIME_WAIT", open + "cFA- sFA- sS+", synSent},
 		{"the server's SYN after a reset", open + "cR- sS+", synSent},
 		{"SYN_SENT and what does not leave it", open + "cR- sS+ cA+ sA+ cFA+ sFA+ sR+", synSent},
+		{"SYN_SENT and the server's SYN", open + "cR- sS+ sS+", synSent},
+		{"SYN_SENT and the client's reset", open + "cR- sS+ cR-", closed},
 		{"SYN_SENT and the client's SYN", open + "cR- sS+ cS+", established},
 	}
 }

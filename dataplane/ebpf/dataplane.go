@@ -143,7 +143,7 @@ func (d *Dataplane) fill(g *loader.Generation, s *state, snap *lb.Snapshot) (rep
 }
 
 // carryOver takes ids and cursors from the generation that packets see.
-func (d *Dataplane) carryOver(s *state) (follow func() error, err error) {
+func (d *Dataplane) carryOver(s *state) (func() error, error) {
 	prev, err := d.loader.Previous()
 	if err != nil {
 		return nil, err
@@ -151,7 +151,7 @@ func (d *Dataplane) carryOver(s *state) (follow func() error, err error) {
 	if prev == nil {
 		return func() error { return nil }, nil
 	}
-	follow, err = s.carry(d.readerOf(prev.Maps), prev.Maps["slots"])
+	follow, err := s.carry(d.readerOf(prev.Maps), prev.Maps["slots"])
 	if err != nil {
 		return nil, errors.Join(err, prev.Close())
 	}

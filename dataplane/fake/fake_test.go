@@ -205,7 +205,11 @@ func TestTheKernelOutlivesTheProcess(t *testing.T) {
 	if out.Verdict != lb.Forward || out.Dst != server(1) {
 		t.Errorf("a packet after Close: %+v, want it at the server", out)
 	}
-	holds(t, fake.New(fake.Options{Kernel: d.Kernel()}), snap)
+	next := fake.New(fake.Options{Kernel: d.Kernel()})
+	holds(t, next, snap)
+	if rep := next.Apply(snapshot(t, service("web", 1, 1))); rep.Added+rep.Changed+rep.Removed+len(rep.Failed) != 0 {
+		t.Errorf("an equal service after a restart: %+v, want nothing written", rep)
+	}
 }
 
 // TestReadersAndPacketsDuringApply is for the race detector, and wants no

@@ -163,14 +163,12 @@ func (k *Kernel) commit(held, next *lb.Snapshot, diff lb.Diff, failed map[lb.Ser
 	return rep
 }
 
-// compile makes the schedule of a service that is new or changed. One whose
-// backends are as before goes on where it was.
+// compile makes the schedule of a service that is new or changed; it goes on
+// where it was.
 func (k *Kernel) compile(svc *lb.Service) (*service, error) {
 	old := k.services[svc.ID]
 	if old == nil {
 		old = &service{}
-	} else if old.svc.Scheduler == svc.Scheduler && slices.Equal(old.svc.Backends, svc.Backends) {
-		return &service{svc: svc, run: old.run, picks: old.picks}, nil
 	}
 	run, err := sched.Compile(svc.Scheduler, svc.Backends, old.run, old.picks)
 	if err != nil {

@@ -7,6 +7,7 @@ package demo
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -142,7 +143,7 @@ func wantNothingLeft(t *testing.T, opts Options) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spaces, err := filepath.Glob(filepath.Join(netlab.Dir, "waggle-demo-*"))
+	spaces, err := filepath.Glob(filepath.Join(netlab.Dir, fmt.Sprintf("waggle-demo-%d-*", os.Getpid())))
 	if err != nil {
 		t.Fatal(err)
 	}

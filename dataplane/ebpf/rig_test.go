@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build privileged
+
+package ebpf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	cilium "github.com/cilium/ebpf"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/dataplane"
+	"github.com/waggle-lb/waggle/dataplane/conformance"
+	"github.com/waggle-lb/waggle/internal/packet"
+	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/nodeaddrs"
+)
+
+// rig runs packets through the loaded programs by BPF_PROG_TEST_RUN.
+type rig struct {
+	t        *testing.T
+	pins     string
+	d        *Dataplane
+	ingress  *cilium.Program // of the generation that packets see
+	egress   *cilium.Program
+	drops    *cilium.Map
+	offset   time.Duration
+	assigned map[netip.Addr]bool
+}
+
+var rigs atomic.Int64 // numbers pin paths
+
+func newRig(t *testing.T) conformance.Rig {
+	t.Helper()
+	r := &rig{t: t, pins: fmt.Sprintf("/sys/fs/bpf/waggle-test-%d-rig%d", os.Getpid(), rigs.Add(1)), assigned: map[netip.Addr]bool{}}
+	r.open()
+	t.Cleanup(func() {
+		r.release()
+		if _, err := Cleanup(r.pins); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func (r *rig) open() {
+	r.t.Helper()
+	spec, err := bpf.LoadLB()
+	r.do(err)
+	spec.Maps["flows"].MaxEntries = 1 << 14
+	r.do(spec.Variables["clock_moves"].Set(true))
+	r.d, err = New(Options{PinPath: r.pins, Log: slog.New(slog.DiscardHandler), spec: spec})
+	r.do(err)
+}
+
+func (r *rig) do(err error) {
+	r.t.Helper()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) release() {
+	r.forget()
+	r.do(r.d.Close())
+}
+
+func (r *rig) forget() {
+	if r.ingress != nil {
+		r.do(errors.Join(r.ingress.Close(), r.egress.Close(), r.drops.Close()))
+	}
+	r.ingress, r.egress, r.drops = nil, nil, nil
+}
+
+// follow takes the programs of the published generation, its clock and its
+// addresses.
+func (r *rig) follow() {
+	r.t.Helper()
+	g := r.d.gen
+	if g == nil {
+		return
+	}
+	r.forget()
+	var err error
+	r.ingress, err = g.TcIngress.Clone()
+	r.do(err)
+	r.egress, err = g.TcEgress.Clone()
+	r.do(err)
+	r.drops, err = g.Drops.Clone()
+	r.do(err)
+	var hz uint32
+	r.do(g.Hz.Get(&hz))
+	r.do(g.ClockOffset.Set(uint64(r.offset.Seconds() * float64(hz))))
+	var addrs []netip.Addr
+	for a := range r.assigned {
+		addrs = append(addrs, a)
+	}
+	r.do(nodeaddrs.Table{Map: g.NodeAddrs}.Sync(addrs))
+}
+
+func (r *rig) Dataplane() dataplane.Dataplane { return r.d }
+
+func (r *rig) AssignLocal(addr netip.Addr, assigned bool) {
+	if assigned {
+		r.assigned[addr] = true
+	} else {
+		delete(r.assigned, addr)
+	}
+}
+
+func (r *rig) Advance(by time.Duration) {
+	r.t.Helper()
+	r.offset += by
+	r.follow()
+	if r.d.gen != nil {
+		r.do(r.d.sweep(context.Background()))
+	}
+}
+
+// Restart closes the handles, which is all that the end of a process does; the
+// clones stand for the links of devices, which hold the programs.
+func (r *rig) Restart() error {
+	r.follow()
+	if err := r.d.Close(); err != nil {
+		return err
+	}
+	r.open()
+	return nil
+}
+
+func (r *rig) reasons() (out []uint64) {
+	r.t.Helper()
+	for i := range uint32(bpf.LBDropReasonDROP_MAX) {
+		var n []uint64
+		r.do(r.drops.Lookup(i, &n))
+		var sum uint64
+		for _, c := range n {
+			sum += c
+		}
+		out = append(out, sum)
+	}
+	return out
+}
+
+func (r *rig) Send(p conformance.Packet) conformance.Outcome {
+	r.t.Helper()
+	r.follow()
+	if r.ingress == nil {
+		return conformance.Outcome{Verdict: lb.Pass, Src: p.Src, Dst: p.Dst} // no program, no change
+	}
+	frame, err := packet.Packet{Src: p.Src, Dst: p.Dst, Protocol: p.Protocol, Flags: packet.Flag(p.Flags), Payload: p.Payload}.Bytes()
+	r.do(err)
+	prog := r.ingress
+	if p.From == conformance.Backend {
+		prog = r.egress
+	}
+	before := r.reasons()
+	opts := cilium.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256)}
+	ret, err := prog.Run(&opts)
+	r.do(err)
+	out := r.outcome(int32(ret), p, opts.DataOut)
+	for i, n := range r.reasons() {
+		if n != before[i] {
+			out.Reason += r.d.names.drop(uint32(i))
+		}
+	}
+	return out
+}
+
+// outcome reads what a program returned (enum tcx_action_base) and made.
+func (r *rig) outcome(ret int32, p conformance.Packet, frame []byte) conformance.Outcome {
+	r.t.Helper()
+	if ret == 2 {
+		return conformance.Outcome{Verdict: lb.Drop}
+	}
+	got, err := packet.Parse(frame)
+	r.do(err)
+	switch ret {
+	case -1:
+		out := conformance.Outcome{Verdict: lb.Pass, Src: got.Src, Dst: got.Dst}
+		if got.Src != p.Src || got.Dst != p.Dst {
+			out.Verdict = lb.Forward
+		}
+		return out
+	case 7:
+		if got.Src.Addr() != p.Dst.Addr() || got.Dst.Addr() != p.Src.Addr() {
+			r.t.Errorf("the answer goes from %v to %v", got.Src, got.Dst)
+		}
+		return conformance.Outcome{Verdict: lb.Refuse, Answer: answer(frame)}
+	}
+	r.t.Fatalf("verdict %d", ret)
+	return conformance.Outcome{}
+}
+
+func answer(frame []byte) string {
+	d := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
+	if t, ok := d.TransportLayer().(*layers.TCP); ok && t.RST {
+		return conformance.Reset
+	}
+	if i, ok := d.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4); ok && i.TypeCode.Type() == layers.ICMPv4TypeDestinationUnreachable && i.TypeCode.Code() == layers.ICMPv4CodePort {
+		return conformance.Unreachable
+	}
+	if i, ok := d.Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6); ok && i.TypeCode.Type() == layers.ICMPv6TypeDestinationUnreachable && i.TypeCode.Code() == layers.ICMPv6CodePortUnreachable {
+		return conformance.Unreachable
+	}
+	return ""
+}
+
+func TestConformance(t *testing.T) { conformance.Run(t, newRig) }

@@ -65,6 +65,12 @@ func applyCases() []testCase {
 			e.wantPicks("1 1")
 			e.wantFlows("web", 1, 2)
 		}},
+	}
+}
+
+// reportCases are about what Apply does and reports.
+func reportCases() []testCase {
+	return []testCase{
 		{"a report says how many services were written", 0, func(e *env) {
 			a, b, c := e.service("a", "rr", "1", 1), e.service("b", "rr", "2", 2), e.service("c", "rr", "3", 3)
 			e.wantReport(e.snapshot(a, b), 2, 0, 0)
@@ -91,6 +97,12 @@ func applyCases() []testCase {
 			}
 			e.holds(nil)
 		}},
+	}
+}
+
+// failureCases are about services that cannot be applied.
+func failureCases() []testCase {
+	return []testCase{
 		{"Supports says what can be applied", 0, func(e *env) {
 			if err := e.rig.Dataplane().Supports(e.service("web", "wrr", "2:5 1:0", 1, 2)); err != nil {
 				e.Errorf("Supports: %v", err)

@@ -29,6 +29,12 @@ func backendCases() []testCase {
 			c.stays()
 			e.wantFlows("web", 2, 1)
 		}},
+	}
+}
+
+// removalCases are about flows whose backend is removed.
+func removalCases() []testCase {
+	return []testCase{
 		{"a connection goes on at a removed backend", lb.TCP, func(e *env) {
 			e.web("2 1")
 			c, half := e.open(), e.begin()
@@ -82,6 +88,12 @@ func backendCases() []testCase {
 			c.again(3)
 			e.wantFlows("web", 3, 2)
 		}},
+	}
+}
+
+// returnCases are about backends that come back.
+func returnCases() []testCase {
+	return []testCase{
 		{"a flow is as before when its backend is back", 0, func(e *env) {
 			e.web("2 1")
 			c := e.open()
@@ -100,6 +112,12 @@ func backendCases() []testCase {
 			e.wantFlows("web", 1, 3)
 			c.stays()
 		}},
+	}
+}
+
+// quiesceCases are about backends of weight 0.
+func quiesceCases() []testCase {
+	return []testCase{
 		{"a quiesced backend keeps what it has and gets nothing new", 0, func(e *env) {
 			e.web("2 1")
 			c := e.open()

@@ -8,6 +8,7 @@ package conformance
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -104,15 +105,15 @@ func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 		cases []testCase
 	}{
 		{"schedule", scheduleCases()},
-		{"flow", flowCases()},
-		{"backends", backendCases()},
-		{"reuse", reuseCases()},
-		{"refuse", refusalCases()},
+		{"flow", slices.Concat(flowCases(), neighbourCases(), othersCases())},
+		{"backends", slices.Concat(backendCases(), removalCases(), returnCases(), quiesceCases())},
+		{"reuse", slices.Concat(reuseCases(), afterwardsCases(), replyTakenCases())},
+		{"refuse", slices.Concat(refusalCases(), noFlowCases())},
 		{"state", stateCases()},
-		{"counters", counterCases()},
-		{"apply", applyCases()},
-		{"services", serviceCases()},
-		{"restart", restartCases()},
+		{"counters", slices.Concat(counterCases(), assignCases())},
+		{"apply", slices.Concat(applyCases(), reportCases(), failureCases())},
+		{"services", slices.Concat(serviceCases(), goneCases(), moveCases(), handoverCases())},
+		{"restart", slices.Concat(restartCases(), meanwhileCases())},
 	}
 	for _, family := range []lb.Family{lb.IPv4, lb.IPv6} {
 		for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {

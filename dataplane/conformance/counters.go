@@ -67,6 +67,12 @@ func counterCases() []testCase {
 			e.begin().sends(SYN)
 			e.wantTraffic("web", 2, dataplane.BackendCounters{Connections: 1, InPackets: 2, InBytes: 2 * e.size(0)})
 		}},
+	}
+}
+
+// assignCases are about which backend something is counted for.
+func assignCases() []testCase {
+	return []testCase{
 		{"a flow that picks afresh is a connection of its new backend", 0, func(e *env) {
 			e.web("2 1")
 			c := e.begin()

@@ -57,6 +57,12 @@ func flowCases() []testCase {
 				e.wants(p, Outcome{Verdict: lb.Forward, Src: c.vip, Dst: c.client})
 			}
 		}},
+	}
+}
+
+// neighbourCases are about flows beside each other.
+func neighbourCases() []testCase {
+	return []testCase{
 		{"clients that share a port or an address have their own flows", 0, func(e *env) {
 			e.web("3 2 1")
 			client := e.client()
@@ -85,6 +91,12 @@ func flowCases() []testCase {
 			e.wantFlows("web", 1, 1)
 			e.wantFlows("shop", 1, 1)
 		}},
+	}
+}
+
+// othersCases are about packets that are none of ours.
+func othersCases() []testCase {
+	return []testCase{
 		{"a backend's packets of no flow pass untouched", 0, func(e *env) {
 			e.web("1")
 			c := e.open()

@@ -60,6 +60,13 @@ func refusalCases() []testCase {
 			p := e.fromClient(e.client(), e.vip(2), SYN)
 			e.wants(p, passed(p))
 		}},
+	}
+}
+
+// noFlowCases are about TCP without a connection, and packets that came past
+// ingress.
+func noFlowCases() []testCase {
+	return []testCase{
 		{"a segment of no connection is reset", lb.TCP, func(e *env) {
 			e.web("1")
 			for _, f := range []Flag{ACK, FIN | ACK, SYN | ACK, FIN, 0} {

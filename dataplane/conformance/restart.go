@@ -43,6 +43,12 @@ func restartCases() []testCase {
 				e.Errorf("%d drops, before %d, want 1", got, drops)
 			}
 		}},
+	}
+}
+
+// meanwhileCases are about changes made while nobody was there.
+func meanwhileCases() []testCase {
+	return []testCase{
 		{"a backend that left meanwhile is removed", 0, func(e *env) {
 			e.web("2 1")
 			c := e.open()

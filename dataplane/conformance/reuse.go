@@ -54,6 +54,12 @@ func reuseCases() []testCase {
 			c.stays()
 			e.wantLoad("web", 1, 1, 0)
 		}},
+	}
+}
+
+// afterwardsCases are about what a flow that is over leaves behind.
+func afterwardsCases() []testCase {
+	return []testCase{
 		{"the former backend's late packets are not the new connection's", lb.TCP, func(e *env) {
 			e.web("2 1")
 			c := e.open()
@@ -90,6 +96,12 @@ func reuseCases() []testCase {
 			p := e.fromBackend(e.server(1), c.client, ACK)
 			e.wants(p, passed(p))
 		}},
+	}
+}
+
+// replyTakenCases are about one client port, two VIPs and the same backend.
+func replyTakenCases() []testCase {
+	return []testCase{
 		{"a reply tuple in use refuses another VIP's flow", 0, func(e *env) {
 			e.apply(e.service("web", "rr", "1", 1), e.service("shop", "rr", "1", 2))
 			client := e.client()

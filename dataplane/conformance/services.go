@@ -11,8 +11,8 @@ import (
 // serviceCases are about services beside each other, and their coming and
 // going.
 func serviceCases() []testCase {
-	return append(moveCases(),
-		testCase{"two services do not mix", 0, func(e *env) {
+	return []testCase{
+		{"two services do not mix", 0, func(e *env) {
 			e.apply(e.service("web", "rr", "2 1", 1), e.service("shop", "rr", "4 3", 2))
 			e.wantPicksAt(e.vip(1), "2")
 			e.wantPicksAt(e.vip(2), "4 3")
@@ -21,14 +21,14 @@ func serviceCases() []testCase {
 			e.wantFlows("web", 2, 2)
 			e.wantFlows("shop", 4, 2)
 		}},
-		testCase{"services of the same backends do not mix", 0, func(e *env) {
+		{"services of the same backends do not mix", 0, func(e *env) {
 			e.apply(e.service("web", "rr", "2 1", 1), e.service("shop", "rr", "2 1", 2))
 			e.wantPicksAt(e.vip(1), "2 1 2")
 			e.wantPicksAt(e.vip(2), "2 1")
 			e.wantFlows("web", 2, 2)
 			e.wantFlows("shop", 2, 1)
 		}},
-		testCase{"a change of one service leaves the others alone", 0, func(e *env) {
+		{"a change of one service leaves the others alone", 0, func(e *env) {
 			shop := e.service("shop", "wrr", "4:2 3:1", 2)
 			e.apply(e.service("web", "rr", "2 1", 1), shop)
 			c := e.openAt(e.client(), e.vip(2))
@@ -42,7 +42,13 @@ func serviceCases() []testCase {
 			e.wantPicksAt(e.vip(2), "4")
 			e.wantFlows("shop", 4, 4)
 		}},
-		testCase{"flows of a removed service go on to their end", 0, func(e *env) {
+	}
+}
+
+// goneCases are about services that are removed.
+func goneCases() []testCase {
+	return []testCase{
+		{"flows of a removed service go on to their end", 0, func(e *env) {
 			e.web("2 1")
 			c := e.open()
 			e.applySnapshot(nil)
@@ -54,7 +60,7 @@ func serviceCases() []testCase {
 			p = e.fromClient(c.client, c.vip, ACK)
 			e.wants(p, passed(p))
 		}},
-		testCase{"flows go on where only another port of the VIP is left", 0, func(e *env) {
+		{"flows go on where only another port of the VIP is left", 0, func(e *env) {
 			other := e.service("other", "rr", "3")
 			other.Frontends = []lb.Frontend{e.frontend(e.unknown())}
 			e.apply(e.service("web", "rr", "2 1", 1), other)
@@ -63,7 +69,7 @@ func serviceCases() []testCase {
 			c.stays()
 			e.wants(e.fromClient(e.client(), e.vip(1), SYN), refused("unknown_port", Unreachable))
 		}},
-		testCase{"a SYN on the finished connection of a removed service is no longer ours", lb.TCP, func(e *env) {
+		{"a SYN on the finished connection of a removed service is no longer ours", lb.TCP, func(e *env) {
 			e.web("1")
 			c := e.open()
 			c.closes()
@@ -71,7 +77,7 @@ func serviceCases() []testCase {
 			p := e.fromClient(c.client, c.vip, SYN)
 			e.wants(p, passed(p))
 		}},
-		testCase{"a service that is back finds its flows", 0, func(e *env) {
+		{"a service that is back finds its flows", 0, func(e *env) {
 			e.web("2 1")
 			c := e.open()
 			e.applySnapshot(nil)
@@ -80,7 +86,7 @@ func serviceCases() []testCase {
 			e.wantFlows("web", 2, 1)
 			e.wantFlows("web", 1, 0)
 		}},
-	)
+	}
 }
 
 // moveCases are about names and VIPs that change hands.
@@ -115,6 +121,12 @@ func moveCases() []testCase {
 			e.wantFlows("shop", 2, 2)
 			e.wantPicksAt(e.vip(3), "1")
 		}},
+	}
+}
+
+// handoverCases are about VIPs that one service gives to the other.
+func handoverCases() []testCase {
+	return []testCase{
 		{"a VIP whose service is gone serves the next one's", 0, func(e *env) {
 			e.apply(e.service("web", "rr", "1", 1), e.service("shop", "rr", "2", 2))
 			c := e.open()

@@ -3,11 +3,27 @@
 package conformance
 
 import (
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/waggle-lb/waggle/lb"
 )
+
+// IPVS's timeouts by state.
+const (
+	established = 900 * time.Second
+	synSent     = 120 * time.Second
+	synRecv     = 60 * time.Second
+	finWait     = 120 * time.Second
+	timeWait    = 120 * time.Second
+	closed      = 10 * time.Second
+	closeWait   = 60 * time.Second
+	udpIdle     = 300 * time.Second
+)
+
+// open is a handshake; see script.
+const open = "cS+ sSA+ cA+ "
 
 // script is a connection's packets, and when it ends if none follows. A packet
 // is written "cSA+": from the client (s: the server), with flags S, A, F, R;
@@ -22,16 +38,6 @@ type script struct {
 // server's bare ACK does to a half-open connection, as a dataplane may wait for
 // the client's, which alone is sure to pass; and segments without any flag.
 func scripts() []script {
-	const open = "cS+ sSA+ cA+ "
-	const (
-		established = 900 * time.Second
-		synSent     = 120 * time.Second
-		synRecv     = 60 * time.Second
-		finWait     = 120 * time.Second
-		timeWait    = 120 * time.Second
-		closed      = 10 * time.Second
-		closeWait   = 60 * time.Second
-	)
 	return []script{
 		{"a SYN", "cS+", synRecv},
 		{"a SYN that is answered", "cS+ sSA+", synRecv},
@@ -67,6 +73,12 @@ func scripts() []script {
 		{"the server's reset in FIN_WAIT", open + "sFA- sR-", closed},
 		{"the client's reset in TIME_WAIT", open + "cFA- sFA- cR-", closed},
 		{"the server's reset in TIME_WAIT", open + "cFA- sFA- sR-", timeWait},
+	}
+}
+
+// oddScripts are those that no sane pair of hosts plays.
+func oddScripts() []script {
+	return []script{
 		{"the client's SYN in CLOSE_WAIT", open + "cFA- cS+", synRecv},
 		{"the client's SYN in FIN_WAIT", open + "sFA- cS+", synRecv},
 		{"the server's SYN in CLOSE_WAIT", open + "cFA- sS+", synSent},
@@ -128,37 +140,39 @@ func (e *env) wantEnd(active bool, timeout time.Duration) {
 
 func stateCases() []testCase {
 	var out []testCase
-	for _, s := range scripts() {
+	for _, s := range slices.Concat(scripts(), oddScripts()) {
 		out = append(out, testCase{s.name, lb.TCP, func(e *env) {
 			e.web("1")
 			_, active := e.plays(s.packets)
 			e.wantEnd(active, s.timeout)
 		}})
 	}
-	return append(out, timerCases()...)
+	return slices.Concat(out, timerCases(), agingCases())
 }
 
-// timerCases are about what keeps a flow, and about many of them.
-func timerCases() []testCase {
-	life := func(e *env) (active bool, timeout time.Duration) {
-		if e.proto == lb.TCP {
-			return true, 900 * time.Second
-		}
-		return false, 300 * time.Second
+// life is the kind and the timeout of an established flow.
+func (e *env) life() (active bool, timeout time.Duration) {
+	if e.proto == lb.TCP {
+		return true, established
 	}
+	return false, udpIdle
+}
+
+// timerCases are about what keeps a flow.
+func timerCases() []testCase {
 	return []testCase{
 		{"a datagram", lb.UDP, func(e *env) {
 			e.web("1")
 			e.begin()
-			e.wantEnd(false, 300*time.Second)
+			e.wantEnd(false, udpIdle)
 		}},
 		{"datagrams both ways", lb.UDP, func(e *env) {
 			e.web("1")
 			e.open()
-			e.wantEnd(false, 300*time.Second)
+			e.wantEnd(false, udpIdle)
 		}},
 		{"the client's packets keep a flow", 0, func(e *env) {
-			active, timeout := life(e)
+			active, timeout := e.life()
 			e.web("1")
 			c := e.open()
 			for range 3 {
@@ -168,7 +182,7 @@ func timerCases() []testCase {
 			e.wantEnd(active, timeout)
 		}},
 		{"the server's packets keep a flow", 0, func(e *env) {
-			active, timeout := life(e)
+			active, timeout := e.life()
 			e.web("1")
 			c := e.open()
 			for range 3 {
@@ -185,17 +199,23 @@ func timerCases() []testCase {
 			e.rig.Advance(58 * time.Second)
 			e.wantCount(false, 1)
 			c.replies(FIN | ACK)
-			e.wantEnd(false, 120*time.Second)
+			e.wantEnd(false, timeWait)
 		}},
+	}
+}
+
+// agingCases are about the end of flows among others.
+func agingCases() []testCase {
+	return []testCase{
 		{"an idle flow still works before it ends", 0, func(e *env) {
-			_, timeout := life(e)
+			_, timeout := e.life()
 			e.web("1")
 			c := e.open()
 			e.rig.Advance(timeout - slack)
 			c.stays()
 		}},
 		{"a flow at a removed backend ends in its time", 0, func(e *env) {
-			active, timeout := life(e)
+			active, timeout := e.life()
 			e.web("1")
 			e.open()
 			e.web("")
@@ -223,7 +243,7 @@ func timerCases() []testCase {
 			a.closes()
 			b.sends(RST)
 			e.wantLoad("web", 1, 1, 2)
-			e.rig.Advance(10*time.Second + slack)
+			e.rig.Advance(closed + slack)
 			e.wantLoad("web", 1, 1, 1)
 			e.rig.Advance(50 * time.Second)
 			e.wantLoad("web", 1, 0, 1)

@@ -115,24 +115,7 @@ func (k *Kernel) commit(held, next *lb.Snapshot, diff lb.Diff, failed map[lb.Ser
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	rep := dataplane.Report{Failed: failed}
-	compiled := make(map[lb.ServiceID]*service)
-	compile := func(svc *lb.Service) {
-		if failed[svc.ID] != nil {
-			return
-		}
-		s, err := k.compile(svc)
-		if err != nil {
-			failed[svc.ID] = err
-			return
-		}
-		compiled[svc.ID] = s
-	}
-	for _, svc := range diff.Added {
-		compile(svc)
-	}
-	for _, c := range diff.Changed {
-		compile(c.New)
-	}
+	compiled := k.compileAll(diff, failed)
 	for blocked(held, diff, failed) {
 	}
 	merged, err := lb.NewSnapshot(merge(held, next, failed)...)
@@ -161,6 +144,30 @@ func (k *Kernel) commit(held, next *lb.Snapshot, diff lb.Diff, failed map[lb.Ser
 	k.findVIPs()
 	k.forgetStats()
 	return rep
+}
+
+// compileAll makes the schedules of what is new or changed, and adds to failed
+// what has none.
+func (k *Kernel) compileAll(diff lb.Diff, failed map[lb.ServiceID]error) map[lb.ServiceID]*service {
+	compiled := make(map[lb.ServiceID]*service)
+	compile := func(svc *lb.Service) {
+		if failed[svc.ID] != nil {
+			return
+		}
+		s, err := k.compile(svc)
+		if err != nil {
+			failed[svc.ID] = err
+			return
+		}
+		compiled[svc.ID] = s
+	}
+	for _, svc := range diff.Added {
+		compile(svc)
+	}
+	for _, c := range diff.Changed {
+		compile(c.New)
+	}
+	return compiled
 }
 
 // compile makes the schedule of a service that is new or changed; it goes on

@@ -90,7 +90,7 @@ func (l *Loop) admit(desired *lb.Snapshot, conflicts map[lb.ServiceID]error) (*l
 	// together. So only those that are served as desired count.
 	for svc := range desired.All() {
 		old := l.admitted.Service(svc.ID)
-		if refused[svc.ID] == nil || old == nil {
+		if verdicts[svc.ID].err == nil || old == nil {
 			continue
 		}
 		free := !slices.ContainsFunc(old.Frontends, func(f lb.Frontend) bool {

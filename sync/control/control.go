@@ -43,9 +43,10 @@ type Status struct {
 	Waiting []string
 	// Desired is what the sources want together; nil before all delivered.
 	Desired *lb.Snapshot
-	// Refused are services of Desired that are not served as desired: the
-	// dataplane does not support them, or another source owns their name or
-	// VIP. What was served before under the same id goes on if it can.
+	// Refused are services that are not served as desired. One that the
+	// dataplane does not support goes on as it was before, if it was there and
+	// its VIPs are not another's now. One whose name or VIP an earlier source
+	// owns is left out of Desired.
 	Refused map[lb.ServiceID]error
 	// Report is the outcome of the last Apply; zero before the first.
 	Report dataplane.Report
@@ -106,7 +107,6 @@ func (l *Loop) Source(name string) func(*lb.Snapshot) {
 	defer l.mu.Unlock()
 	s := &source{name: name}
 	l.sources = append(l.sources, s)
-	l.status.Waiting = append(l.status.Waiting, name)
 	return func(snap *lb.Snapshot) {
 		if snap == nil {
 			snap = &lb.Snapshot{} // delivered: nothing
@@ -197,6 +197,11 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // reconcile brings the dataplane to what the sources want now, if all have
 // delivered. fresh says that one has delivered since the last time.
 func (l *Loop) reconcile(fresh bool) (complete, applied bool, err error) {
+	select {
+	case <-l.wake: // whoever woke had stored before: it is part of this turn
+		fresh = true
+	default:
+	}
 	l.mu.Lock()
 	if len(l.waiting()) > 0 {
 		l.mu.Unlock()

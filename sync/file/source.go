@@ -21,6 +21,7 @@ import (
 const (
 	settle    = 50 * time.Millisecond
 	settleMax = 10 * settle
+	unwatched = time.Second // between reads of a file that cannot be watched
 )
 
 // SourceOptions say what a Source reads and where to.
@@ -117,22 +118,27 @@ func (s *Source) follow(ctx context.Context, w *watch) error {
 			latest = time.Now().Add(settleMax)
 			settled = time.After(settle)
 		case <-settled:
-			settled = nil
-			s.refresh(w, false)
+			settled = s.refresh(w, false)
 		case <-s.reload:
-			settled = nil
-			s.refresh(w, true)
+			settled = s.refresh(w, true)
 		}
 	}
 }
 
 // refresh reads the file after the first time. asked says that somebody wants
-// to know the outcome, even if it is as before.
-func (s *Source) refresh(w *watch, asked bool) {
-	err := w.update()
-	if err == nil {
-		err = s.read()
+// to know the outcome, even if it is as before. What it returns fires when the
+// file must be read again unasked, since it could not be watched; else it is nil.
+func (s *Source) refresh(w *watch, asked bool) <-chan time.Time {
+	if err := w.update(); err != nil {
+		s.outcome(err, asked)
+		return time.After(unwatched)
 	}
+	s.outcome(s.read(), asked)
+	return nil
+}
+
+// outcome logs how reading went, unless it went as the last time.
+func (s *Source) outcome(err error, asked bool) {
 	if err == nil {
 		if s.refused != "" {
 			s.opts.Logger.Info("services file is good again", "path", s.opts.Path)

@@ -58,6 +58,9 @@ func places(path string) (map[string]bool, error) {
 			}
 		case len(rest) == 0:
 			out[at] = true
+		case !info.IsDir(): // to be replaced by one, perhaps
+			out[at] = true
+			return out, nil
 		default:
 			dir = at
 		}
@@ -83,8 +86,17 @@ func newWatch(path string) (*watch, error) {
 }
 
 // update makes the watched directories fit what the path means now. It is
-// called before each read: what changes afterwards is an event.
+// called before each read: what changes afterwards is an event. A directory
+// that goes away meanwhile makes it look again.
 func (w *watch) update() error {
+	err := w.tryUpdate()
+	for i := 0; i < 10 && errors.Is(err, fs.ErrNotExist); i++ {
+		err = w.tryUpdate()
+	}
+	return err
+}
+
+func (w *watch) tryUpdate() error {
 	now, err := places(w.path)
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", w.path, err)
@@ -113,17 +125,15 @@ func (w *watch) update() error {
 // concerns reports whether an event may have changed the file's content: it is
 // of one of the places, or a watched directory went away.
 func (w *watch) concerns(e fsnotify.Event) bool {
-	if e.Op == fsnotify.Chmod { // and of a watched inode's link count
-		return w.places[e.Name]
-	}
-	if w.places[e.Name] {
+	name := filepath.Clean(e.Name)
+	if w.places[name] {
 		return true
 	}
 	if !e.Has(fsnotify.Remove) && !e.Has(fsnotify.Rename) {
 		return false
 	}
 	for at := range w.places {
-		if filepath.Dir(at) == e.Name {
+		if filepath.Dir(at) == name {
 			return true
 		}
 	}

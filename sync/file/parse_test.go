@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package file_test
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/lb/sched"
+	"github.com/waggle-lb/waggle/sync/file"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// section is one file of a txtar archive.
+type section struct{ name, body string }
+
+var marker = regexp.MustCompile(`(?m)^-- (.+) --\n`)
+
+// readArchive reads the txtar format: a comment, then files, each after a line
+// with its name between dashes.
+func readArchive(t testing.TB, path string) (comment string, sections []section) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(data)
+	at := marker.FindAllStringSubmatchIndex(text, -1)
+	if len(at) == 0 {
+		t.Fatalf("%s has no sections", path)
+	}
+	for i, m := range at {
+		end := len(text)
+		if i+1 < len(at) {
+			end = at[i+1][0]
+		}
+		sections = append(sections, section{text[m[2]:m[3]], text[m[1]:end]})
+	}
+	return text[:at[0][0]], sections
+}
+
+func archives(t testing.TB) []string {
+	t.Helper()
+	paths, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("testdata/*.txtar: %d files, %v", len(paths), err)
+	}
+	return paths
+}
+
+// dump shows services as one reads them; the backends in the order of the list.
+func dump(services []*lb.Service) string {
+	var b strings.Builder
+	if len(services) == 0 {
+		b.WriteString("no services\n")
+	}
+	for _, s := range services {
+		fmt.Fprintf(&b, "%s %s\n", s.ID, s.Scheduler)
+		for _, f := range s.Frontends {
+			fmt.Fprintf(&b, "  %s\n", f)
+		}
+		for _, k := range s.Backends {
+			fmt.Fprintf(&b, "  -> %s weight %d\n", k.Addr, k.Weight)
+		}
+	}
+	return b.String()
+}
+
+func outcome(input string) (string, error) {
+	cfg, err := file.Parse("services", []byte(input), file.Options{})
+	if err != nil {
+		return err.Error() + "\n", err
+	}
+	return cfg.Format.String() + "\n" + dump(cfg.Services), nil
+}
+
+const want = ": want"
+
+// TestParse runs the archives of testdata: what is taken and as what, what is
+// refused and in which words.
+func TestParse(t *testing.T) {
+	for _, path := range archives(t) {
+		comment, sections := readArchive(t, path)
+		wants := make(map[string]string)
+		for _, s := range sections {
+			if name, ok := strings.CutSuffix(s.name, want); ok {
+				wants[name] = s.body
+			}
+		}
+		out := comment
+		for _, s := range sections {
+			if strings.HasSuffix(s.name, want) {
+				continue
+			}
+			got, err := outcome(s.body)
+			out += fmt.Sprintf("-- %s --\n%s-- %s%s --\n%s", s.name, s.body, s.name, want, got)
+			t.Run(strings.TrimSuffix(filepath.Base(path), ".txtar")+"/"+s.name, func(t *testing.T) {
+				if accepted := strings.HasSuffix(path, "-accepted.txtar"); accepted != (err == nil) {
+					t.Errorf("error %v in %s", err, path)
+				}
+				if diff := cmp.Diff(wants[s.name], got); diff != "" && !*update {
+					t.Errorf("(-want +got):\n%s", diff)
+				}
+			})
+		}
+		if *update {
+			if err := os.WriteFile(path, []byte(out), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestParseDefaultScheduler(t *testing.T) {
+	const one = `{apiVersion: waggle.dev/v1alpha1, kind: ServiceList, services: [
+		{name: a, frontends: ["203.0.113.1:80/TCP"], backends: []},
+		{name: b, frontends: ["203.0.113.2:80/TCP"], backends: [], scheduler: rr}]}`
+	cfg, err := file.Parse("services", []byte(one), file.Options{DefaultScheduler: "wrr"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := []string{cfg.Services[0].Scheduler, cfg.Services[1].Scheduler}
+	if diff := cmp.Diff([]string{"wrr", "rr"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+
+	// ipvsadm text means what it means to ipvsadm.
+	if _, err := file.Parse("services", []byte("-A -t 203.0.113.1:80\n"), file.Options{DefaultScheduler: "wrr"}); err == nil {
+		t.Error("the default scheduler was taken for ipvsadm text, which has its own")
+	}
+
+	var unknown *sched.UnknownError
+	if _, err := file.Parse("services", []byte(one), file.Options{DefaultScheduler: "robin"}); !errors.As(err, &unknown) {
+		t.Errorf("default scheduler robin: got %v, want an UnknownError", err)
+	}
+}
+
+func TestParseErrorsCanBeTakenApart(t *testing.T) {
+	_, err := file.Parse("etc/web", []byte("-A -t 203.0.113.1:80 -s rr\n-A -t 203.0.113.1:80 -s lc -o\n"), file.Options{})
+	var all *file.Errors
+	if !errors.As(err, &all) {
+		t.Fatalf("got %v, want an *Errors", err)
+	}
+	var fields []string
+	for _, e := range all.List {
+		if e.File != "etc/web" || e.Line != 2 || e.What == "" || e.Remedy == "" {
+			t.Errorf("incomplete: %+v", e)
+		}
+		fields = append(fields, e.Field)
+	}
+	slices.Sort(fields)
+	if diff := cmp.Diff([]string{"", "-o", "-s"}, fields); diff != "" {
+		t.Errorf("fields (-want +got):\n%s", diff)
+	}
+	var first *file.Error
+	if !errors.As(err, &first) || first.Line != 2 {
+		t.Errorf("errors.As found no *Error in %v", err)
+	}
+}
+
+func TestParseRefusesWhatIsNoText(t *testing.T) {
+	for name, c := range map[string]struct{ in, want string }{
+		"UTF-16":      {"\xff\xfea\x00", "services:1: byte 0xff is not text: write the file in UTF-8"},
+		"NUL":         {"# one\n-A\x00\n", "services:2: byte 0x00 is not text: write the file in UTF-8"},
+		"broken rune": {"a: \"\xc3\x28\"\n", "services:1: byte 0xc3 is not text: write the file in UTF-8"},
+	} {
+		if _, err := file.Parse("services", []byte(c.in), file.Options{}); err == nil || err.Error() != c.want {
+			t.Errorf("%s: got %v, want %s", name, err, c.want)
+		}
+	}
+}
+
+func TestParseTakesWindowsText(t *testing.T) {
+	for _, in := range []string{
+		"\xef\xbb\xbf-A -t 203.0.113.1:80 -s rr\r\n",
+		"\xef\xbb\xbfapiVersion: waggle.dev/v1alpha1\r\nkind: ServiceList\r\nservices:\r\n" +
+			"- name: 203.0.113.1:80/TCP\r\n  frontends: [203.0.113.1:80/TCP]\r\n  backends: []\r\n",
+	} {
+		got, _ := outcome(in)
+		_, got, _ = strings.Cut(got, "\n")
+		if diff := cmp.Diff("203.0.113.1:80/TCP/ipv4 rr\n  203.0.113.1:80/TCP\n", got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	}
+}
+
+func TestSnapshotHoldsAllServices(t *testing.T) {
+	cfg, err := file.Parse("services", []byte("-A -t 203.0.113.1:80 -s rr\n-A -u 203.0.113.1:80 -s wrr\n"), file.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	snap, err := cfg.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(dump(cfg.Services), dump(slices.Collect(snap.All()))); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}

@@ -57,14 +57,15 @@ func (d *Dataplane) follow(s nlx.State) error {
 	err := nodeaddrs.Table{Map: d.gen.NodeAddrs}.Sync(s.Addrs)
 	changes, derr := d.loader.SetDevices(s.Links)
 	for _, c := range changes {
-		message, hook := "program detached", "ingress"
-		if c.Attached {
-			message = "program attached"
-		}
+		hook := "ingress"
 		if c.Egress {
 			hook = "egress"
 		}
-		d.log.Info(message, "device", c.Device, "hook", hook)
+		if c.Attached {
+			d.log.Info("program attached", "device", c.Device, "hook", hook)
+		} else {
+			d.log.Info("program detached", "device", c.Device, "hook", hook)
+		}
 	}
 	return errors.Join(err, derr)
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -182,7 +183,7 @@ func (b *bench) clear() error {
 			return nil
 		}
 		if _, derr := b.lb.Flows.BatchDelete(keys[:n], nil); derr != nil {
-			return fmt.Errorf("clear flows: %w (lookup: %v)", derr, err)
+			return fmt.Errorf("clear flows: %w", errors.Join(derr, err))
 		}
 	}
 }

@@ -200,10 +200,6 @@ func (e *env) wants(p Packet, want Outcome) {
 	}
 }
 
-// picks opens n new flows to VIP 1 and returns where they went, as "3 2 -": -
-// for those that were refused because nobody could take them.
-func (e *env) picks(n int) string { e.Helper(); return e.picksAt(e.vip(1), n) }
-
 func (e *env) picksAt(vip netip.AddrPort, n int) string {
 	e.Helper()
 	out := make([]string, n)

@@ -111,6 +111,8 @@ func Meaning(reason string) string {
 		return "a frontend's protocol that is not yet supported"
 	case "malformed":
 		return "headers are cut off or impossible"
+	case "busy":
+		return "another CPU was replacing this flow's entry: the next packet finds it done"
 	case "rate_limited":
 		return "refused in silence: too many refusals this second"
 	case "rewrite":

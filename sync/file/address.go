@@ -59,9 +59,12 @@ func badAddrPort(s string) *problem {
 	what := fmt.Sprintf("bad address %q", s)
 	if a, err := netip.ParseAddr(s); err == nil {
 		if a.Is4() {
-			return &problem{what + " has no port", "write " + s + ":80"}
+			return &problem{what + " has no port", "write one, such as " + s + ":80"}
 		}
-		return &problem{what + " has no port or no brackets", "write [" + s + "]:80"}
+		return &problem{what + " has no port or no brackets", "write both, such as [2001:db8::1]:80"}
+	}
+	if strings.HasSuffix(s, "]") {
+		return &problem{what + " has no port", "write one, such as " + s + ":80"}
 	}
 	host, port, ok := cutLast(s, ':')
 	if !ok {

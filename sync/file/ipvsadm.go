@@ -133,6 +133,9 @@ func (p *ipvsadmReader) addServer(c *command) {
 	if !c.method {
 		p.add(c.line, "-m", "missing; without it ipvsadm means forwarding by route (-g), which is not yet supported", "add -m")
 	}
+	if c.unserved { // servers of a firewall mark look different
+		return
+	}
 	b, ok := p.backend(c)
 	if !known || !ok {
 		return

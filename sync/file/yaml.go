@@ -44,8 +44,12 @@ func parseYAML(data []byte, opts Options, errs *collector) []*lb.Service {
 	y.constant(root, f["apiVersion"], "apiVersion", APIVersion)
 	y.constant(root, f["kind"], "kind", Kind)
 	list := f["services"]
-	if list == nil || list.ShortTag() == "!!null" && list.Kind == yaml.ScalarNode {
-		y.add(root.Line, "services", "no services", "to serve none, write services: []")
+	if list == nil {
+		y.add(root.Line, "services", "missing", "to serve none, write services: []")
+		return nil
+	}
+	if isNull(list) {
+		y.add(list.Line, "services", "empty", "to serve none, write services: []")
 		return nil
 	}
 	var out []*lb.Service
@@ -59,7 +63,7 @@ func parseYAML(data []byte, opts Options, errs *collector) []*lb.Service {
 func (y *yamlReader) document(data []byte) *yaml.Node {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, extra yaml.Node
-	if err := dec.Decode(&doc); errors.Is(err, io.EOF) || err == nil && doc.ShortTag() == "!!null" {
+	if err := dec.Decode(&doc); errors.Is(err, io.EOF) || err == nil && isNull(doc.Content[0]) {
 		y.add(0, "", "no services", "to serve none, write "+noServices)
 		return nil
 	} else if err != nil {
@@ -76,6 +80,9 @@ func (y *yamlReader) document(data []byte) *yaml.Node {
 	}
 	return doc.Content[0]
 }
+
+// isNull reports whether n is what YAML reads where nothing is written.
+func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
 
 // lineOf finds the line that the YAML parser puts into its messages.
 var lineOf = regexp.MustCompile(`^line (\d+): `)
@@ -164,7 +171,7 @@ func (y *yamlReader) text(n *yaml.Node, path string) (string, bool) {
 	switch {
 	case !y.plain(n, path):
 	case n.Kind == yaml.SequenceNode:
-		y.add(n.Line, path, "a list where text is needed", `quote what begins with a bracket: "[2001:db8::1]:80"`)
+		y.add(n.Line, path, "a list where text is needed", "write one value, in quotes if it begins with a bracket")
 	case n.Kind != yaml.ScalarNode:
 		y.add(n.Line, path, "a mapping where text is needed", "write one value")
 	case n.ShortTag() != "!!str":

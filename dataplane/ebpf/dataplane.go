@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	cilium "github.com/cilium/ebpf"
@@ -161,32 +162,48 @@ func (d *Dataplane) carryOver(s *state) (func() error, error) {
 // rates are the values of CONFIG_HZ.
 var rates = [...]uint32{100, 250, 300, 1000}
 
+// measuredHz is CONFIG_HZ once it was measured: it takes a pause, and holds as
+// long as the kernel runs.
+var measuredHz atomic.Uint32
+
 // setClocks measures what a jiffy is, tells the programs and pins it for
 // readers.
 func (d *Dataplane) setClocks(g *loader.Generation) error {
-	var jiffies, ktime [2]uint64
-	for i := range jiffies {
-		if i > 0 {
-			time.Sleep(100 * time.Millisecond)
-		}
-		if _, err := g.Clock.Run(&cilium.RunOptions{}); err != nil {
-			return fmt.Errorf("read the kernel's clocks: %w", err)
-		}
-		if err := errors.Join(g.ClockJiffies.Get(&jiffies[i]), g.ClockKtime.Get(&ktime[i])); err != nil {
-			return fmt.Errorf("read the kernel's clocks: %w", err)
-		}
+	now, err := clocksOf(g)
+	if err != nil {
+		return err
 	}
-	measured := float64(jiffies[1]-jiffies[0]) * 1e9 / float64(ktime[1]-ktime[0])
-	hz := rates[0]
-	for _, r := range rates {
-		if measured > 0.8*float64(r) {
-			hz = r
+	if measuredHz.Load() == 0 {
+		before := now
+		time.Sleep(100 * time.Millisecond)
+		if now, err = clocksOf(g); err != nil {
+			return err
 		}
+		measured := float64(now.Jiffies-before.Jiffies) * 1e9 / float64(now.Ktime-before.Ktime)
+		hz := rates[0]
+		for _, r := range rates {
+			if measured > 0.8*float64(r) {
+				hz = r
+			}
+		}
+		measuredHz.Store(hz)
 	}
-	if err := g.Hz.Set(hz); err != nil {
+	now.Hz = measuredHz.Load()
+	if err := g.Hz.Set(now.Hz); err != nil {
 		return fmt.Errorf("tell the programs what a jiffy is: %w", err)
 	}
-	return info.Clocks{Hz: hz, Jiffies: jiffies[1], Ktime: ktime[1]}.Put(g.Meta)
+	return now.Put(g.Meta)
+}
+
+// clocksOf reads the kernel's clocks at one time.
+func clocksOf(g *loader.Generation) (c info.Clocks, err error) {
+	if _, err := g.Clock.Run(&cilium.RunOptions{}); err != nil {
+		return c, fmt.Errorf("read the kernel's clocks: %w", err)
+	}
+	if err := errors.Join(g.ClockJiffies.Get(&c.Jiffies), g.ClockKtime.Get(&c.Ktime)); err != nil {
+		return c, fmt.Errorf("read the kernel's clocks: %w", err)
+	}
+	return c, nil
 }
 
 // readerOf makes a reader of configuration maps by their pin names, and of the

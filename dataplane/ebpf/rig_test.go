@@ -24,6 +24,7 @@ import (
 	"github.com/waggle-lb/waggle/dataplane/conformance"
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps/nodeaddrs"
 )
 
@@ -37,6 +38,7 @@ type rig struct {
 	drops    *cilium.Map
 	offset   time.Duration
 	assigned map[netip.Addr]bool
+	followed *loader.Generation // has the offset and what is assigned
 }
 
 var rigs atomic.Int64 // numbers pin paths
@@ -80,7 +82,7 @@ func (r *rig) forget() {
 	if r.ingress != nil {
 		r.do(errors.Join(r.ingress.Close(), r.egress.Close(), r.drops.Close()))
 	}
-	r.ingress, r.egress, r.drops = nil, nil, nil
+	r.ingress, r.egress, r.drops, r.followed = nil, nil, nil, nil
 }
 
 // follow takes the programs of the published generation, its clock and its
@@ -88,7 +90,7 @@ func (r *rig) forget() {
 func (r *rig) follow() {
 	r.t.Helper()
 	g := r.d.gen
-	if g == nil {
+	if g == nil || g == r.followed {
 		return
 	}
 	r.forget()
@@ -107,6 +109,7 @@ func (r *rig) follow() {
 		addrs = append(addrs, a)
 	}
 	r.do(nodeaddrs.Table{Map: g.NodeAddrs}.Sync(addrs))
+	r.followed = g
 }
 
 func (r *rig) Dataplane() dataplane.Dataplane { return r.d }
@@ -117,11 +120,13 @@ func (r *rig) AssignLocal(addr netip.Addr, assigned bool) {
 	} else {
 		delete(r.assigned, addr)
 	}
+	r.followed = nil
 }
 
 func (r *rig) Advance(by time.Duration) {
 	r.t.Helper()
 	r.offset += by
+	r.followed = nil
 	r.follow()
 	if r.d.gen != nil {
 		r.do(r.d.sweep(context.Background()))

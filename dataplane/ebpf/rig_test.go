@@ -60,7 +60,9 @@ func (r *rig) open() {
 	r.t.Helper()
 	spec, err := bpf.LoadLB()
 	r.do(err)
-	spec.Maps["flows"].MaxEntries = 1 << 14
+	for name, entries := range map[string]uint32{"flows": 1 << 14, "backends": 1 << 10, "load": 1 << 10, "stats": 1 << 10} {
+		spec.Maps[name].MaxEntries = entries // less to make, read and free
+	}
 	r.do(spec.Variables["clock_moves"].Set(true))
 	r.d, err = New(Options{PinPath: r.pins, Log: slog.New(slog.DiscardHandler), spec: spec})
 	r.do(err)

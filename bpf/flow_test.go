@@ -238,11 +238,24 @@ func TestOrphanReplyEntryIsSwept(t *testing.T) {
 	f := families()[0]
 	p := load(t)
 	k := bpf.LBFlowKey{Saddr: f.servers[0].Addr().As16(), Daddr: f.client.Addr().As16(), Sport: 8080, Dport: 1, Proto: 6, Position: uint8(bpf.LBPositionPOSITION_E4)}
-	p.do(p.Flows.Put(k, bpf.LBFlow{Addr: f.vip.Addr().As16(), Port: 80, State: uint8(bpf.LBFlowStateSTATE_REPLY)}))
-	p.sleep(60)
-	p.sweep()
-	if n := p.entries(); n != 0 {
-		t.Errorf("%d entries left", n)
+	var now uint64
+	p.do(p.ClockJiffies.Get(&now))
+	for _, tc := range []struct {
+		name string
+		age  uint32 // in jiffies
+		left int
+	}{
+		{"newer than this CPU's clock", ^uint32(100), 1},
+		{"new", 0, 1},
+		{"a minute old", 60 * 1000, 0},
+		{"more than half a wrap of the clock old", 1<<31 + 1, 0},
+	} {
+		v := bpf.LBFlow{Addr: f.vip.Addr().As16(), Port: 80, State: uint8(bpf.LBFlowStateSTATE_REPLY), Seen: uint32(now) - tc.age}
+		p.do(p.Flows.Put(k, v))
+		p.sweep()
+		if n := p.entries(); n != tc.left {
+			t.Errorf("%s: %d entries left, want %d", tc.name, n, tc.left)
+		}
 	}
 }
 

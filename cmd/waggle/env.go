@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -53,6 +54,9 @@ func newEnv() *env {
 		tty:    isTerminal(os.Stdout),
 		open: func(pinPath string) (reader, error) {
 			pins, err := ebpf.OpenPins(pinPath)
+			if errors.Is(err, dataplane.ErrNotRunning) {
+				return nil, fmt.Errorf("open %s: %w", pinPath, dataplane.ErrNotRunning)
+			}
 			if err != nil {
 				return nil, err
 			}

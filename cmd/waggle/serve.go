@@ -9,7 +9,9 @@ import (
 	"os"
 
 	"github.com/waggle-lb/waggle/dataplane/ebpf"
+	"github.com/waggle-lb/waggle/internal/advise"
 	"github.com/waggle-lb/waggle/internal/task"
+	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/sync/control"
 	"github.com/waggle-lb/waggle/sync/file"
 )
@@ -18,6 +20,10 @@ import (
 // ends.
 func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	log := slog.New(slog.NewTextHandler(e.stderr, nil))
+	// Refused before the kernel is touched, if it is refused.
+	if _, err := parseFile(flags.services, flags.scheduler); err != nil {
+		return err
+	}
 	dp, err := ebpf.New(ebpf.Options{PinPath: flags.pinPath, Log: log, ExcludeDevices: flags.excludeDevices})
 	if err != nil {
 		return err
@@ -27,16 +33,25 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	if err != nil {
 		return err
 	}
+	adviser, err := advise.New(log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, adviser.Close()) }()
+	apply := loop.Source("file " + flags.services)
 	src, err := file.NewSource(file.SourceOptions{
 		Options: file.Options{DefaultScheduler: flags.scheduler},
 		Path:    flags.services,
 		Logger:  log,
-		Out:     loop.Source("file " + flags.services),
+		Out: func(snap *lb.Snapshot) {
+			apply(snap)
+			adviser.Observe(snap)
+		},
 	})
 	if err != nil {
 		return err
 	}
-	tasks := append([]task.Task{src, loop, &reloadTask{log: log, reload: src.Reload}}, dp.Tasks()...)
+	tasks := append([]task.Task{src, loop, adviser, &reloadTask{log: log, reload: src.Reload}}, dp.Tasks()...)
 	if socket := os.Getenv("NOTIFY_SOCKET"); socket != "" {
 		tasks = append(tasks, &notifyTask{socket: socket, others: tasks})
 	}

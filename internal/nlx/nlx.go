@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package nlx reads the network devices and addresses of a network namespace,
-// and says when they change. Dumps that the kernel interrupted are repeated,
-// so a caller never sees half a list.
+// asks its routing tables, and says when they change. Dumps that the kernel
+// interrupted are repeated, so a caller never sees half a list.
 package nlx
 
 import (
@@ -137,8 +137,14 @@ func (w *Watcher) Read() (State, error) { return read(w.h) }
 // half minute. It returns nil when ctx ends. changed is called from the
 // goroutine of Run.
 func (w *Watcher) Run(ctx context.Context, changed func(State)) error {
+	w.persist(ctx, func() error { return w.follow(ctx, changed) })
+	return nil
+}
+
+// persist calls follow again each time that it fails, until ctx ends.
+func (w *Watcher) persist(ctx context.Context, follow func() error) {
 	for ctx.Err() == nil {
-		if err := w.follow(ctx, changed); err != nil && ctx.Err() == nil {
+		if err := follow(); err != nil && ctx.Err() == nil {
 			// the kernel drops subscribers who fall behind: read all and go on
 			w.log.Warn("netlink events were lost; reading everything again", "error", err)
 			select {
@@ -147,7 +153,6 @@ func (w *Watcher) Run(ctx context.Context, changed func(State)) error {
 			}
 		}
 	}
-	return nil
 }
 
 func (w *Watcher) follow(ctx context.Context, changed func(State)) error {

@@ -62,7 +62,8 @@ type verdict struct {
 }
 
 // admit returns what of desired the dataplane can be given: all it supports,
-// and for the rest what was served before, unless its VIPs are now another's.
+// and for the rest what was served before, by this process or an earlier one,
+// unless its VIPs are now another's.
 // Unchanged services are not asked for again.
 func (l *Loop) admit(desired *lb.Snapshot, conflicts map[lb.ServiceID]error) (*lb.Snapshot, map[lb.ServiceID]error, error) {
 	verdicts := make(map[lb.ServiceID]verdict, desired.Len())
@@ -85,6 +86,13 @@ func (l *Loop) admit(desired *lb.Snapshot, conflicts map[lb.ServiceID]error) (*l
 		l.logRefused(refused)
 		l.verdicts = verdicts
 		return desired, refused, nil
+	}
+	if l.admitted == nil { // a process before this one may have served them
+		held, err := l.opts.Dataplane.Read()
+		if err != nil {
+			return nil, nil, fmt.Errorf("find what is served: %w", err)
+		}
+		l.admitted = held
 	}
 	// What a kept service has, no other kept one can have: they were served
 	// together. So only those that are served as desired count.

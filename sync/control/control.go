@@ -55,7 +55,7 @@ type Status struct {
 }
 
 // Loop is the task that applies what sources deliver. It calls the
-// dataplane's Supports and Apply from the goroutine of Run only.
+// dataplane's methods from the goroutine of Run only.
 type Loop struct {
 	task.Readiness
 	opts Options
@@ -66,7 +66,7 @@ type Loop struct {
 	status  Status
 
 	// For the goroutine of Run:
-	admitted *lb.Snapshot // what Apply was given last
+	admitted *lb.Snapshot // what Apply was given last; nil before the first
 	verdicts map[lb.ServiceID]verdict
 	failures map[lb.ServiceID]string // what was logged about failures
 	failure  string                  // and about one of everything
@@ -161,10 +161,18 @@ func (l *Loop) Run(ctx context.Context) error {
 			return nil
 		case <-retry:
 		case <-l.wake:
-			fresh, pause = true, 0
+			fresh = true
 			if !sleep(ctx, time.Until(open)) {
 				return nil
 			}
+		}
+		select {
+		case <-l.wake: // whoever woke had stored before: it is part of this turn
+			fresh = true
+		default:
+		}
+		if fresh {
+			pause = 0
 		}
 		complete, applied, err := l.reconcile(fresh)
 		if err != nil {
@@ -197,11 +205,6 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // reconcile brings the dataplane to what the sources want now, if all have
 // delivered. fresh says that one has delivered since the last time.
 func (l *Loop) reconcile(fresh bool) (complete, applied bool, err error) {
-	select {
-	case <-l.wake: // whoever woke had stored before: it is part of this turn
-		fresh = true
-	default:
-	}
 	l.mu.Lock()
 	if len(l.waiting()) > 0 {
 		l.mu.Unlock()
@@ -217,13 +220,13 @@ func (l *Loop) reconcile(fresh bool) (complete, applied bool, err error) {
 	if err != nil {
 		return false, false, err
 	}
-	admitted, refused, err := l.admit(desired, conflicts)
-	if err != nil {
-		return false, false, err
-	}
 	began := time.Now()
-	report := l.opts.Dataplane.Apply(admitted)
-	l.admitted = admitted
+	admitted, refused, err := l.admit(desired, conflicts)
+	report := dataplane.Report{Err: err}
+	if err == nil {
+		report = l.opts.Dataplane.Apply(admitted)
+		l.admitted = admitted
+	}
 	complete = report.Err == nil && len(report.Failed) == 0
 	l.log(report, time.Since(began))
 

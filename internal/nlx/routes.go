@@ -52,19 +52,18 @@ func (w *Watcher) RunRoutes(ctx context.Context, changed func()) error {
 func (w *Watcher) followRoutes(ctx context.Context, changed func()) error {
 	done := make(chan struct{})
 	defer close(done)
-	failed := make(chan error, 3)
+	failed := make(chan error, 2)
 	report := func(err error) {
 		select {
 		case failed <- err:
 		default:
 		}
 	}
-	routes := make(chan netlink.RouteUpdate, 64)
-	addrs, links := make(chan netlink.AddrUpdate, 64), make(chan netlink.LinkUpdate, 64)
-	// A device that goes down takes its IPv4 routes with it without a word.
+	routes, links := make(chan netlink.RouteUpdate, 64), make(chan netlink.LinkUpdate, 64)
+	// An address comes and goes with its routes in table local. A device that
+	// goes down takes its IPv4 routes with it without a word.
 	err := errors.Join(
 		netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{Namespace: &w.ns, ErrorCallback: report}),
-		netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{Namespace: &w.ns, ErrorCallback: report}),
 		netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{Namespace: &w.ns, ErrorCallback: report}),
 	)
 	if err != nil {
@@ -80,7 +79,6 @@ func (w *Watcher) followRoutes(ctx context.Context, changed func()) error {
 		case err := <-failed:
 			return err
 		case _, open = <-routes:
-		case _, open = <-addrs:
 		case _, open = <-links:
 		case <-next.C:
 			changed()

@@ -56,6 +56,9 @@ func TestClaimTakesAFreeNumberOfTheSpaceOnly(t *testing.T) {
 			t.Errorf("claim(%d): %v, want %v", c.id, got, c.want)
 		}
 	}
+	if newIDSpace(64).claim(64) {
+		t.Error("64 is taken of a space that ends at 63")
+	}
 	if got := takeAll(s); len(got) != 66 || got[0] != 3 || got[65] != 68 {
 		t.Errorf("after the claims %d are free, %v: want 3 to 68", len(got), got)
 	}

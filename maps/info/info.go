@@ -112,9 +112,16 @@ func (c Clocks) Now() (uint64, error) {
 	return c.Jiffies + uint64(d/1e9)*uint64(c.Hz) + uint64(d%1e9)*uint64(c.Hz)/1e9, nil
 }
 
+// future is the age, in jiffies, from which on a value counts as of the future,
+// as in bpf/sweep.h: a packet on another CPU may be newer than now.
+const future = 1<<32 - 1<<16
+
 // Since returns the time since the low 32 bits of a jiffies value, at now. The
-// future counts as now.
+// near future counts as now; all else is past, up to a whole wrap.
 func (c Clocks) Since(now uint64, seen uint32) time.Duration {
-	n := max(0, int32(uint32(now)-seen))
-	return time.Duration(n) * time.Second / time.Duration(c.Hz)
+	age := uint32(now) - seen
+	if age >= future {
+		age = 0
+	}
+	return time.Duration(age) * time.Second / time.Duration(c.Hz)
 }

@@ -33,10 +33,10 @@ func newDemoCommand(e *env) *cobra.Command {
 		Use:   "demo",
 		Short: "Show waggle at work in a network of its own",
 		Long: `Build a small network out of network namespaces (clients, a director, real
-servers), start ` + "`waggle run`" + ` in the director, send real TCP and UDP over IPv4 and
-IPv6 through it, and compare what each server got with what its weight promises.
-Then measure rates, compare a stream byte by byte both ways, and show what
-bpftool sees. It needs root, touches nothing of the machine's own network,
+servers), start ` + "`waggle run`" + ` in the director, show what bpftool sees of one
+connection, then send real TCP and UDP over IPv4 and IPv6 and compare what each
+server got with what its weight promises, measure rates, and compare a stream byte
+by byte both ways. It needs root, touches nothing of the machine's own network,
 takes some ten seconds, and removes everything at the end, also after Ctrl-C.
 
 It exits with 1 if anything was not as promised. --json writes one document:
@@ -103,11 +103,8 @@ func runDemo(cmd *cobra.Command, e *env, flags *demoFlags) (err error) {
 		return demoError(ctx, err)
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	result, err := d.Measure(ctx)
+	result, err := measureDemo(ctx, e.stdout, d, flags.json)
 	if err != nil {
-		return demoError(ctx, err)
-	}
-	if err := writeDemo(ctx, e.stdout, d, result, flags.json); err != nil {
 		return demoError(ctx, err)
 	}
 	if flags.keep {
@@ -123,21 +120,28 @@ func runDemo(cmd *cobra.Command, e *env, flags *demoFlags) (err error) {
 
 // demoError says it plainly if the reason is the user's signal.
 func demoError(ctx context.Context, err error) error {
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		return fmt.Errorf("the demo was interrupted: %w", err)
+	if ctx.Err() != nil {
+		return errors.New("the demo was interrupted")
 	}
 	return err
 }
 
-func writeDemo(ctx context.Context, w io.Writer, d *demo.Demo, result *demo.Result, json bool) error {
+// measureDemo writes what the demo sees. The verdict comes last, where a
+// person looks.
+func measureDemo(ctx context.Context, w io.Writer, d *demo.Demo, json bool) (*demo.Result, error) {
+	if !json {
+		if err := errors.Join(d.WriteNetwork(w), d.WriteMaps(ctx, w)); err != nil {
+			return nil, err
+		}
+	}
+	result, err := d.Measure(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if json {
-		return result.WriteJSON(w)
+		return result, result.WriteJSON(w)
 	}
-	if err := result.WriteTable(w); err != nil {
-		return err
-	}
-	fmt.Fprintln(w)
-	return d.WriteMaps(ctx, w)
+	return result, result.WriteTable(w)
 }
 
 // keepDemo waits for a signal, or for the daemon's end.

@@ -64,9 +64,18 @@ func newEnv() *env {
 		},
 		cleanup: ebpf.Cleanup,
 		reasons: ebpf.Reasons,
-		build:   debug.ReadBuildInfo,
+		build:   buildInfo,
 		kernel:  kernelRelease,
 	}
+}
+
+// buildInfo is what Go recorded, with the version that the linker was given.
+func buildInfo() (*debug.BuildInfo, bool) {
+	info, ok := debug.ReadBuildInfo()
+	if ok && version != "" {
+		info.Main.Version = version
+	}
+	return info, ok
 }
 
 func isTerminal(f *os.File) bool {

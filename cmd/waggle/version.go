@@ -12,6 +12,9 @@ import (
 	"github.com/waggle-lb/waggle/internal/cli"
 )
 
+// version is set by the linker (Makefile); "" is what Go knows of the module.
+var version string
+
 func newVersionCommand(e *env) *cobra.Command {
 	format := cli.Table
 	cmd := &cobra.Command{

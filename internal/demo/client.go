@@ -18,8 +18,13 @@ import (
 	"github.com/waggle-lb/waggle/lb"
 )
 
-// flowTimeout bounds one flow of the counted ones; a flow takes microseconds.
-const flowTimeout = 3 * time.Second
+// flowTimeout bounds one flow of the counted ones. A flow takes microseconds,
+// but a busy machine may let nobody run for seconds.
+const flowTimeout = 10 * time.Second
+
+// maxFailures is after how many failures a client gives a service up: what it
+// did not try counts as failed.
+const maxFailures = 3
 
 // udpTries is how often a datagram is sent before its flow counts as failed.
 // All tries are one flow: they share the source port.
@@ -160,9 +165,13 @@ func spread(ctx context.Context, sources []source, p lb.Protocol, remote netip.A
 func (s source) flows(ctx context.Context, p lb.Protocol, remote netip.AddrPort, n int) tally {
 	t := tally{got: map[string]int{}}
 	err := s.Do(func() error {
-		for range n {
+		for i := range n {
 			if err := ctx.Err(); err != nil {
 				return err
+			}
+			if t.failed == maxFailures {
+				t.failed += n - i
+				return nil
 			}
 			local := netip.AddrPortFrom(s.Addr(remote.Addr().Is6()), *s.next)
 			*s.next++

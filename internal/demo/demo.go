@@ -111,13 +111,14 @@ func Start(ctx context.Context, opts Options) (*Demo, error) {
 	if err := d.start(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
+	d.progress.done()
 	return d, nil
 }
 
 func (d *Demo) start(ctx context.Context) error {
 	d.removeStale(ctx)
 	var err error
-	if d.dir, err = os.MkdirTemp("", "waggle-demo-"); err != nil {
+	if d.dir, err = os.MkdirTemp("", fmt.Sprintf("waggle-demo-%d-", os.Getpid())); err != nil {
 		return err
 	}
 	d.log = filepath.Join(d.dir, "run.log")
@@ -190,25 +191,32 @@ func (d *Demo) Close() error {
 	return errors.Join(errs...)
 }
 
-// removeStale removes the pins of demos that were killed. Their namespaces are
-// netlab's business, their daemons end with them. Failing is no reason not to
-// go on: nothing of this demo is in the way.
+// removeStale removes the pins and temporary files of demos that were killed.
+// Their namespaces are netlab's business, their daemons end with them. Failing
+// is no reason not to go on: nothing of this demo is in the way.
 func (d *Demo) removeStale(ctx context.Context) {
-	own := regexp.MustCompile(`^waggle-demo-(\d+)$`)
-	entries, err := os.ReadDir(d.opts.PinRoot)
+	pins := regexp.MustCompile(`^waggle-demo-(\d+)$`)
+	d.forStale(ctx, d.opts.PinRoot, pins, func(path string) error { return d.cleanPins(path, nil) })
+	files := regexp.MustCompile(`^waggle-demo-(\d+)-\d+$`)
+	d.forStale(ctx, os.TempDir(), files, os.RemoveAll)
+}
+
+// forStale calls remove for what in a directory has the name of a dead demo.
+func (d *Demo) forStale(ctx context.Context, dir string, name *regexp.Regexp, remove func(path string) error) {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return
 	}
 	for _, e := range entries {
-		match := own.FindStringSubmatch(e.Name())
+		match := name.FindStringSubmatch(e.Name())
 		if match == nil || ctx.Err() != nil {
 			continue
 		}
 		if pid, err := strconv.Atoi(match[1]); err != nil || netlab.Alive(pid) {
 			continue
 		}
-		if err := d.cleanPins(filepath.Join(d.opts.PinRoot, e.Name()), nil); err != nil {
-			d.progress.note("pins of an earlier demo: %v", err)
+		if err := remove(filepath.Join(dir, e.Name())); err != nil {
+			d.progress.note("what an earlier demo left: %v", err)
 		}
 	}
 }

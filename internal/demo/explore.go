@@ -7,8 +7,16 @@ import (
 	"io"
 	"os"
 
+	"github.com/waggle-lb/waggle/internal/netlab"
 	"github.com/waggle-lb/waggle/lb"
 )
+
+// WriteNetwork writes what was built.
+func (d *Demo) WriteNetwork(w io.Writer) error {
+	_, err := fmt.Fprintf(w, "%d clients -> director with `waggle run`, VIPs %s and %s -> %d servers, all network namespaces.\n\n",
+		clients, netlab.VIP4, netlab.VIP6, len(d.backends))
+	return err
+}
 
 // WriteExplore writes commands to try while the demo is kept, and how to end it.
 func (d *Demo) WriteExplore(w io.Writer) error {

@@ -3,70 +3,98 @@
 package demo
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/waggle-lb/waggle/lb"
 )
 
-// How much of a map's dump is shown, and how long bpftool may take to begin.
-const (
-	dumpLines   = 16
-	dumpTimeout = 5 * time.Second
-)
+// dumpTimeout bounds one run of bpftool.
+const dumpTimeout = 5 * time.Second
 
-// WriteMaps writes the first lines of what bpftool says about the flows and
-// the VIPs: the kernel's maps are readable by anybody's tools. Without bpftool
-// it is a note to the progress writer.
+// WriteMaps makes one connection and writes what bpftool says about it and
+// about its VIP: the kernel's maps are readable by anybody's tools. It is
+// called before Measure, whose flows are many. Without bpftool it is a note to
+// the progress writer.
 func (d *Demo) WriteMaps(ctx context.Context, w io.Writer) error {
 	bpftool, err := exec.LookPath("bpftool")
 	if err != nil {
 		d.progress.note("bpftool is not installed, so no maps are shown; Debian has it in the package bpftool")
 		return nil
 	}
-	for _, m := range []string{"flows", "config/vips"} {
-		if err := dump(ctx, w, bpftool, filepath.Join(d.pinPath, m)); err != nil {
+	vip := d.find(d.opts.Schedulers[0], lb.TCP, lb.IPv4).vip
+	client, port := d.lab.Clients()[0], d.ports[0]
+	d.ports[0]++
+	d.progress.step("one connection, as bpftool sees it")
+	local := netip.AddrPortFrom(client.V4, port)
+	err = client.Do(func() error {
+		_, err := visit(ctx, lb.TCP, local, vip, uint64(port), flowTimeout)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("connect from %s to %s: %w", local, vip, err)
+	}
+	d.progress.done()
+	for _, m := range []struct {
+		pin, what string
+		want      []string // of the text of an entry, one of these
+		n         int
+	}{
+		{"flows", fmt.Sprintf("the two entries of %s -> %s", local, vip), []string{line("sport", port), line("dport", port)}, 2},
+		{"config/vips", fmt.Sprintf("one of the entries of port %d", vip.Port()), []string{line("port", vip.Port())}, 1},
+	} {
+		entries, err := dump(ctx, bpftool, filepath.Join(d.pinPath, m.pin), m.want)
+		if err != nil {
 			return err
 		}
+		if len(entries) < m.n {
+			return fmt.Errorf("bpftool shows %d entries with %s in map %s, want %d", len(entries), strings.Join(m.want, " or "), m.pin, m.n)
+		}
+		fmt.Fprintf(w, "$ bpftool map dump pinned %s     # %s\n", filepath.Join(d.pinPath, m.pin), m.what)
+		fmt.Fprintf(w, "[{%s}\n]\n", strings.Join(entries[:m.n], separator))
 	}
-	return nil
+	_, err = fmt.Fprintf(w, "Position 1 is client to VIP, 4 backend to client; addr and port of a value are what that\n"+
+		"packet's destination (1) or source (4) becomes. docs/maps.md explains every field.\n\n")
+	return err
 }
 
-// dump writes the first lines of a dump and then ends bpftool: the rates have
-// left tens of thousands of flows.
-func dump(ctx context.Context, w io.Writer, bpftool, pin string) error {
+// line is how bpftool prints a field that is not the last of its struct.
+func line(field string, port uint16) string { return fmt.Sprintf("%q: %d,", field, port) }
+
+// dump returns the entries of a pinned map that hold one of the texts, as
+// bpftool prints them.
+func dump(ctx context.Context, bpftool, pin string, want []string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, dumpTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, bpftool, "map", "dump", "pinned", pin)
 	var stderr strings.Builder
+	cmd := exec.CommandContext(ctx, bpftool, "map", "dump", "pinned", pin)
 	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
+	out, err := cmd.Output()
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("bpftool map dump pinned %s: %w: %s", pin, err, strings.TrimSpace(stderr.String()))
 	}
-	if err := cmd.Start(); err != nil {
-		return err
+	return entries(string(out), want), nil
+}
+
+// separator is what bpftool prints between two entries.
+const separator = "},{"
+
+// entries returns the entries of a dump that hold one of the texts, without
+// their outer braces, in the order of the texts.
+func entries(dump string, want []string) (found []string) {
+	dump = strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(dump), "[{"), "}\n]")
+	for _, text := range want {
+		for e := range strings.SplitSeq(dump, separator) {
+			if strings.Contains(e, text) {
+				found = append(found, e)
+			}
+		}
 	}
-	fmt.Fprintf(w, "$ bpftool map dump pinned %s\n", pin)
-	lines := bufio.NewScanner(out)
-	n := 0
-	for n < dumpLines && lines.Scan() {
-		fmt.Fprintln(w, lines.Text())
-		n++
-	}
-	more := lines.Scan()
-	if more {
-		fmt.Fprintln(w, "...")
-		cancel()
-	}
-	fmt.Fprintln(w)
-	// Cut short on purpose is no error; ended badly by itself is.
-	if err := cmd.Wait(); err != nil && !more {
-		return fmt.Errorf("bpftool map dump pinned %s: %w: %s", pin, err, strings.TrimSpace(stderr.String()))
-	}
-	return nil
+	return found
 }

@@ -58,7 +58,7 @@ func (r *Result) writeScheduler(tw *tabwriter.Writer, dists []Distribution) {
 	for _, d := range dists {
 		fmt.Fprintf(tw, "\t%d", d.Failed)
 	}
-	fmt.Fprint(tw, "\n\t\t")
+	fmt.Fprint(tw, "\nverdict\t\t")
 	for _, d := range dists {
 		fmt.Fprintf(tw, "\t%s", verdict(d.OK))
 	}

@@ -17,7 +17,11 @@ import (
 // Elements that are inserted or deleted meanwhile may be seen or not; others
 // are seen once.
 func Each[K, V any](m *ebpf.Map, yield func(key K, value *V) error) error {
-	size := int(min(m.MaxEntries(), 4096))
+	return eachFrom(int(min(m.MaxEntries(), 4096)), m, yield)
+}
+
+// eachFrom is Each with room for size elements at first.
+func eachFrom[K, V any](size int, m *ebpf.Map, yield func(key K, value *V) error) error {
 	keys, values := make([]K, size), make([]V, size)
 	var cursor ebpf.MapBatchCursor
 	for {

@@ -25,7 +25,7 @@ type Area struct {
 }
 
 // Open maps the memory of m, for reading and writing. It needs a descriptor
-// that was opened for both; the kernel refuses others with EPERM.
+// that was opened for both; the kernel refuses others with EACCES.
 func Open(m *ebpf.Map) (*Area, error) {
 	// kernel/bpf/arraymap.c: elements lie at multiples of 8 bytes, the area is
 	// whole pages.

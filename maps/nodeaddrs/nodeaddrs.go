@@ -33,20 +33,20 @@ func (t Table) Sync(addrs []netip.Addr) error {
 	if err != nil {
 		return err
 	}
+	for a := range have { // first: what is added may need their room
+		if want[a] {
+			continue
+		}
+		if err := t.Map.Delete(a); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, fmt.Errorf("delete address %s from map %s: %w", netip.AddrFrom16(a).Unmap(), t.Map, err))
+		}
+	}
 	for a := range want {
 		if have[a] {
 			continue
 		}
 		if err := t.Map.Put(a, uint32(bpf.LBNodeAddrFlagsNODE_ADDR_ASSIGNED)); err != nil {
 			errs = append(errs, fmt.Errorf("write address %s to map %s: %w", netip.AddrFrom16(a).Unmap(), t.Map, err))
-		}
-	}
-	for a := range have {
-		if want[a] {
-			continue
-		}
-		if err := t.Map.Delete(a); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			errs = append(errs, fmt.Errorf("delete address %s from map %s: %w", netip.AddrFrom16(a).Unmap(), t.Map, err))
 		}
 	}
 	return errors.Join(errs...)

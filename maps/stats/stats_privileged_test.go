@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build privileged
+
+package stats
+
+import (
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/maps/maptest"
+)
+
+func put(t *testing.T, m *ebpf.Map, key, value any) {
+	t.Helper()
+	if err := m.Put(key, value); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// counted enters counters for the ids 1 to n-1, on all CPUs.
+func counted(t *testing.T, m *ebpf.Map, n uint32) map[uint32]bpf.LBBackendStats {
+	t.Helper()
+	want := map[uint32]bpf.LBBackendStats{0: {}}
+	for id := uint32(1); id < n; id++ {
+		values := make([]bpf.LBBackendStats, ebpf.MustPossibleCPU())
+		var sum bpf.LBBackendStats
+		for cpu := range values {
+			u := uint64(id) << (8 * cpu)
+			values[cpu] = bpf.LBBackendStats{Connections: u, InPackets: 2 * u, InBytes: 3 * u, OutPackets: 5 * u, OutBytes: 7 * u}
+			sum.Connections += u
+			sum.InPackets += 2 * u
+			sum.InBytes += 3 * u
+			sum.OutPackets += 5 * u
+			sum.OutBytes += 7 * u
+		}
+		put(t, m, id, values)
+		want[id] = sum
+	}
+	return want
+}
+
+func each(t *testing.T, m *ebpf.Map, last uint32) map[uint32]bpf.LBBackendStats {
+	t.Helper()
+	got := make(map[uint32]bpf.LBBackendStats)
+	if err := EachStats(m, last, func(id uint32, sum bpf.LBBackendStats) { got[id] = sum }); err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func TestCountersAreSumsOverTheCPUs(t *testing.T) {
+	m := maptest.New(t, "stats", 8)
+	want := counted(t, m, 8)
+	if d := cmp.Diff(want, each(t, m, 7)); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	delete(want, 7)
+	if d := cmp.Diff(want, each(t, m, 6)); d != "" {
+		t.Errorf("to 6 (-want +got):\n%s", d)
+	}
+}
+
+func TestZeroZeroesTheseIDsOnAllCPUs(t *testing.T) {
+	m := maptest.New(t, "stats", 8)
+	want := counted(t, m, 8)
+	if err := Zero(m, nil); err != nil {
+		t.Error(err)
+	}
+	if err := Zero(m, []uint32{2, 7, 3}); err != nil {
+		t.Error(err)
+	}
+	for _, id := range []uint32{2, 7, 3} {
+		want[id] = bpf.LBBackendStats{}
+	}
+	if d := cmp.Diff(want, each(t, m, 7)); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if err := Zero(m, []uint32{8}); err == nil {
+		t.Error("an id outside of the map is zeroed")
+	}
+}
+
+func TestLoadIsZeroWithoutAnyFlow(t *testing.T) {
+	m := maptest.New(t, "load", 600)
+	l, err := OpenLoad(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	put(t, m, uint32(1), bpf.LBBackendLoad{Active: 1})
+	put(t, m, uint32(2), bpf.LBBackendLoad{Inactive: 1})
+	put(t, m, uint32(599), bpf.LBBackendLoad{Active: 1 << 31, Inactive: 3})
+	for id, want := range map[uint32]bool{0: true, 1: false, 2: false, 3: true, 599: false} {
+		if got := l.IsZero(id); got != want {
+			t.Errorf("load of %d is zero: %v, want %v", id, got, want)
+		}
+	}
+	for _, c := range []struct {
+		last uint32
+		want map[uint32][2]uint32
+	}{
+		{599, map[uint32][2]uint32{1: {1, 0}, 2: {0, 1}, 599: {1 << 31, 3}}},
+		{1, map[uint32][2]uint32{1: {1, 0}}},
+	} {
+		got, n := make(map[uint32][2]uint32), uint32(0)
+		err := EachLoad(m, c.last, func(id, active, inactive uint32) {
+			if n++; active+inactive > 0 {
+				got[id] = [2]uint32{active, inactive}
+			}
+		})
+		if d := cmp.Diff(c.want, got); d != "" || err != nil || n != c.last+1 {
+			t.Errorf("to %d: %d ids, error %v, (-want +got):\n%s", c.last, n, err, d)
+		}
+	}
+}
+
+func TestDropsAreSumsOverTheCPUs(t *testing.T) {
+	m := maptest.New(t, "drops", 6)
+	values := make([]uint64, ebpf.MustPossibleCPU())
+	for cpu := range values {
+		values[cpu] = 1 << cpu
+	}
+	put(t, m, uint32(5), values)
+	got := make(map[uint32]uint64)
+	err := EachDrop(m, func(reason uint32, packets uint64) { got[reason] = packets })
+	want := map[uint32]uint64{0: 0, 1: 0, 2: 0, 3: 0, 4: 0, 5: 1<<len(values) - 1}
+	if d := cmp.Diff(want, got); d != "" || err != nil {
+		t.Errorf("error %v, (-want +got):\n%s", err, d)
+	}
+}

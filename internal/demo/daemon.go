@@ -4,6 +4,7 @@ package demo
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -95,23 +96,32 @@ func tail(path string, lines int) string {
 	return "  " + strings.Join(all, "\n  ")
 }
 
-// waitReady waits until every service has answered once.
+// waitReady waits until every service has answered every client once: the
+// clients' devices get their programs one after the other.
 func (d *Demo) waitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	return d.lab.Clients()[0].Do(func() error {
-		for _, s := range d.services {
-			if err := d.waitAnswer(ctx, s); err != nil {
-				return err
+	for _, client := range d.lab.Clients() {
+		err := client.Do(func() error {
+			for _, s := range d.services {
+				if err := d.waitAnswer(ctx, client, s); err != nil {
+					return err
+				}
 			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
-func (d *Demo) waitAnswer(ctx context.Context, s service) error {
+func (d *Demo) waitAnswer(ctx context.Context, client *netlab.Node, s service) error {
 	for {
-		_, err := visit(ctx, s.protocol, netip.AddrPort{}, s.vip, 0, probeTimeout)
+		local := netip.AddrPortFrom(client.Addr(s.vip.Addr().Is6()), d.probe)
+		d.probe++
+		_, err := visit(ctx, s.protocol, local, s.vip, 0, probeTimeout)
 		if err == nil {
 			return nil
 		}
@@ -126,6 +136,31 @@ func (d *Demo) waitAnswer(ctx context.Context, s service) error {
 		case <-time.After(probeInterval):
 		}
 	}
+}
+
+// drops returns what `waggle stats` says about packets that were refused or
+// dropped, a line for each reason.
+func (d *Demo) drops(ctx context.Context) ([]string, error) {
+	out, err := exec.CommandContext(ctx, d.opts.Exe, "stats", "-o", "json", "--pin-path", d.pinPath).Output()
+	if err != nil {
+		return nil, fmt.Errorf("waggle stats: %w", err)
+	}
+	var stats struct {
+		Drops []struct {
+			Reason, Meaning string
+			Packets         uint64
+		}
+	}
+	if err := json.Unmarshal(out, &stats); err != nil {
+		return nil, fmt.Errorf("waggle stats: %w", err)
+	}
+	var lines []string
+	for _, s := range stats.Drops {
+		if s.Packets > 0 {
+			lines = append(lines, fmt.Sprintf("waggle stats: %d packets of reason %s: %s", s.Packets, s.Reason, s.Meaning))
+		}
+	}
+	return lines, nil
 }
 
 // cleanPins runs `waggle cleanup` for a pin path, in a namespace or, if nil,

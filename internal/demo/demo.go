@@ -85,6 +85,7 @@ type Demo struct {
 	services []service
 	backends []backend
 	ports    []uint16 // next local port of each client
+	probe    uint16   // next local port of a probe
 	dir      string   // temporary files
 	pinPath  string
 	log      string // the daemon's log
@@ -106,6 +107,7 @@ func Start(ctx context.Context, opts Options) (*Demo, error) {
 		opts:     opts,
 		progress: &progress{w: opts.Progress, tty: opts.TTY},
 		services: services(opts.Schedulers),
+		probe:    firstProbe,
 		pinPath:  filepath.Join(opts.PinRoot, fmt.Sprintf("waggle-demo-%d", os.Getpid())),
 	}
 	if err := d.start(ctx); err != nil {

@@ -199,6 +199,9 @@ func TestDemoFindsIgnoredWeights(t *testing.T) {
 	if r.OK {
 		t.Error("the result is ok")
 	}
+	if last := r.Problems[len(r.Problems)-1]; last != "waggle stats: 7 packets of reason no_flow: of the fake" {
+		t.Errorf("the last problem is %q, want what the daemon dropped", last)
+	}
 }
 
 func TestDemoFindsChangedBytes(t *testing.T) {

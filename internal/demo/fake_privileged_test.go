@@ -47,6 +47,10 @@ func fakeWaggle(mode string, args []string) error {
 	if args[0] == "cleanup" {
 		return os.RemoveAll(args[2])
 	}
+	if args[0] == "stats" {
+		_, err := fmt.Println(`{"drops": [{"reason": "no_flow", "packets": 7, "meaning": "of the fake"}, {"reason": "busy"}]}`)
+		return err
+	}
 	if mode == fakeBroken {
 		return errors.New("the fake was told to break")
 	}

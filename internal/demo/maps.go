@@ -29,8 +29,8 @@ func (d *Demo) WriteMaps(ctx context.Context, w io.Writer) error {
 		return nil
 	}
 	vip := d.find(d.opts.Schedulers[0], lb.TCP, lb.IPv4).vip
-	client, port := d.lab.Clients()[0], d.ports[0]
-	d.ports[0]++
+	client, port := d.lab.Clients()[0], d.probe
+	d.probe++
 	d.progress.step("one connection, as bpftool sees it")
 	local := netip.AddrPortFrom(client.V4, port)
 	err = client.Do(func() error {

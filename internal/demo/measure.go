@@ -32,7 +32,16 @@ func (d *Demo) Measure(ctx context.Context) (*Result, error) {
 		r.problem("waggle run ended while traffic was sent")
 	default:
 	}
-	return r, nil
+	if !r.OK {
+		lines, err := d.drops(ctx)
+		if err != nil {
+			lines = []string{err.Error()}
+		}
+		for _, l := range lines {
+			r.problem(l)
+		}
+	}
+	return r, ctx.Err()
 }
 
 // measureRates uses the first scheduler's services.

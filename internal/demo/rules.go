@@ -12,11 +12,13 @@ import (
 )
 
 // Ports. The first scheduler's services are at firstVIPPort, the next one's at
-// the port after. Source ports of counted flows are never used twice, so each
-// of them is a flow of its own and two VIPs never see one source port.
+// the port after. Source ports of counted flows and of probes are never used
+// twice, so each of them is a flow of its own and two VIPs never see one source
+// port.
 const (
 	firstVIPPort  = 8001
 	serverPort    = 8080
+	firstProbe    = 9000 // of what is not counted
 	firstFlowPort = 10000
 	lastFlowPort  = 29999
 )

@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/internal/nlx"
@@ -28,20 +27,93 @@ type Change struct {
 	Attached bool
 }
 
-// hooks are the tcx links, pinned so that they outlive the process.
+// Method is how programs are attached to devices.
+type Method string
+
+// The methods. Auto takes TCX where the kernel has it: from 6.6 on.
+const (
+	Auto   Method = ""
+	TCX    Method = "tcx"
+	Clsact Method = "clsact"
+)
+
+// attacher is one method. At ingress a program becomes the first, so that
+// others see the packet with its backend; at egress the last. What it attaches
+// outlives the process.
+type attacher interface {
+	// attach records at pin, a path on bpffs, what it does.
+	attach(p *ebpf.Program, at hook, pin string) (attachment, error)
+}
+
+// attachment is a program on a hook.
+type attachment interface {
+	// update puts another program in its place; no packet is missed.
+	update(p *ebpf.Program) error
+	// holds reports whether the program is still on the device that it was
+	// attached to.
+	holds() bool
+	// detach removes it and its record.
+	detach() error
+	// Close releases handles; the program stays.
+	Close() error
+}
+
+// chooseMethod turns Auto into what the kernel can.
+func chooseMethod(m Method) (Method, error) {
+	if m == Auto {
+		m = forced
+	}
+	switch m {
+	case TCX, Clsact:
+		return m, nil
+	case Auto:
+		if haveTCX() {
+			return TCX, nil
+		}
+		return Clsact, nil
+	}
+	return "", fmt.Errorf("attach by %q: write %s or %s", m, TCX, Clsact)
+}
+
+// kernelRelease is for messages.
+func kernelRelease() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+// hooks are the attached programs, by place.
 type hooks struct {
-	dir   string
-	log   *slog.Logger
-	links map[hook]link.Link
-	names map[hook]string
+	dir    string
+	log    *slog.Logger
+	method Method
+	clsact *clsact
+	links  map[hook]attachment
+	names  map[hook]string
 }
 
-func newHooks(dir string, log *slog.Logger) hooks {
-	return hooks{dir: dir, log: log, links: make(map[hook]link.Link), names: make(map[hook]string)}
+func newHooks(dir string, log *slog.Logger, m Method) (hooks, error) {
+	m, err := chooseMethod(m)
+	if m == Clsact {
+		log.Info("programs are attached by filters of clsact", "kernel", kernelRelease())
+	}
+	return hooks{
+		dir: dir, log: log, method: m, clsact: newClsact(dir),
+		links: make(map[hook]attachment), names: make(map[hook]string),
+	}, err
 }
 
-// pinOf is the name of a hook's link: bpffs takes no dots, which device names
-// may have, so it is the index.
+func (h *hooks) attacher() attacher {
+	if h.method == TCX {
+		return tcx{}
+	}
+	return h.clsact
+}
+
+// pinOf is the name of a hook's record: bpffs takes no dots, which device
+// names may have, so it is the index.
 func pinOf(h hook) string {
 	name := strconv.Itoa(h.ifindex) + "-ingress"
 	if h.egress {
@@ -60,8 +132,8 @@ func parsePin(name string) (h hook, ok bool) {
 	return hook{n, dir == "egress", l3}, found && err == nil && (dir == "egress" || dir == "ingress")
 }
 
-// adopt takes the links that an earlier process pinned. One whose device is
-// gone, or whose index another device has now, is removed.
+// adopt takes what an earlier process attached, by whatever method. One whose
+// device is gone, or whose index another device has now, is removed.
 func (h *hooks) adopt() error {
 	entries, err := os.ReadDir(h.dir)
 	if err != nil {
@@ -73,29 +145,24 @@ func (h *hooks) adopt() error {
 			continue
 		}
 		pin := filepath.Join(h.dir, e.Name())
-		l, err := link.LoadPinnedLink(pin, nil)
-		if err != nil {
-			return fmt.Errorf("open link %s: %w", pin, err)
+		var a attachment
+		if e.Type() == fs.ModeSymlink {
+			a, err = h.clsact.adopt(at, pin)
+		} else {
+			a, err = adoptTCX(at, pin)
 		}
-		if !holds(l, at.ifindex) {
-			if err := errors.Join(l.Unpin(), l.Close()); err != nil {
-				return fmt.Errorf("remove link %s of a device that is gone: %w", pin, err)
+		if err != nil {
+			return fmt.Errorf("adopt %s: %w", pin, err)
+		}
+		if !a.holds() {
+			if err := errors.Join(a.detach(), a.Close()); err != nil {
+				return fmt.Errorf("remove %s of a device that is gone: %w", pin, err)
 			}
 			continue
 		}
-		h.links[at] = l
+		h.links[at] = a
 	}
 	return nil
-}
-
-// holds reports whether a link is attached to the device.
-func holds(l link.Link, ifindex int) bool {
-	info, err := l.Info()
-	if err != nil {
-		return false
-	}
-	tcx := info.TCX()
-	return tcx != nil && int(tcx.Ifindex) == ifindex
 }
 
 func program(g *Generation, h hook) *ebpf.Program {
@@ -110,16 +177,16 @@ func program(g *Generation, h hook) *ebpf.Program {
 	return g.TcIngress
 }
 
-// swap points all links at a generation's programs. A device that is gone
-// takes its link with it.
+// swap points all hooks at a generation's programs. A device that is gone
+// takes its hooks with it.
 func (h *hooks) swap(g *Generation) error {
 	for at, l := range h.links {
-		if err := l.Update(program(g, at)); err != nil {
-			if !holds(l, at.ifindex) {
+		if err := l.update(program(g, at)); err != nil {
+			if !l.holds() {
 				h.forget(at)
 				continue
 			}
-			return fmt.Errorf("update the program on device %s: %w", h.name(at), err)
+			return fmt.Errorf("update the program on device %s on Linux %s: %w", h.name(at), kernelRelease(), err)
 		}
 	}
 	return nil
@@ -132,29 +199,20 @@ func (h *hooks) name(at hook) string {
 	return "index " + strconv.Itoa(at.ifindex)
 }
 
-// forget drops a link: unpinned and closed it detaches itself.
+// forget detaches a hook.
 func (h *hooks) forget(at hook) {
 	l := h.links[at]
-	if err := errors.Join(l.Unpin(), l.Close()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		h.log.Warn("cannot remove a link", "device", h.name(at), "error", err)
+	if err := errors.Join(l.detach(), l.Close()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		h.log.Warn("cannot detach a program", "device", h.name(at), "error", err)
 	}
 	delete(h.links, at)
 	delete(h.names, at)
 }
 
-// attach attaches and pins a program. At ingress it is the first, so that
-// others see the packet with its backend; at egress the last.
 func (h *hooks) attach(g *Generation, at hook) error {
-	opts := link.TCXOptions{Interface: at.ifindex, Program: program(g, at), Attach: ebpf.AttachTCXIngress, Anchor: link.Head()}
-	if at.egress {
-		opts.Attach, opts.Anchor = ebpf.AttachTCXEgress, link.Tail()
-	}
-	l, err := link.AttachTCX(opts)
+	l, err := h.attacher().attach(program(g, at), at, filepath.Join(h.dir, pinOf(at)))
 	if err != nil {
 		return err
-	}
-	if err := l.Pin(filepath.Join(h.dir, pinOf(at))); err != nil {
-		return errors.Join(fmt.Errorf("pin the link: %w", err), l.Close())
 	}
 	h.links[at] = l
 	return nil
@@ -164,6 +222,9 @@ func (h *hooks) close() error {
 	var errs []error
 	for _, l := range h.links {
 		errs = append(errs, l.Close())
+	}
+	if h.clsact != nil {
+		h.clsact.close()
 	}
 	return errors.Join(errs...)
 }
@@ -177,7 +238,7 @@ func (l *Loader) SetDevices(links []nlx.Link) (changes []Change, err error) {
 	}
 	want := plan(links, l.opts.Exclude)
 	for at, have := range l.hooks.links {
-		if _, ok := want[at]; ok && holds(have, at.ifindex) {
+		if _, ok := want[at]; ok && have.holds() {
 			continue
 		}
 		changes = append(changes, Change{l.hooks.name(at), at.egress, false})
@@ -194,10 +255,8 @@ func (l *Loader) SetDevices(links []nlx.Link) (changes []Change, err error) {
 			changes = append(changes, Change{name, at.egress, true})
 		case errors.Is(err, unix.ENODEV):
 			delete(l.hooks.names, at)
-		case errors.Is(err, ebpf.ErrNotSupported):
-			errs = append(errs, fmt.Errorf("attach tcx to %s: %w: waggle needs Linux 6.6; older kernels are not yet supported", name, err))
 		default:
-			errs = append(errs, fmt.Errorf("attach tcx to %s: %w", name, err))
+			errs = append(errs, fmt.Errorf("attach by %s to %s on Linux %s: %w", l.hooks.method, name, kernelRelease(), err))
 		}
 	}
 	return changes, errors.Join(errs...)

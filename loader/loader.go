@@ -9,7 +9,10 @@
 //	flows, load, stats, …   maps that outlive every process and configuration
 //	gen-N/                  the maps of one configuration, complete or unused
 //	config -> gen-N         the configuration that packets see
-//	links/IFINDEX-ingress   what holds a program to a device, and -egress
+//	links/IFINDEX-ingress   what holds a program to a device, and -egress: a
+//	                        tcx link, or a symbolic link that says which
+//	                        filter it is
+//	links/IFINDEX-clsact    says that the device's clsact qdisc is ours
 //
 // A directory gen-N that config does not name is half built, left by a process
 // that died, and is removed by the next one.
@@ -56,6 +59,8 @@ type Options struct {
 	Log     *slog.Logger
 	// Exclude are patterns (path.Match) of device names that get no program.
 	Exclude []string
+	// Attach is how programs are attached; another than Auto is for tests.
+	Attach Method
 	// Spec replaces the compiled-in object; tests set variables in it.
 	Spec *ebpf.CollectionSpec
 }
@@ -125,7 +130,10 @@ func (l *Loader) open() error {
 	if err := removeUnused(l.opts.PinPath); err != nil {
 		return err
 	}
-	l.hooks = newHooks(filepath.Join(l.opts.PinPath, linksDir), l.opts.Log)
+	var err error
+	if l.hooks, err = newHooks(filepath.Join(l.opts.PinPath, linksDir), l.opts.Log, l.opts.Attach); err != nil {
+		return err
+	}
 	return l.hooks.adopt()
 }
 
@@ -150,6 +158,9 @@ func (l *Loader) sharedMap(name string) (*ebpf.Map, error) {
 	}
 	return m, nil
 }
+
+// Method returns how programs are attached: never Auto.
+func (l *Loader) Method() Method { return l.hooks.method }
 
 // Map returns a shared map by its pin name; nil if there is none.
 func (l *Loader) Map(name string) *ebpf.Map { return l.shared[name] }

@@ -24,9 +24,25 @@ import (
 
 // place is a pin path and a network namespace of a test's own.
 type place struct {
-	t    *testing.T
-	lab  *netlab.Lab
-	pins string
+	t      *testing.T
+	lab    *netlab.Lab
+	pins   string
+	method Method
+}
+
+// eachMethod runs a test with every method that the kernel has.
+func eachMethod(t *testing.T, test func(t *testing.T, p *place)) {
+	methods := []Method{Clsact}
+	if haveTCX() {
+		methods = append(methods, TCX)
+	}
+	for _, m := range methods {
+		t.Run(string(m), func(t *testing.T) {
+			p := newPlace(t)
+			p.method = m
+			test(t, p)
+		})
+	}
 }
 
 func newPlace(t *testing.T) *place {
@@ -35,7 +51,8 @@ func newPlace(t *testing.T) *place {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &place{t, lab, fmt.Sprintf("/sys/fs/bpf/waggle-test-%d-%s", os.Getpid(), strings.ToLower(filepath.Base(t.TempDir())+t.Name()))}
+	name := strings.ReplaceAll(strings.ToLower(filepath.Base(t.TempDir())+t.Name()), "/", "-")
+	p := &place{t: t, lab: lab, pins: fmt.Sprintf("/sys/fs/bpf/waggle-test-%d-%s", os.Getpid(), name)}
 	t.Cleanup(func() {
 		if _, err := Cleanup(p.pins); err != nil {
 			t.Error(err)
@@ -62,7 +79,7 @@ func (p *place) open() *Loader {
 	spec, err := bpf.LoadLB()
 	p.do(err)
 	spec.Maps["flows"].MaxEntries = 1024
-	l, err := Open(Options{PinPath: p.pins, Log: slog.New(slog.DiscardHandler), Spec: spec})
+	l, err := Open(Options{PinPath: p.pins, Log: slog.New(slog.DiscardHandler), Attach: p.method, Spec: spec})
 	p.do(err)
 	return l
 }
@@ -89,13 +106,24 @@ func (p *place) devices(l *Loader) (changes []Change) {
 	return changes
 }
 
-// attached lists the ids of the programs on a device.
-func (p *place) attached(device string, at ebpf.AttachType) (ids []ebpf.ProgramID) {
+// attached lists the ids of the programs at a device's ingress, in the order
+// that packets meet them.
+func (p *place) attached(device string) (ids []ebpf.ProgramID) {
 	p.t.Helper()
 	index, err := p.lab.Director.Ifindex(device)
 	p.do(err)
 	p.do(p.lab.Director.Do(func() error {
-		r, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: at})
+		list, err := filters(index, false)
+		for _, f := range list {
+			ids = append(ids, ebpf.ProgramID(f.Program))
+		}
+		return err
+	}))
+	if !haveTCX() {
+		return ids
+	}
+	p.do(p.lab.Director.Do(func() error {
+		r, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: ebpf.AttachTCXIngress})
 		if err != nil {
 			return err
 		}
@@ -118,7 +146,10 @@ func id(t *testing.T, p *ebpf.Program) ebpf.ProgramID {
 }
 
 func TestANewProcessTakesOverLinksAndFlows(t *testing.T) {
-	p := newPlace(t)
+	eachMethod(t, takesOver)
+}
+
+func takesOver(t *testing.T, p *place) {
 	device := p.lab.Clients()[0].Device
 	l := p.open()
 	first := p.publish(l)
@@ -127,9 +158,9 @@ func TestANewProcessTakesOverLinksAndFlows(t *testing.T) {
 	}
 	p.do(first.Flows.Put(bpf.LBFlowKey{Proto: 6}, bpf.LBFlow{Port: 7}))
 	p.do(first.Vips.Put(bpf.LBVipKey{Port: 1}, bpf.LBVip{Service: 5}))
-	before := p.attached(device, ebpf.AttachTCXIngress)
+	before := p.attached(device)
 	p.do(l.Close())
-	if got := p.attached(device, ebpf.AttachTCXIngress); !slices.Equal(got, before) {
+	if got := p.attached(device); !slices.Equal(got, before) {
 		t.Fatalf("programs %v after the process, want %v", got, before)
 	}
 
@@ -144,7 +175,7 @@ func TestANewProcessTakesOverLinksAndFlows(t *testing.T) {
 	}
 	p.do(prev.Close())
 	second := p.publish(l)
-	if got := p.attached(device, ebpf.AttachTCXIngress); !slices.Equal(got, []ebpf.ProgramID{id(t, second.TcIngress)}) {
+	if got := p.attached(device); !slices.Equal(got, []ebpf.ProgramID{id(t, second.TcIngress)}) {
 		t.Errorf("programs %v, want only the new one", got)
 	}
 	var f bpf.LBFlow
@@ -196,7 +227,10 @@ func TestTheSecondDaemonIsRefused(t *testing.T) {
 }
 
 func TestDevicesComeAndGo(t *testing.T) {
-	p := newPlace(t)
+	eachMethod(t, comeAndGo)
+}
+
+func comeAndGo(t *testing.T, p *place) {
 	l := p.open()
 	defer l.Close()
 	p.publish(l)
@@ -210,14 +244,19 @@ func TestDevicesComeAndGo(t *testing.T) {
 	if got := p.devices(l); len(got) != 2 || got[0].Attached {
 		t.Errorf("changes %+v, want both hooks of %s detached", got, c.Device)
 	}
-	pins, _ := os.ReadDir(filepath.Join(p.pins, linksDir))
-	if len(pins) != 2 {
+	if pins, _ := filepath.Glob(filepath.Join(p.pins, linksDir, "*gress")); len(pins) != 2 {
 		t.Errorf("%d links pinned, want those of the first device", len(pins))
+	}
+	if pins, _ := filepath.Glob(filepath.Join(p.pins, linksDir, "*-clsact")); p.method == Clsact && len(pins) != 1 {
+		t.Errorf("%d qdiscs recorded, want that of the first device", len(pins))
 	}
 }
 
 func TestForeignProgramsStayAndComeAfterOursAtIngress(t *testing.T) {
-	p := newPlace(t)
+	eachMethod(t, foreignStay)
+}
+
+func foreignStay(t *testing.T, p *place) {
 	device := p.lab.Clients()[0].Device
 	foreign, err := ebpf.NewCollection(mustSpec(t))
 	p.do(err)
@@ -226,6 +265,9 @@ func TestForeignProgramsStayAndComeAfterOursAtIngress(t *testing.T) {
 	index, err := p.lab.Director.Ifindex(device)
 	p.do(err)
 	p.do(p.lab.Director.Do(func() error {
+		if p.method == Clsact {
+			return addForeign(index, prog)
+		}
 		fl, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: ebpf.AttachTCXIngress})
 		if err == nil {
 			t.Cleanup(func() { fl.Close() })
@@ -236,7 +278,7 @@ func TestForeignProgramsStayAndComeAfterOursAtIngress(t *testing.T) {
 	g := p.publish(l)
 	p.devices(l)
 	want := []ebpf.ProgramID{id(t, g.TcIngress), id(t, prog)}
-	if got := p.attached(device, ebpf.AttachTCXIngress); !slices.Equal(got, want) {
+	if got := p.attached(device); !slices.Equal(got, want) {
 		t.Errorf("programs %v, want ours before the other: %v", got, want)
 	}
 	p.do(l.Close())
@@ -245,7 +287,7 @@ func TestForeignProgramsStayAndComeAfterOursAtIngress(t *testing.T) {
 	if len(removed) == 0 {
 		t.Error("nothing was removed")
 	}
-	if got := p.attached(device, ebpf.AttachTCXIngress); !slices.Equal(got, want[1:]) {
+	if got := p.attached(device); !slices.Equal(got, want[1:]) {
 		t.Errorf("programs %v after cleanup, want the other's alone", got)
 	}
 	if removed, err = Cleanup(p.pins); err != nil || len(removed) != 0 {

@@ -76,9 +76,12 @@ func Cleanup(pinPath string) (removed []string, err error) {
 		return nil, err
 	}
 	defer f.Close()
+	if removed, err = removeFilters(filepath.Join(pinPath, linksDir)); err != nil {
+		return removed, err
+	}
 	paths, err := ours(pinPath)
 	if err != nil {
-		return nil, err
+		return removed, err
 	}
 	for _, p := range paths {
 		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -117,7 +120,11 @@ func ours(pinPath string) (paths []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	paths = append(links, filepath.Join(pinPath, linksDir))
+	qdiscs, err := filepath.Glob(filepath.Join(pinPath, linksDir, "*-clsact"))
+	if err != nil {
+		return nil, err
+	}
+	paths = append(append(links, qdiscs...), filepath.Join(pinPath, linksDir))
 	for _, name := range []string{configLink, configLink + "-next"} {
 		paths = append(paths, filepath.Join(pinPath, name))
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/waggle-lb/waggle/internal/task"
@@ -16,11 +17,12 @@ import (
 	"github.com/waggle-lb/waggle/lb/sched"
 )
 
-// A change is read settle after its last sign, so that a file that is written
-// in pieces is read whole, and at the latest settleMax after its first.
+// A change is read settle after its last sign and when no process has the file
+// open for writing, so that a file that is written in pieces is read whole; at
+// the latest settleMax after its first sign.
 const (
 	settle    = 50 * time.Millisecond
-	settleMax = 10 * settle
+	settleMax = 5 * time.Second
 	unwatched = time.Second // between reads of a file that cannot be watched
 )
 
@@ -83,6 +85,9 @@ func (s *Source) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var relay sync.WaitGroup
+	relay.Go(w.relay)
+	defer relay.Wait()
 	defer w.Close()
 	if err := w.update(); err != nil {
 		return err
@@ -112,12 +117,16 @@ func (s *Source) follow(ctx context.Context, w *watch) error {
 				latest = time.Now().Add(settleMax)
 			}
 			settled = time.After(min(settle, time.Until(latest)))
-		case err := <-w.Errors:
+		case err := <-w.errors:
 			// Events may be lost (fsnotify.ErrEventOverflow): look again.
 			s.opts.Logger.Warn("watching the services file is disturbed", "path", s.opts.Path, "error", err)
 			latest = time.Now().Add(settleMax)
 			settled = time.After(settle)
 		case <-settled:
+			if time.Now().Before(latest) && beingWritten(s.opts.Path) {
+				settled = time.After(settle)
+				continue
+			}
 			settled = s.refresh(w, false)
 		case <-s.reload:
 			settled = s.refresh(w, true)

@@ -11,16 +11,18 @@ import (
 	"strings"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 )
 
 // maxLinks is how many symbolic links a path may lead through, as in the
 // kernel (path_resolution(7)).
 const maxLinks = 40
 
-// places returns the directory entries that decide which file path means: that
-// of the file and that of each symbolic link on the way. Where something is
-// missing the walk ends with the first entry that is. All are absolute paths
-// below directories that exist and are no links.
+// places returns the directory entries that decide which file path means: those
+// of the file, of each symbolic link and of each directory on the way. Where
+// something is missing the walk ends with the first entry that is. All are
+// absolute paths below directories that exist and are no links. The value says
+// whether it is more than a directory, which are seldom replaced.
 func places(path string) (map[string]bool, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -62,6 +64,7 @@ func places(path string) (map[string]bool, error) {
 			out[at] = true
 			return out, nil
 		default:
+			out[at] = out[at] // false, unless the way led here before
 			dir = at
 		}
 	}
@@ -75,6 +78,8 @@ type watch struct {
 	*fsnotify.Watcher
 	path   string
 	places map[string]bool
+	// errors are the Watcher's, the latest if they are not read.
+	errors chan error
 }
 
 func newWatch(path string) (*watch, error) {
@@ -82,7 +87,18 @@ func newWatch(path string) (*watch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w (see sysctl fs.inotify.max_user_instances)", path, err)
 	}
-	return &watch{Watcher: w, path: path}, nil
+	return &watch{Watcher: w, path: path, errors: make(chan error, 1)}, nil
+}
+
+// relay passes on errors until the Watcher is closed. The Watcher holds its
+// lock while it waits for somebody to take one, and update needs that lock.
+func (w *watch) relay() {
+	for err := range w.Errors {
+		select {
+		case w.errors <- err:
+		default: // one is waiting already, and will have everything looked at
+		}
+	}
 }
 
 // update makes the watched directories fit what the path means now. It is
@@ -103,39 +119,38 @@ func (w *watch) tryUpdate() error {
 	}
 	w.places = now
 	dirs := make(map[string]bool, len(now))
-	for at := range now {
-		dirs[filepath.Dir(at)] = true
+	for at, needed := range now {
+		dir := filepath.Dir(at)
+		dirs[dir] = dirs[dir] || needed
 	}
+	// All anew: the same path may be another directory now.
 	for _, dir := range w.WatchList() {
-		if dirs[dir] {
-			continue
-		}
-		if err := w.Remove(dir); err != nil && !errors.Is(err, fsnotify.ErrNonExistentWatch) {
-			return fmt.Errorf("stop watching %s: %w", dir, err)
-		}
+		_ = w.Remove(dir) // fails if the directory is gone, and so is the watch
 	}
-	for dir := range dirs {
-		if err := w.Add(dir); err != nil {
+	for dir, needed := range dirs {
+		// Who may pass through a directory may not be allowed to read it.
+		if err := w.Add(dir); err != nil && (needed || !errors.Is(err, fs.ErrPermission)) {
 			return fmt.Errorf("watch %s: %w (see sysctl fs.inotify.max_user_watches)", dir, err)
 		}
 	}
 	return nil
 }
 
-// concerns reports whether an event may have changed the file's content: it is
-// of one of the places, or a watched directory went away.
+// concerns reports whether an event may have changed the file's content.
 func (w *watch) concerns(e fsnotify.Event) bool {
-	name := filepath.Clean(e.Name)
-	if w.places[name] {
-		return true
-	}
-	if !e.Has(fsnotify.Remove) && !e.Has(fsnotify.Rename) {
+	_, ok := w.places[filepath.Clean(e.Name)]
+	return ok
+}
+
+// beingWritten reports whether some process has the file open for writing: the
+// kernel gives no read lease then (fcntl(2), F_SETLEASE). It says false where
+// there are no leases: on network file systems, to users who do not own it.
+func beingWritten(path string) bool {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
 		return false
 	}
-	for at := range w.places {
-		if filepath.Dir(at) == name {
-			return true
-		}
-	}
-	return false
+	defer unix.Close(fd) // and with it the lease
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_RDLCK)
+	return errors.Is(err, unix.EAGAIN)
 }

@@ -7,6 +7,7 @@ package lab_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -142,9 +143,12 @@ func TestCleanupRemovesOneInstanceAndSaysWhat(t *testing.T) {
 	if _, err := os.Stat(s.pins); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%s: %v, want it gone", s.pins, err)
 	}
-	if got := s.attached(); len(got) != 0 {
-		t.Errorf("programs %v are still attached", got)
-	}
+	s.eventually("the programs are detached", func() error {
+		if got := s.attached(); len(got) != 0 {
+			return fmt.Errorf("%v are attached", got)
+		}
+		return nil
+	})
 	s.eventually("maps and programs are freed", func() error { return alive(progs, maps) })
 	if out := s.must("cleanup"); out != "nothing to remove at "+s.pins+"\n" {
 		t.Errorf("the second time: %q", out)

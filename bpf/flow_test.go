@@ -146,6 +146,11 @@ func TestASYNOnAFinishedTuplePicksAfresh(t *testing.T) {
 		if a, b := p.load(1), p.load(2); a != (bpf.LBBackendLoad{}) || b != (bpf.LBBackendLoad{Active: 1}) {
 			t.Errorf("loads %+v %+v", a, b)
 		}
+		if n := p.entries(); n != 3 {
+			t.Errorf("%d entries, want a pair, and what replies to the former backend had", n)
+		}
+		p.sleep(2)
+		p.sweep()
 		if n := p.entries(); n != 2 {
 			t.Errorf("%d entries, want one pair", n)
 		}
@@ -250,8 +255,12 @@ func TestOrphanReplyEntryIsSwept(t *testing.T) {
 		{"a minute old", 60 * 1000, 0},
 		{"more than half a wrap of the clock old", 1<<31 + 1, 0},
 	} {
-		v := bpf.LBFlow{Addr: f.vip.Addr().As16(), Port: 80, State: uint8(bpf.LBFlowStateSTATE_REPLY), Seen: uint32(now) - tc.age}
+		var off uint64
+		p.do(p.ClockOffset.Get(&off))
+		v := bpf.LBFlow{Addr: f.vip.Addr().As16(), Port: 80, State: uint8(bpf.LBFlowStateSTATE_REPLY), Seen: uint32(now+off) - tc.age}
 		p.do(p.Flows.Put(k, v))
+		p.sweep()
+		p.sleep(2)
 		p.sweep()
 		if n := p.entries(); n != tc.left {
 			t.Errorf("%s: %d entries left, want %d", tc.name, n, tc.left)

@@ -47,7 +47,9 @@ func loadWith(t *testing.T, vars map[string]any) *programs {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec.Maps["flows"].MaxEntries = 4096
+	for _, name := range []string{"flows", "direct", "backends", "load", "stats", "services", "slots", "vips", "fragments"} {
+		spec.Maps[name].MaxEntries = 4096 // less to make, read and free
+	}
 	if err := spec.Variables["clock_moves"].Set(true); err != nil {
 		t.Fatal(err)
 	}

@@ -25,9 +25,17 @@
 #include "clock.h"
 #include "parse.h"
 #include "select.h"
+#include "tcp.h"
 #include "flow.h"
+#include "insert.h"
 #include "count.h"
+#include "verdict.h"
 #include "nat.h"
+#include "fragment.h"
+#include "masq.h"
+#include "forward.h"
+#include "direct.h"
+#include "icmp.h"
 #include "refuse.h"
 #include "path.h"
 #include "sweep.h"
@@ -43,6 +51,7 @@ const enum rule *anchor_rule __attribute__((unused));
 const enum rule_flags *anchor_rule_flags __attribute__((unused));
 const enum backend_state *anchor_backend_state __attribute__((unused));
 const enum drop_reason *anchor_drop_reason __attribute__((unused));
+const enum vip_flags *anchor_vip_flags __attribute__((unused));
 const enum node_addr_flags *anchor_node_addr_flags __attribute__((unused));
 
 /* Of enum tcx_action_base, which older uapi headers lack. Passing is always NEXT: others' programs
@@ -61,6 +70,8 @@ static __noinline int answer(struct __sk_buff *skb, enum verdict v, __u32 l3)
 	if (!parse_addrs(skb, &p, l3))
 		return TCX_DROP;
 	got = parse_ports(skb, &p);
+	if (got == PARSED_LATER) /* RFC 1122 section 3.2.2: no error about it */
+		return TCX_DROP;
 	if (got != PARSED_OK || !may_answer()) {
 		count_drop(DROP_RATE_LIMITED);
 		return TCX_DROP;
@@ -85,24 +96,24 @@ static __always_inline int tcx(struct __sk_buff *skb, enum verdict v, __u32 l3)
 SEC("tcx/ingress")
 int tc_ingress(struct __sk_buff *skb)
 {
-	return tcx(skb, to_vip(skb, ETH_HLEN), ETH_HLEN);
+	return tcx(skb, ingress(skb, ETH_HLEN), ETH_HLEN);
 }
 
 SEC("tcx/egress")
 int tc_egress(struct __sk_buff *skb)
 {
-	return tcx(skb, to_client(skb, ETH_HLEN), ETH_HLEN);
+	return tcx(skb, egress(skb, ETH_HLEN), ETH_HLEN);
 }
 
 /* Devices without an Ethernet header: wireguard, tun, ipip. */
 SEC("tcx/ingress")
 int tc_ingress_l3(struct __sk_buff *skb)
 {
-	return tcx(skb, to_vip(skb, 0), 0);
+	return tcx(skb, ingress(skb, 0), 0);
 }
 
 SEC("tcx/egress")
 int tc_egress_l3(struct __sk_buff *skb)
 {
-	return tcx(skb, to_client(skb, 0), 0);
+	return tcx(skb, egress(skb, 0), 0);
 }

@@ -63,6 +63,12 @@ type LBClocks struct {
 	Ktime   uint64
 }
 
+type LBDevice struct {
+	_     structs.HostLayout
+	Addr4 [16]uint8
+	Addr6 [16]uint8
+}
+
 type LBDropReason uint32
 
 const (
@@ -80,7 +86,10 @@ const (
 	LBDropReasonDROP_RATE_LIMITED LBDropReason = 11
 	LBDropReasonDROP_REWRITE      LBDropReason = 12
 	LBDropReasonDROP_BUSY         LBDropReason = 13
-	LBDropReasonDROP_MAX          LBDropReason = 14
+	LBDropReasonDROP_NO_PORT      LBDropReason = 14
+	LBDropReasonDROP_NO_ADDRESS   LBDropReason = 15
+	LBDropReasonDROP_REDIRECT     LBDropReason = 16
+	LBDropReasonDROP_MAX          LBDropReason = 17
 )
 
 type LBFlow struct {
@@ -100,7 +109,10 @@ type LBFlow struct {
 type LBFlowFlags uint32
 
 const (
-	LBFlowFlagsFLOW_REPLIED LBFlowFlags = 1
+	LBFlowFlagsFLOW_REPLIED    LBFlowFlags = 1
+	LBFlowFlagsFLOW_MASQUERADE LBFlowFlags = 2
+	LBFlowFlagsFLOW_RESOURCED  LBFlowFlags = 4
+	LBFlowFlagsFLOW_DIRECT     LBFlowFlags = 8
 )
 
 type LBFlowKey struct {
@@ -135,19 +147,56 @@ const (
 	LBFlowStateSTATE_MAX         LBFlowState = 15
 )
 
+type LBFragment struct {
+	_     structs.HostLayout
+	Sport uint16
+	Dport uint16
+	Known uint32
+	Held  uint32
+}
+
+type LBFragmentKey struct {
+	_     structs.HostLayout
+	Saddr [16]uint8
+	Daddr [16]uint8
+	Id    uint32
+	Proto uint8
+	Pad   [3]uint8
+}
+
+type LBHeld struct {
+	_     structs.HostLayout
+	Len   uint32
+	Bytes [1500]uint8
+}
+
+type LBHeldKey struct {
+	_        structs.HostLayout
+	Datagram LBFragmentKey
+	N        uint32
+}
+
 type LBLimits uint32
 
 const (
-	LBLimitsLAYOUT_VERSION LBLimits = 1
-	LBLimitsBITS_SHIFT     LBLimits = 14
-	LBLimitsBITS_WORDS     LBLimits = 4096
-	LBLimitsMAX_SERVICES   LBLimits = 65536
-	LBLimitsMAX_BACKENDS   LBLimits = 65536
-	LBLimitsMAX_VIPS       LBLimits = 131072
-	LBLimitsMAX_SLOTS      LBLimits = 1048576
-	LBLimitsMAX_FLOWS      LBLimits = 524288
-	LBLimitsMAX_NODE_ADDRS LBLimits = 4096
-	LBLimitsMAX_LEAST      LBLimits = 1024
+	LBLimitsLAYOUT_VERSION    LBLimits = 1
+	LBLimitsBITS_SHIFT        LBLimits = 14
+	LBLimitsBITS_WORDS        LBLimits = 4096
+	LBLimitsMAX_SERVICES      LBLimits = 65536
+	LBLimitsMAX_BACKENDS      LBLimits = 65536
+	LBLimitsMAX_VIPS          LBLimits = 131072
+	LBLimitsMAX_SLOTS         LBLimits = 1048576
+	LBLimitsMAX_FLOWS         LBLimits = 524288
+	LBLimitsMAX_NODE_ADDRS    LBLimits = 4096
+	LBLimitsMAX_DEVICES       LBLimits = 4096
+	LBLimitsMAX_DIRECT        LBLimits = 65536
+	LBLimitsRESOURCED_BUCKETS LBLimits = 4096
+	LBLimitsMAX_FRAGMENTED    LBLimits = 8192
+	LBLimitsMAX_HELD          LBLimits = 1024
+	LBLimitsHELD_BYTES        LBLimits = 1500
+	LBLimitsMASQ_BITS         LBLimits = 16385
+	LBLimitsMASQ_WORDS        LBLimits = 17409
+	LBLimitsMAX_LEAST         LBLimits = 1024
 )
 
 type LBNodeAddrFlags uint32
@@ -160,6 +209,8 @@ type LBPosition uint32
 
 const (
 	LBPositionPOSITION_E1 LBPosition = 1
+	LBPositionPOSITION_E2 LBPosition = 2
+	LBPositionPOSITION_E3 LBPosition = 3
 	LBPositionPOSITION_E4 LBPosition = 4
 )
 
@@ -205,8 +256,14 @@ type LBServiceName struct {
 type LBVip struct {
 	_       structs.HostLayout
 	Service uint32
-	Pad     uint32
+	Flags   uint32
 }
+
+type LBVipFlags uint32
+
+const (
+	LBVipFlagsVIP_MASQUERADE LBVipFlags = 1
+)
 
 type LBVipKey struct {
 	_     structs.HostLayout
@@ -214,6 +271,14 @@ type LBVipKey struct {
 	Port  uint16
 	Proto uint8
 	Pad   uint8
+}
+
+type LBWork struct {
+	_     structs.HostLayout
+	Key   LBFlowKey
+	Reply LBFlowKey
+	Flow  LBFlow
+	Entry LBFlow
 }
 
 // Names of all BPF objects in the ELF.
@@ -224,18 +289,28 @@ const (
 	LBMapBackendIds          = "backend_ids"
 	LBMapBackends            = "backends"
 	LBMapBuckets             = "buckets"
+	LBMapDevices             = "devices"
+	LBMapDirect              = "direct"
 	LBMapDrops               = "drops"
 	LBMapFlows               = "flows"
+	LBMapFragments           = "fragments"
+	LBMapHeld                = "held"
 	LBMapLoad                = "load"
+	LBMapMasqBits            = "masq_bits"
+	LBMapMasqPorts           = "masq_ports"
 	LBMapMeta                = "meta"
 	LBMapNodeAddrs           = "node_addrs"
+	LBMapParcels             = "parcels"
+	LBMapPeerBits            = "peer_bits"
 	LBMapQuotes              = "quotes"
+	LBMapResourced           = "resourced"
 	LBMapServiceInfo         = "service_info"
 	LBMapServices            = "services"
 	LBMapSlots               = "slots"
 	LBMapStats               = "stats"
 	LBMapVipBits             = "vip_bits"
 	LBMapVips                = "vips"
+	LBMapWorks               = "works"
 	LBProgClock              = "clock"
 	LBProgSweep              = "sweep"
 	LBProgTcEgress           = "tc_egress"
@@ -251,6 +326,7 @@ const (
 	LBVarAnchorPosition      = "anchor_position"
 	LBVarAnchorRule          = "anchor_rule"
 	LBVarAnchorRuleFlags     = "anchor_rule_flags"
+	LBVarAnchorVipFlags      = "anchor_vip_flags"
 	LBVarChecksumByHelper    = "checksum_by_helper"
 	LBVarClockJiffies        = "clock_jiffies"
 	LBVarClockKtime          = "clock_ktime"
@@ -318,18 +394,28 @@ type LBMapSpecs struct {
 	BackendIds  *ebpf.MapSpec `ebpf:"backend_ids"`
 	Backends    *ebpf.MapSpec `ebpf:"backends"`
 	Buckets     *ebpf.MapSpec `ebpf:"buckets"`
+	Devices     *ebpf.MapSpec `ebpf:"devices"`
+	Direct      *ebpf.MapSpec `ebpf:"direct"`
 	Drops       *ebpf.MapSpec `ebpf:"drops"`
 	Flows       *ebpf.MapSpec `ebpf:"flows"`
+	Fragments   *ebpf.MapSpec `ebpf:"fragments"`
+	Held        *ebpf.MapSpec `ebpf:"held"`
 	Load        *ebpf.MapSpec `ebpf:"load"`
+	MasqBits    *ebpf.MapSpec `ebpf:"masq_bits"`
+	MasqPorts   *ebpf.MapSpec `ebpf:"masq_ports"`
 	Meta        *ebpf.MapSpec `ebpf:"meta"`
 	NodeAddrs   *ebpf.MapSpec `ebpf:"node_addrs"`
+	Parcels     *ebpf.MapSpec `ebpf:"parcels"`
+	PeerBits    *ebpf.MapSpec `ebpf:"peer_bits"`
 	Quotes      *ebpf.MapSpec `ebpf:"quotes"`
+	Resourced   *ebpf.MapSpec `ebpf:"resourced"`
 	ServiceInfo *ebpf.MapSpec `ebpf:"service_info"`
 	Services    *ebpf.MapSpec `ebpf:"services"`
 	Slots       *ebpf.MapSpec `ebpf:"slots"`
 	Stats       *ebpf.MapSpec `ebpf:"stats"`
 	VipBits     *ebpf.MapSpec `ebpf:"vip_bits"`
 	Vips        *ebpf.MapSpec `ebpf:"vips"`
+	Works       *ebpf.MapSpec `ebpf:"works"`
 }
 
 // LBVariableSpecs contains global variables before they are loaded into the kernel.
@@ -345,6 +431,7 @@ type LBVariableSpecs struct {
 	AnchorPosition      *ebpf.VariableSpec `ebpf:"anchor_position"`
 	AnchorRule          *ebpf.VariableSpec `ebpf:"anchor_rule"`
 	AnchorRuleFlags     *ebpf.VariableSpec `ebpf:"anchor_rule_flags"`
+	AnchorVipFlags      *ebpf.VariableSpec `ebpf:"anchor_vip_flags"`
 	ChecksumByHelper    *ebpf.VariableSpec `ebpf:"checksum_by_helper"`
 	ClockJiffies        *ebpf.VariableSpec `ebpf:"clock_jiffies"`
 	ClockKtime          *ebpf.VariableSpec `ebpf:"clock_ktime"`
@@ -378,18 +465,28 @@ type LBMaps struct {
 	BackendIds  *ebpf.Map `ebpf:"backend_ids"`
 	Backends    *ebpf.Map `ebpf:"backends"`
 	Buckets     *ebpf.Map `ebpf:"buckets"`
+	Devices     *ebpf.Map `ebpf:"devices"`
+	Direct      *ebpf.Map `ebpf:"direct"`
 	Drops       *ebpf.Map `ebpf:"drops"`
 	Flows       *ebpf.Map `ebpf:"flows"`
+	Fragments   *ebpf.Map `ebpf:"fragments"`
+	Held        *ebpf.Map `ebpf:"held"`
 	Load        *ebpf.Map `ebpf:"load"`
+	MasqBits    *ebpf.Map `ebpf:"masq_bits"`
+	MasqPorts   *ebpf.Map `ebpf:"masq_ports"`
 	Meta        *ebpf.Map `ebpf:"meta"`
 	NodeAddrs   *ebpf.Map `ebpf:"node_addrs"`
+	Parcels     *ebpf.Map `ebpf:"parcels"`
+	PeerBits    *ebpf.Map `ebpf:"peer_bits"`
 	Quotes      *ebpf.Map `ebpf:"quotes"`
+	Resourced   *ebpf.Map `ebpf:"resourced"`
 	ServiceInfo *ebpf.Map `ebpf:"service_info"`
 	Services    *ebpf.Map `ebpf:"services"`
 	Slots       *ebpf.Map `ebpf:"slots"`
 	Stats       *ebpf.Map `ebpf:"stats"`
 	VipBits     *ebpf.Map `ebpf:"vip_bits"`
 	Vips        *ebpf.Map `ebpf:"vips"`
+	Works       *ebpf.Map `ebpf:"works"`
 }
 
 func (m *LBMaps) Close() error {
@@ -398,18 +495,28 @@ func (m *LBMaps) Close() error {
 		m.BackendIds,
 		m.Backends,
 		m.Buckets,
+		m.Devices,
+		m.Direct,
 		m.Drops,
 		m.Flows,
+		m.Fragments,
+		m.Held,
 		m.Load,
+		m.MasqBits,
+		m.MasqPorts,
 		m.Meta,
 		m.NodeAddrs,
+		m.Parcels,
+		m.PeerBits,
 		m.Quotes,
+		m.Resourced,
 		m.ServiceInfo,
 		m.Services,
 		m.Slots,
 		m.Stats,
 		m.VipBits,
 		m.Vips,
+		m.Works,
 	)
 }
 
@@ -426,6 +533,7 @@ type LBVariables struct {
 	AnchorPosition      *ebpf.Variable `ebpf:"anchor_position"`
 	AnchorRule          *ebpf.Variable `ebpf:"anchor_rule"`
 	AnchorRuleFlags     *ebpf.Variable `ebpf:"anchor_rule_flags"`
+	AnchorVipFlags      *ebpf.Variable `ebpf:"anchor_vip_flags"`
 	ChecksumByHelper    *ebpf.Variable `ebpf:"checksum_by_helper"`
 	ClockJiffies        *ebpf.Variable `ebpf:"clock_jiffies"`
 	ClockKtime          *ebpf.Variable `ebpf:"clock_ktime"`

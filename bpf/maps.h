@@ -24,6 +24,28 @@ struct {
 	__type(value, __u64);
 } backend_bits SEC(".maps");
 
+/*
+ * Bit of an address -> perhaps a backend's, or one to masquerade with. Written by the agent, read
+ * by ingress and egress.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, BITS_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} peer_bits SEC(".maps");
+
+/* Bit of address, port and protocol -> perhaps a backend that is masqueraded to. As backend_bits.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, BITS_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} masq_bits SEC(".maps");
+
 /* Packet as seen -> rewrite and state. Written by the programs only. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -31,6 +53,41 @@ struct {
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 } flows SEC(".maps");
+
+/*
+ * Reply key of a connection from a client to a backend without a VIP -> last new packet, low 32
+ * bits of jiffies. A flow of the same client port would be mistaken for it. Written by ingress.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_DIRECT);
+	__type(key, struct flow_key);
+	__type(value, __u32);
+} direct SEC(".maps");
+
+/* Hash of a client's address and port -> its direct connections that were resourced. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, RESOURCED_BUCKETS);
+	__type(key, __u32);
+	__type(value, __u32);
+} resourced SEC(".maps");
+
+/* Datagram -> ports, known from its first fragment. Written by the programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_FRAGMENTED);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+} fragments SEC(".maps");
+
+/* Datagram and number -> a fragment that came before the first. Written by the programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_HELD);
+	__type(key, struct held_key);
+	__type(value, struct held);
+} held SEC(".maps");
 
 /* Backend id -> flow entries it has. Written by the programs, zeroed by the agent for a new id. */
 struct {
@@ -132,6 +189,27 @@ struct {
 	__type(value, __u32);
 } node_addrs SEC(".maps");
 
+/* ifindex -> what its packets are masqueraded with. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_DEVICES);
+	__type(key, __u32);
+	__type(value, struct device);
+} devices SEC(".maps");
+
+/*
+ * 0 -> how many ports masquerading may use; then these, four a word, the first in the low bits;
+ * from MASQ_BITS on, a bit for each port, set for these.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MASQ_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} masq_ports SEC(".maps");
+
 /*
  * Scratch: worth nothing after the program that uses it.
  */
@@ -143,6 +221,22 @@ struct {
 	__type(key, __u32);
 	__type(value, struct bucket);
 } buckets SEC(".maps");
+
+/* What this CPU is making: 0 at ingress, 1 at egress. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct work);
+} works SEC(".maps");
+
+/* 0: a fragment on its way to or from held; 1: the one that it came with. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct held);
+} parcels SEC(".maps");
 
 /* 0 -> the part of a packet that an ICMP error quotes. */
 struct {

@@ -29,7 +29,7 @@ static __always_inline __u16 fold_csum(__u64 sum)
 /* Which end of the packet changes. */
 enum end { SOURCE, DESTINATION };
 
-/* Where the layer 4 checksum is, from skb->data. */
+/* Where the layer 4 checksum of TCP or UDP is, from skb->data. */
 static __always_inline __u32 checksum_at(const struct packet *p)
 {
 	return p->l4 + (p->key.proto == IPPROTO_UDP ? offsetof(struct udphdr, check)
@@ -131,6 +131,17 @@ static __always_inline bool store_v6(struct __sk_buff *skb, const struct packet 
 	return true;
 }
 
+/*
+ * What has no layer 4 checksum to mend: a later fragment, or SCTP, whose CRC32c does not cover
+ * addresses and whose ports never change. Only the device's sum follows: it covers the header,
+ * which in IPv6 nothing balances.
+ */
+static __always_inline void mend_sum(struct __sk_buff *skb, const struct packet *p, __u32 diff)
+{
+	if (!p->v4)
+		bpf_csum_update(skb, diff);
+}
+
 /* False: the kernel would not change the packet, which must not go on half changed. */
 static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *p, const addr_t to,
 				    __u16 port, enum end end)
@@ -138,12 +149,17 @@ static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *
 	const __u8 *from = end == SOURCE ? p->key.saddr : p->key.daddr;
 	__u16 from_port = end == SOURCE ? p->key.sport : p->key.dport;
 	__u32 diff = csum_diff(from, to);
+	bool portless = p->part == LATER || p->key.proto == IPPROTO_SCTP;
 	__be16 *ports;
 
-	if (!mend_checksum(skb, p, diff, from_port, port))
+	if (portless)
+		mend_sum(skb, p, diff);
+	else if (!mend_checksum(skb, p, diff, from_port, port))
 		return false;
 	if (!(p->v4 ? store_v4(skb, p, to, diff, end) : store_v6(skb, p, to, end)))
 		return false;
+	if (portless)
+		return true;
 	ports = header(skb, p->l4);
 	if ((void *)(ports + 2) > data_end(skb))
 		return false;

@@ -5,11 +5,14 @@
 
 enum parsed {
 	PARSED_OK,
-	PARSED_OTHER,	  /* neither TCP nor UDP */
-	PARSED_FRAGMENT,  /* not the first fragment: no ports */
-	PARSED_EXTENSION, /* IPv6 extension header */
+	PARSED_OTHER,	  /* neither TCP nor UDP nor SCTP */
+	PARSED_LATER,	  /* not the first fragment: no ports */
+	PARSED_EXTENSION, /* an IPv6 extension header that cannot be followed */
 	PARSED_MALFORMED,
 };
+
+/* Which part of a datagram a packet is. */
+enum part { WHOLE, FIRST, LATER };
 
 /* A packet in work. Offsets from skb->data in bytes; key as a hook looks it up. */
 struct packet {
@@ -17,8 +20,9 @@ struct packet {
 	__u32 l3;
 	__u32 l4;
 	__u32 bytes; /* of the IP packet, as its device sees it */
+	__u32 id;    /* of a fragment's datagram, as it is in the packet */
 	bool v4;
-	bool fragment;	/* the first of several */
+	__u8 part;	/* enum part */
 	__u8 tcp_flags; /* FIN 1, SYN 2, RST 4, ACK 16 */
 };
 
@@ -31,14 +35,31 @@ struct packet {
 #define IP_OFFSET	 0x1fff
 #define FRAGMENT_OFFSET6 0xfff8
 
+#define MAX_EXTENSIONS 8   /* IPv6 extension headers that are followed */
+#define MAX_HEADERS    200 /* where layer 4 may begin at the latest: see header() */
+
+/*
+ * The bounds of the packet's linear part. In assembly, as the compiler likes to keep the address of
+ * the field, and the verifier takes no pointer into its context but the context itself.
+ */
 static __always_inline void *data(struct __sk_buff *skb)
 {
-	return (void *)(long)skb->data;
+	void *p;
+
+	asm volatile("%0 = *(u32 *)(%1 + %2)"
+		     : "=r"(p)
+		     : "r"(skb), "i"(offsetof(struct __sk_buff, data)));
+	return p;
 }
 
 static __always_inline void *data_end(struct __sk_buff *skb)
 {
-	return (void *)(long)skb->data_end;
+	void *p;
+
+	asm volatile("%0 = *(u32 *)(%1 + %2)"
+		     : "=r"(p)
+		     : "r"(skb), "i"(offsetof(struct __sk_buff, data_end)));
+	return p;
 }
 
 /* A header's place. Headers that are parsed end within 256 bytes; the mask tells the verifier. */
@@ -142,18 +163,59 @@ static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet
 	p->key.proto = ip->protocol;
 	p->l4 = p->l3 + ip->ihl * 4;
 	frag = bpf_ntohs(ip->frag_off);
-	p->fragment = frag & IP_MF;
-	return frag & IP_OFFSET ? PARSED_FRAGMENT : PARSED_OK;
+	if (!(frag & (IP_MF | IP_OFFSET)))
+		return PARSED_OK;
+	p->id = ip->id;
+	p->part = frag & IP_OFFSET ? LATER : FIRST;
+	return frag & IP_OFFSET ? PARSED_LATER : PARSED_OK;
+}
+
+/*
+ * Follows IPv6 extension headers to the one of layer 4. A routing header that is not through means
+ * that the destination is not the final one, which layer 4 sums; AH signs what would be rewritten.
+ */
+__noinline enum parsed parse_extensions(struct __sk_buff *skb, struct packet *p)
+{
+	struct {
+		__u8 next, len;
+		__be16 frag_off; /* or a routing header's type and segments left */
+		__be32 id;
+	} h;
+	__u32 i;
+
+	if (!p)
+		return PARSED_MALFORMED;
+	for (i = 0; i < MAX_EXTENSIONS; i++) {
+		__u8 type = p->key.proto;
+
+		if (type != IPPROTO_HOPOPTS && type != IPPROTO_ROUTING &&
+		    type != IPPROTO_FRAGMENT && type != IPPROTO_DSTOPTS)
+			return type == IPPROTO_AH ? PARSED_EXTENSION : PARSED_OK;
+		if (bpf_skb_load_bytes(skb, p->l4, &h, sizeof(h)))
+			return PARSED_MALFORMED;
+		if (type == IPPROTO_ROUTING && bpf_ntohs(h.frag_off) & 0xff)
+			return PARSED_EXTENSION;
+		p->key.proto = h.next;
+		if (type == IPPROTO_FRAGMENT) {
+			p->l4 += sizeof(h);
+			if (!(bpf_ntohs(h.frag_off) & (FRAGMENT_OFFSET6 | 1)))
+				continue; /* an atomic fragment: the whole */
+			p->id = h.id;
+			p->part = bpf_ntohs(h.frag_off) & FRAGMENT_OFFSET6 ? LATER : FIRST;
+			if (p->part == LATER)
+				return PARSED_LATER;
+		} else {
+			p->l4 += (h.len + 1) * 8;
+		}
+		if (p->l4 > MAX_HEADERS)
+			return PARSED_EXTENSION;
+	}
+	return PARSED_EXTENSION;
 }
 
 static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet *p)
 {
 	struct ipv6hdr *ip6 = header(skb, p->l3);
-	struct {
-		__u8 next, reserved;
-		__be16 frag_off;
-		__be32 id;
-	} f;
 
 	if ((void *)(ip6 + 1) > data_end(skb) || ip6->version != 6)
 		return PARSED_MALFORMED;
@@ -161,54 +223,40 @@ static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet
 		return PARSED_MALFORMED;
 	p->key.proto = ip6->nexthdr;
 	p->l4 = p->l3 + sizeof(*ip6);
-	p->fragment = false;
-	switch (p->key.proto) {
-	case IPPROTO_FRAGMENT:
-		if (bpf_skb_load_bytes(skb, p->l4, &f, sizeof(f)))
-			return PARSED_MALFORMED;
-		if (bpf_ntohs(f.frag_off) & FRAGMENT_OFFSET6)
-			return PARSED_FRAGMENT;
-		p->key.proto = f.next;
-		p->l4 += sizeof(f);
-		p->fragment = true;
+	if (p->key.proto == IPPROTO_TCP || p->key.proto == IPPROTO_UDP)
 		return PARSED_OK;
-	case IPPROTO_HOPOPTS:
-	case IPPROTO_ROUTING:
-	case IPPROTO_DSTOPTS:
-		return PARSED_EXTENSION;
-	}
-	return PARSED_OK;
+	return parse_extensions(skb, p);
 }
 
 /* Protocol, ports and TCP flags, after parse_addrs. */
 static __always_inline enum parsed parse_ports(struct __sk_buff *skb, struct packet *p)
 {
-	enum parsed got = p->v4 ? parse_v4(skb, p) : parse_v6(skb, p);
+	enum parsed got;
+	__be16 *ports;
 	__u32 len;
 
+	p->part = WHOLE;
+	p->tcp_flags = 0;
+	got = p->v4 ? parse_v4(skb, p) : parse_v6(skb, p);
 	if (got != PARSED_OK)
 		return got;
-	if (p->key.proto != IPPROTO_TCP && p->key.proto != IPPROTO_UDP)
+	if (p->key.proto == IPPROTO_TCP)
+		len = sizeof(struct tcphdr);
+	else if (p->key.proto == IPPROTO_UDP || p->key.proto == IPPROTO_SCTP)
+		len = sizeof(struct udphdr);
+	else
 		return PARSED_OTHER;
-	len = p->key.proto == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
 	if (!pull(skb, p->l4 + len))
 		return PARSED_MALFORMED;
+	ports = header(skb, p->l4);
 	if (p->key.proto == IPPROTO_TCP) {
-		struct tcphdr *tcp = header(skb, p->l4);
-
-		if ((void *)(tcp + 1) > data_end(skb))
+		if ((void *)ports + sizeof(struct tcphdr) > data_end(skb))
 			return PARSED_MALFORMED;
-		p->key.sport = bpf_ntohs(tcp->source);
-		p->key.dport = bpf_ntohs(tcp->dest);
-		p->tcp_flags = ((__u8 *)tcp)[13];
-	} else {
-		struct udphdr *udp = header(skb, p->l4);
-
-		if ((void *)(udp + 1) > data_end(skb))
-			return PARSED_MALFORMED;
-		p->key.sport = bpf_ntohs(udp->source);
-		p->key.dport = bpf_ntohs(udp->dest);
-		p->tcp_flags = 0;
+		p->tcp_flags = ((__u8 *)ports)[13];
+	} else if ((void *)ports + sizeof(struct udphdr) > data_end(skb)) {
+		return PARSED_MALFORMED;
 	}
+	p->key.sport = bpf_ntohs(ports[0]);
+	p->key.dport = bpf_ntohs(ports[1]);
 	return PARSED_OK;
 }

@@ -1,25 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The two ways of a packet: to a VIP (ingress, position E1) and back (egress, position E4). */
+/* The two hooks: what comes in, and what leaves. */
 #pragma once
-
-enum verdict {
-	VERDICT_PASS, /* go on, changed or not */
-	VERDICT_DROP,
-	VERDICT_ICMP, /* refuse: port unreachable */
-	VERDICT_RST,  /* refuse: reset */
-};
-
-static __always_inline enum verdict drop(enum drop_reason reason)
-{
-	count_drop(reason);
-	return VERDICT_DROP;
-}
-
-static __always_inline enum verdict refuse(enum drop_reason reason, enum verdict answer)
-{
-	count_drop(reason);
-	return answer;
-}
 
 static __always_inline bool is_assigned(const addr_t addr)
 {
@@ -49,16 +30,16 @@ static __always_inline enum verdict unwanted(const struct packet *p, enum drop_r
 	return drop(reason);
 }
 
-/* What is neither TCP nor UDP, or shows no ports. ICMP is the stack's: ping answers as ever. */
-static __always_inline enum verdict portless(const struct packet *p, enum parsed why)
+/* What shows no ports. ICMP that is no error is the stack's: ping answers as ever. */
+__noinline enum verdict portless(struct __sk_buff *skb, struct packet *p, enum parsed why)
 {
-	if (why == PARSED_OTHER && (p->key.proto == IPPROTO_ICMP || p->key.proto == IPPROTO_ICMPV6))
+	if (!p)
 		return VERDICT_PASS;
 	switch (why) {
 	case PARSED_OTHER:
+		if (p->key.proto == IPPROTO_ICMP || p->key.proto == IPPROTO_ICMPV6)
+			return icmp_in(skb, p);
 		return unwanted(p, DROP_PROTOCOL);
-	case PARSED_FRAGMENT:
-		return unwanted(p, DROP_FRAGMENT);
 	case PARSED_EXTENSION:
 		return unwanted(p, DROP_EXTENSION);
 	default:
@@ -66,23 +47,24 @@ static __always_inline enum verdict portless(const struct packet *p, enum parsed
 	}
 }
 
-static __always_inline enum verdict forward(struct __sk_buff *skb, struct packet *p, struct flow *f,
-					    __u32 id)
+/* TCP to a frontend that neither belongs to a flow nor begins one. */
+static __always_inline enum verdict stray(const struct packet *p)
 {
-	touch(f, p->bytes);
-	count_in(id, p->bytes);
-	if (!rewrite(skb, p, f->addr, f->port, DESTINATION))
-		return drop(DROP_REWRITE);
-	return VERDICT_PASS;
+	if (is_assigned(p->key.daddr))
+		return VERDICT_PASS; /* the stack knows the connection, or resets it */
+	if (p->tcp_flags & TCP_RST || p->part == LATER)
+		return drop(DROP_NO_FLOW); /* a reset is never answered */
+	return refuse(DROP_NO_FLOW, VERDICT_RST);
 }
 
 /* The first packet of a flow, or one that needs a new backend. */
-static __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
+__noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 {
-	struct draft d = {};
 	enum drop_reason reason;
+	enum verdict verdict;
 	struct service *svc;
 	struct backend *b;
+	struct work *w;
 	struct flow *f;
 	struct vip *v;
 	__u32 id;
@@ -91,31 +73,26 @@ static __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 		return VERDICT_PASS;
 	v = find_vip(p->key.daddr, p->key.dport, p->key.proto);
 	if (!v)
-		return unwanted(p, DROP_UNKNOWN_PORT);
-	if (p->fragment)
-		return drop(DROP_FRAGMENT);
-	if (p->key.proto == IPPROTO_TCP &&
-	    (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN) {
-		if (is_assigned(p->key.daddr))
-			return VERDICT_PASS; /* the stack knows the connection, or resets it */
-		if (p->tcp_flags & TCP_RST)
-			return drop(DROP_NO_FLOW); /* a reset is never answered */
-		return refuse(DROP_NO_FLOW, VERDICT_RST);
-	}
+		return unmasquerade(skb, p, &verdict) ? verdict : unwanted(p, DROP_UNKNOWN_PORT);
+	if (p->key.proto == IPPROTO_TCP && !is_syn(p->tcp_flags))
+		return stray(p);
 	svc = bpf_map_lookup_elem(&services, &v->service);
 	id = svc ? pick(&p->key, *(volatile __u64 *)&svc->pool) : 0;
 	b = id ? backend_at(id) : NULL;
 	if (!b || !b->hash)
 		return refuse(DROP_EMPTY_POOL, VERDICT_ICMP);
-	copy_addr(d.flow.addr, b->addr);
-	d.flow.port = b->port;
-	d.flow.state = p->key.proto == IPPROTO_TCP ? STATE_SYN_RECV : STATE_UDP;
-	d.flow.backend = id;
-	d.flow.seen = now();
-	d.flow.service_hash = svc->hash;
-	d.flow.backend_hash = b->hash;
-	reply_key(&d.reply_key, &p->key, d.flow.addr, d.flow.port);
-	reason = insert_flow(&p->key, &d, &f);
+	w = begin(p);
+	if (!w)
+		return VERDICT_PASS;
+	copy_addr(w->flow.addr, b->addr);
+	w->flow.port = b->port;
+	/* a client that is the backend must not meet its own address as the source */
+	if (v->flags & VIP_MASQUERADE || same_addr(p->key.saddr, b->addr))
+		w->flow.flags = FLOW_MASQUERADE;
+	w->flow.backend = id;
+	w->flow.service_hash = svc->hash;
+	w->flow.backend_hash = b->hash;
+	reason = insert_flow(w, &f);
 	if (reason == DROP_REPLY_TAKEN)
 		return refuse(reason, VERDICT_ICMP);
 	if (reason != DROP_NONE)
@@ -127,13 +104,12 @@ static __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 /* Whether a packet of a live entry wants a new backend: see "port reuse" in docs/packet-path.md. */
 static __always_inline bool wants_pick(const struct packet *p, __u32 word, __u32 id)
 {
-	__u8 state = word & 0xff;
 	struct backend *b;
 
 	if (p->key.proto == IPPROTO_TCP) {
-		if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		if (!is_syn(p->tcp_flags))
 			return false;
-		if (state == TW || state == CL)
+		if (is_finished(state_of(word)))
 			return true;
 		b = backend_at(id);
 		return !b || !serves(b);
@@ -147,91 +123,114 @@ static __always_inline bool wants_pick(const struct packet *p, __u32 word, __u32
 	return find_vip(p->key.daddr, p->key.dport, p->key.proto) != NULL;
 }
 
-static __always_inline enum verdict to_vip(struct __sk_buff *skb, __u32 l3)
+/* To a VIP, with ports known. */
+static __always_inline enum verdict to_vip(struct __sk_buff *skb, struct packet *p)
 {
+	struct flow *f = find(&p->key);
+	__u32 word, id;
+
+	if (!f)
+		return new_flow(skb, p);
+	word = load_word(f);
+	id = backend_of(f);
+	if (wants_pick(p, word, id)) {
+		retire(&p->key, f, word);
+		return new_flow(skb, p);
+	}
+	return forward_known(skb, p, f, word, id);
+}
+
+/* To an address that backends have, or that masquerading uses. */
+static __always_inline enum verdict to_peer(struct __sk_buff *skb, struct packet *p)
+{
+	enum verdict verdict;
+
+	if (unmasquerade(skb, p, &verdict))
+		return verdict;
+	return to_backend(skb, p);
+}
+
+/* Gives a fragment its datagram's ports. PASS: they are there. */
+static __always_inline enum verdict join(struct __sk_buff *skb, struct packet *p, __u64 flags)
+{
+	enum later later;
+
+	if (p->part == FIRST)
+		return first_fragment(skb, p, flags) ? VERDICT_PASS : drop(DROP_REWRITE);
+	later = later_fragment(skb, p);
+	if (later == LATER_LOST)
+		return drop(DROP_FRAGMENT);
+	return later == LATER_HELD ? VERDICT_DROP : VERDICT_PASS;
+}
+
+static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
+{
+	enum verdict verdict;
 	struct packet p;
 	enum parsed got;
-	struct flow *f;
-	__u32 word, id;
+	bool vip;
 
 	if (skb->pkt_type != 0 /* PACKET_HOST */ || skb->vlan_present || !parse_addrs(skb, &p, l3))
 		return VERDICT_PASS;
-	if (!bit_is_set(&vip_bits, vip_bit(p.key.daddr)))
+	vip = bit_is_set(&vip_bits, vip_bit(p.key.daddr));
+	if (!vip && !bit_is_set(&peer_bits, vip_bit(p.key.daddr)))
 		return VERDICT_PASS;
 	got = parse_ports(skb, &p);
-	if (got != PARSED_OK)
-		return portless(&p, got);
+	if (got != PARSED_OK && got != PARSED_LATER)
+		return vip ? portless(skb, &p, got) : icmp_in(skb, &p);
+	if (p.part != WHOLE) {
+		verdict = join(skb, &p, BPF_F_INGRESS);
+		if (verdict != VERDICT_PASS)
+			return verdict;
+	}
 	p.key.pad = 0;
 	p.key.position = POSITION_E1;
-	f = bpf_map_lookup_elem(&flows, &p.key);
-	if (!f)
-		return new_flow(skb, &p);
-	word = load_word(f);
-	if (!is_live(word))
-		return new_flow(skb, &p);
-	if (p.fragment)
-		return drop(DROP_FRAGMENT);
-	id = backend_of(f);
-	if (wants_pick(&p, word, id)) {
-		retire(f, word);
-		return new_flow(skb, &p);
-	}
-	if (p.key.proto == IPPROTO_TCP &&
-	    (p.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) || (word & 0xff) != ES))
-		follow_tcp(f, p.tcp_flags, IN);
-	return forward(skb, &p, f, id);
+	return vip ? to_vip(skb, &p) : to_peer(skb, &p);
 }
 
-/* What a reply says about its flow is kept in the forward entry. */
-static __always_inline void follow_reply(const struct packet *p, struct flow *r)
+/* Egress, of a packet that is no flow's. */
+static __always_inline enum verdict leaving(struct __sk_buff *skb, const struct packet *p)
 {
-	struct flow_key k;
-	struct flow *f;
-
-	forward_key(&k, &p->key, r);
-	f = bpf_map_lookup_elem(&flows, &k);
-	if (f && p->key.proto == IPPROTO_TCP)
-		follow_tcp(f, p->tcp_flags, OUT);
-	else if (f)
-		__sync_fetch_and_or(word_of(f), FLOW_REPLIED << 8);
-}
-
-static __always_inline enum verdict from_backend(struct __sk_buff *skb, struct packet *p,
-						 struct flow *r)
-{
-	__u32 id = backend_of(r);
-
-	if (p->fragment)
-		return drop(DROP_FRAGMENT);
-	if (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) {
-		follow_reply(p, r);
-	} else if (!(r->flags & FLOW_REPLIED)) {
-		r->flags |= FLOW_REPLIED;
-		follow_reply(p, r);
-	}
-	touch(r, p->bytes);
-	count_out(id, p->bytes);
-	if (!rewrite(skb, p, r->addr, r->port, SOURCE))
-		return drop(DROP_REWRITE);
+	/* a bridge passes on what is for others: that is none of ours */
+	if (skb->pkt_type == 3 /* PACKET_OTHERHOST */)
+		return VERDICT_PASS;
+	if (bit_is_set(&vip_bits, vip_bit(p->key.daddr)) &&
+	    find_vip(p->key.daddr, p->key.dport, p->key.proto))
+		return drop(DROP_UNTRANSLATED);
 	return VERDICT_PASS;
 }
 
-static __always_inline enum verdict to_client(struct __sk_buff *skb, __u32 l3)
+static __always_inline enum verdict egress(struct __sk_buff *skb, __u32 l3)
 {
+	enum verdict verdict;
 	struct packet p;
+	enum parsed got;
 	struct flow *r;
 
-	if (skb->vlan_present || !parse_addrs(skb, &p, l3) || parse_ports(skb, &p) != PARSED_OK)
+	if (skb->vlan_present || !parse_addrs(skb, &p, l3))
 		return VERDICT_PASS;
+	got = parse_ports(skb, &p);
+	if (got == PARSED_OTHER)
+		return icmp_out(skb, &p);
+	if (got != PARSED_OK && got != PARSED_LATER)
+		return VERDICT_PASS;
+	if (p.part != WHOLE && (bit_is_set(&peer_bits, vip_bit(p.key.saddr)) ||
+				bit_is_set(&peer_bits, vip_bit(p.key.daddr)))) {
+		verdict = join(skb, &p, 0);
+		if (verdict != VERDICT_PASS)
+			return verdict;
+	} else if (got == PARSED_LATER) {
+		return VERDICT_PASS;
+	}
+	p.key.pad = 0;
 	if (bit_is_set(&backend_bits, backend_bit(p.key.saddr, p.key.sport, p.key.proto))) {
-		p.key.pad = 0;
 		p.key.position = POSITION_E4;
-		r = bpf_map_lookup_elem(&flows, &p.key);
+		r = find(&p.key);
 		if (r)
 			return from_backend(skb, &p, r);
 	}
-	if (bit_is_set(&vip_bits, vip_bit(p.key.daddr)) &&
-	    find_vip(p.key.daddr, p.key.dport, p.key.proto))
-		return drop(DROP_UNTRANSLATED);
-	return VERDICT_PASS;
+	if (same_addr(p.key.saddr, p.key.daddr) ||
+	    bit_is_set(&masq_bits, backend_bit(p.key.daddr, p.key.dport, p.key.proto)))
+		return masquerade(skb, &p);
+	return leaving(skb, &p);
 }

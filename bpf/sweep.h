@@ -35,54 +35,78 @@ static __always_inline bool older(struct flow *f, __u32 t, __u32 seconds)
 	return age > seconds * hz && age < AGE_FUTURE;
 }
 
-/* A reply entry without its forward entry: its flow was deleted, or lost the race to exist. */
-static __always_inline void sweep_reply(struct flow_key *key, struct flow *r, __u32 t)
+/* Second step of an entry's end. */
+static __always_inline void sweep_dead(struct flow_key *key, struct flow *f, __u32 word, __u32 t)
+{
+	if (!older(f, t, 1) || !replace_word(f, word, with_state(word, STATE_CLAIMED)))
+		return;
+	if (f->flags & FLOW_DIRECT && key->position == POSITION_E1)
+		count_resourced(key, -1);
+	bpf_map_delete_elem(&flows, key);
+}
+
+/* Whether the forward entry that a reply entry belongs to is there. */
+static __always_inline bool has_forward(const struct flow_key *key, const struct flow *r)
 {
 	struct flow_key k;
 	struct flow *f;
 
-	if (!older(r, t, 10))
-		return;
-	forward_key(&k, key, r);
+	if (!forward_key(&k, key, r))
+		return false;
 	f = bpf_map_lookup_elem(&flows, &k);
-	if (f && same_addr(f->addr, key->saddr) && f->port == key->sport)
-		return;
-	bpf_map_delete_elem(&flows, key);
+	return f && same_addr(f->addr, key->saddr) && f->port == key->sport;
 }
 
-static __always_inline void delete_pair(struct flow_key *key, struct flow *f)
+/* Whether the entry that E2 or E3 was made for is there: E1 or E4 of the same tuple, or E4. */
+static __noinline bool has_owner(const struct flow_key *key, const struct flow *e)
 {
-	struct flow_key rk;
-	struct flow *r;
+	struct flow_key k;
 
-	reply_key(&rk, key, f->addr, f->port);
-	r = bpf_map_lookup_elem(&flows, &rk);
-	if (r && same_addr(r->addr, key->daddr) && r->port == key->dport)
-		bpf_map_delete_elem(&flows, &rk);
-	bpf_map_delete_elem(&flows, key);
-}
-
-static __always_inline void sweep_forward(struct flow_key *key, struct flow *f, __u32 t)
-{
-	__u32 word = load_word(f), seconds = timeouts[word & 15];
-	struct flow_key rk;
-	struct flow *r;
-
-	if ((word & 0xff) == STATE_DEAD) {
-		__u32 claimed = (word & ~0xffu) | STATE_CLAIMED;
-
-		if (older(f, t, 1) &&
-		    __sync_val_compare_and_swap(word_of(f), word, claimed) == word)
-			delete_pair(key, f);
-		return;
+	if (!key || !e)
+		return true;
+	if (e->flags & FLOW_RESOURCED) {
+		key_at(&k, key, key->position == POSITION_E2 ? POSITION_E1 : POSITION_E4);
+		return bpf_map_lookup_elem(&flows, &k) != NULL;
 	}
-	if ((word & 0xff) == STATE_CLAIMED || !older(f, t, seconds))
+	if (key->position == POSITION_E2)
+		answer_key(&k, key, POSITION_E4);
+	else
+		make_key(&k, key->saddr, key->sport, e->addr, e->port, key, POSITION_E4);
+	return find(&k) != NULL;
+}
+
+/* An entry without what it belongs to lost a race to exist. Age first: it costs no lookup. */
+static __always_inline void sweep_other(struct flow_key *key, struct flow *e, __u32 t)
+{
+	if (!older(e, t, 10))
 		return;
-	reply_key(&rk, key, f->addr, f->port);
-	r = bpf_map_lookup_elem(&flows, &rk);
+	if (key->position == POSITION_E4 ? has_forward(key, e) : has_owner(key, e))
+		return;
+	discard(e);
+}
+
+static __always_inline void sweep_forward(struct flow_key *key, struct flow *f, __u32 word, __u32 t)
+{
+	__u32 seconds = timeouts[word & 15];
+	struct flow_key k;
+	struct flow *r;
+
+	if (!older(f, t, seconds))
+		return;
+	reply_key(&k, key, f->addr, f->port);
+	if (word >> 8 & FLOW_RESOURCED) {
+		struct flow_key at;
+		struct flow *e2;
+
+		key_at(&at, key, POSITION_E2);
+		e2 = find(&at);
+		if (e2)
+			k.dport = e2->port;
+	}
+	r = find(&k);
 	if (r && !older(r, t, seconds))
 		return;
-	retire(f, word);
+	retire(key, f, word);
 }
 
 SEC("iter/bpf_map_elem")
@@ -91,15 +115,19 @@ int sweep(struct bpf_iter__bpf_map_elem *ctx)
 	struct flow_key *k = ctx->key, key;
 	struct flow *value = ctx->value, *f;
 	__u8 byte = 0;
+	__u32 word;
 
 	if (!k || !value)
 		return 0;
 	key = *k;
 	f = bpf_map_lookup_elem(&flows, &key);
-	if (f && key.position == POSITION_E1)
-		sweep_forward(&key, f, now());
-	else if (f)
-		sweep_reply(&key, f, now());
+	word = f ? load_word(f) : STATE_CLAIMED;
+	if (state_of(word) == STATE_DEAD)
+		sweep_dead(&key, f, word, now());
+	else if (is_live(word) && key.position == POSITION_E1)
+		sweep_forward(&key, f, word, now());
+	else if (is_live(word))
+		sweep_other(&key, f, now());
 	if (++sweep_walked % SWEEP_STRIDE == 0)
 		bpf_seq_write(ctx->meta->seq, &byte, sizeof(byte));
 	return 0;

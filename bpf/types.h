@@ -20,12 +20,26 @@ enum limits {
 	MAX_SLOTS = 1 << 20, /* words of 8 bytes: headers, and two slots each */
 	MAX_FLOWS = 1 << 19, /* entries: a flow has two */
 	MAX_NODE_ADDRS = 1 << 12,
+	MAX_DEVICES = 1 << 12,
+	MAX_DIRECT = 1 << 16,	     /* connections to backends without a VIP that are remembered */
+	RESOURCED_BUCKETS = 1 << 12, /* of those that got another source port */
+	MAX_FRAGMENTED = 1 << 13,    /* datagrams whose fragments are on their way */
+	MAX_HELD = 1 << 10,	     /* fragments that wait for the first of theirs */
+	HELD_BYTES = 1500,	     /* longest of them */
+	MASQ_BITS = 1 + 65536 / 4,   /* where masq_ports has a bit for each port */
+	MASQ_WORDS = MASQ_BITS + 65536 / 64,
 	MAX_LEAST = 1024, /* longest run that rule LEAST scans */
 };
 
-/* Position of a flow entry: which hook meets it. Part of the key. */
+/*
+ * Position of a flow entry: which hook meets it. Part of the key. A flow whose client port is not
+ * free towards its backend has E2 and E3 too, under the keys of its E1 and E4: there they change
+ * the client's port, beside the other rewrite.
+ */
 enum position {
 	POSITION_E1 = 1, /* ingress, client -> VIP: destination becomes the backend */
+	POSITION_E2 = 2, /* egress, client -> backend, masqueraded: source becomes this node */
+	POSITION_E3 = 3, /* ingress, backend -> this node, masqueraded: destination: the client */
 	POSITION_E4 = 4, /* egress, backend -> client: source becomes the VIP */
 };
 
@@ -50,7 +64,10 @@ enum flow_state {
 };
 
 enum flow_flags {
-	FLOW_REPLIED = 1 << 0, /* the backend answered */
+	FLOW_REPLIED = 1 << 0,	  /* the backend answered */
+	FLOW_MASQUERADE = 1 << 1, /* it has E2 and E3 once its first packet left */
+	FLOW_RESOURCED = 1 << 2,  /* the backend sees another client port: E2 and E3 have it */
+	FLOW_DIRECT = 1 << 3,	  /* no service's: a direct connection, resourced */
 };
 
 /* A packet's 5-tuple as the hook sees it, before the rewrite. */
@@ -62,7 +79,7 @@ struct flow_key {
 	__u8 proto;
 	__u8 position;
 	__u16 pad;
-};
+} __attribute__((aligned(8)));
 
 /*
  * state, flags and port share one aligned 32-bit word, so that state changes by one cmpxchg. port
@@ -94,7 +111,45 @@ struct vip_key {
 
 struct vip {
 	__u32 service; /* index into services; 0 for the address marker */
-	__u32 pad;
+	__u32 flags;   /* enum vip_flags */
+};
+
+enum vip_flags {
+	VIP_MASQUERADE = 1 << 0, /* the backend is to see this node's address */
+};
+
+/* What a device's packets are masqueraded with; all zero: nothing fits. */
+struct device {
+	addr_t addr4;
+	addr_t addr6;
+};
+
+/* Which datagram a fragment is of. */
+struct fragment_key {
+	addr_t saddr;
+	addr_t daddr;
+	__u32 id; /* network order */
+	__u8 proto;
+	__u8 pad[3];
+};
+
+/* What only the first fragment says. */
+struct fragment {
+	__u16 sport;
+	__u16 dport;
+	__u32 known; /* 1: the first fragment was here */
+	__u32 held;  /* fragments that came before it */
+};
+
+struct held_key {
+	struct fragment_key datagram;
+	__u32 n; /* the how many-eth that was held */
+};
+
+/* A fragment that came before the first: the IP packet. */
+struct held {
+	__u32 len;
+	__u8 bytes[HELD_BYTES];
 };
 
 enum rule {
@@ -181,6 +236,14 @@ enum node_addr_flags {
 struct bucket {
 	__u64 refilled; /* jiffies64 */
 	__u64 tokens;
+};
+
+/* Where a new flow is put together: too much for the stack of nested functions. Per CPU. */
+struct work {
+	struct flow_key key;   /* of E1, or at egress E2 */
+	struct flow_key reply; /* of E4, or at egress E3 */
+	struct flow flow;      /* E1 */
+	struct flow entry;     /* one of the others */
 };
 
 /* Bytes of a packet that an ICMP error carries, and the checksum's working space. */

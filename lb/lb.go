@@ -120,7 +120,29 @@ type Service struct {
 	Scheduler string
 	Frontends []Frontend
 	// Backends stand in the order of the kernel's IPVS list: the newest first.
-	Backends []Backend
+	Backends   []Backend
+	Masquerade Masquerade
+}
+
+// Masquerade says whose address the backends of a service see as the client's.
+type Masquerade uint8
+
+// The ways to masquerade. Whatever a service says, a client that is the
+// backend itself is masqueraded: it would not take a packet from its own address.
+const (
+	// MasqueradeNever shows the real client. Its replies must come back
+	// through this machine, or the client would not know them.
+	MasqueradeNever Masquerade = iota
+	// MasqueradeAlways shows an address of this machine.
+	MasqueradeAlways
+)
+
+// String returns "never" or "always", the words of the YAML input.
+func (m Masquerade) String() string {
+	if m == MasqueradeAlways {
+		return "always"
+	}
+	return "never"
 }
 
 // BackendID names one backend of one service.

@@ -135,7 +135,7 @@ func (s *Snapshot) Compare(next *Snapshot) Diff {
 // Equal reports whether two services say the same. Order of backends matters,
 // order of frontends does not.
 func (s *Service) Equal(t *Service) bool {
-	if s.ID != t.ID || s.Scheduler != t.Scheduler || !slices.Equal(s.Backends, t.Backends) || len(s.Frontends) != len(t.Frontends) {
+	if s.ID != t.ID || s.Scheduler != t.Scheduler || s.Masquerade != t.Masquerade || !slices.Equal(s.Backends, t.Backends) || len(s.Frontends) != len(t.Frontends) {
 		return false
 	}
 	a := slices.SortedFunc(slices.Values(s.Frontends), Frontend.Compare)

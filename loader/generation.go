@@ -128,6 +128,7 @@ func (l *Loader) pin(g *Generation) (dir string, err error) {
 	for name, m := range map[string]*ebpf.Map{
 		"vips": g.Vips, "services": g.Services, "slots": g.Slots, "backends": g.Backends,
 		"backend_ids": g.BackendIds, "node_addrs": g.NodeAddrs,
+		"devices": g.Devices, "masq_ports": g.MasqPorts,
 	} {
 		if err := m.Pin(filepath.Join(dir, name)); err != nil {
 			return "", errors.Join(fmt.Errorf("pin map %s in %s: %w", name, dir, err), os.RemoveAll(dir))

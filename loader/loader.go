@@ -77,10 +77,13 @@ type Loader struct {
 }
 
 // sharedMaps outlive the process, by pin name.
-var sharedMaps = []string{"vip_bits", "backend_bits", "flows", "load", "stats", "drops", "service_info", "meta"}
+var sharedMaps = []string{
+	"vip_bits", "backend_bits", "peer_bits", "masq_bits", "flows", "direct", "resourced", "fragments", "held",
+	"load", "stats", "drops", "service_info", "meta",
+}
 
 // configMaps belong to a generation, by pin name.
-var configMaps = []string{"vips", "services", "slots", "backends", "backend_ids", "node_addrs"}
+var configMaps = []string{"vips", "services", "slots", "backends", "backend_ids", "node_addrs", "devices", "masq_ports"}
 
 // Open takes the pin path: it mounts bpffs, locks, adopts or makes the shared
 // maps and removes what a dead process left half built. It changes nothing

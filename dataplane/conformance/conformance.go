@@ -22,7 +22,10 @@ type Rig interface {
 	// Dataplane returns the present one: another after each Restart.
 	Dataplane() dataplane.Dataplane
 	// Send puts one packet where the network would: at ingress if it is from
-	// a client, at egress if it is from a backend.
+	// a client, at egress if it is from a backend. What a masqueraded flow
+	// meets at the other hook comes from the other side: a client's packet
+	// that leaves is sent as from a Backend, a reply that comes in as from a
+	// Client.
 	Send(Packet) Outcome
 	// Advance moves the clock, no further than by d, and lets expiry run to
 	// its end: flows that are due no longer count. A second may pass before
@@ -35,6 +38,9 @@ type Rig interface {
 	// AssignLocal says whether the address is one of the machine's own. At
 	// first none is.
 	AssignLocal(addr netip.Addr, assigned bool)
+	// MasqueradeWith says which address packets that leave for a backend are
+	// masqueraded with; the zero netip.Addr: none. At first there is none.
+	MasqueradeWith(family lb.Family, addr netip.Addr)
 }
 
 // Side is where a packet comes from.
@@ -97,8 +103,8 @@ type testCase struct {
 }
 
 // Run runs the suite: every behaviour for TCP and UDP over IPv4 and IPv6, each
-// on a rig of its own. newRig fails t if it cannot set up, and cleans up with
-// t.Cleanup.
+// on a rig of its own, several at the same time. newRig fails t if it cannot set
+// up, and cleans up with t.Cleanup.
 func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 	groups := []struct {
 		name  string
@@ -108,6 +114,7 @@ func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 		{"flow", slices.Concat(flowCases(), neighbourCases(), othersCases())},
 		{"backends", slices.Concat(backendCases(), removalCases(), returnCases(), quiesceCases())},
 		{"reuse", slices.Concat(reuseCases(), afterwardsCases(), replyTakenCases())},
+		{"masquerade", slices.Concat(masqueradeCases(), hairpinCases(), directCases())},
 		{"refuse", slices.Concat(refusalCases(), noFlowCases())},
 		{"state", stateCases()},
 		{"counters", slices.Concat(counterCases(), assignCases())},
@@ -124,6 +131,7 @@ func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 							continue
 						}
 						t.Run(c.name, func(t *testing.T) {
+							t.Parallel()
 							c.run(&env{T: t, rig: newRig(t), family: family, proto: proto})
 						})
 					}

@@ -12,6 +12,7 @@ import (
 type conn struct {
 	e           *env
 	client, vip netip.AddrPort
+	source      netip.AddrPort // the client as its packets go on with
 	server      int
 }
 
@@ -20,7 +21,7 @@ func (e *env) begin() *conn { e.Helper(); return e.beginAt(e.client(), e.vip(1))
 
 func (e *env) beginAt(client, vip netip.AddrPort) *conn {
 	e.Helper()
-	c := &conn{e: e, client: client, vip: vip}
+	c := &conn{e: e, client: client, vip: vip, source: client}
 	got := e.send(e.fromClient(client, vip, SYN))
 	if got.Verdict == lb.Forward && got.Src == client {
 		c.server = e.serverNumber(got.Dst)
@@ -42,16 +43,28 @@ func (e *env) openAt(client, vip netip.AddrPort) *conn {
 	return c
 }
 
+// resourcedAt begins a flow whose client port is not free at the backend: it
+// goes on with another.
+func (e *env) resourcedAt(client, vip netip.AddrPort) *conn {
+	e.Helper()
+	got := e.send(e.fromClient(client, vip, SYN))
+	c := &conn{e: e, client: client, vip: vip, source: got.Src, server: e.serverNumber(got.Dst)}
+	if got.Verdict != lb.Forward || got.Src.Addr() != client.Addr() || got.Src == client || c.server == 0 {
+		e.Fatalf("first packet %s -> %s: %+v, want it at a server, from another port of the client", client, vip, got)
+	}
+	return c
+}
+
 // sends wants a packet of the client to reach the server.
 func (c *conn) sends(f Flag) {
 	c.e.Helper()
-	c.e.wants(c.e.fromClient(c.client, c.vip, f), Outcome{Verdict: lb.Forward, Src: c.client, Dst: c.e.server(c.server)})
+	c.e.wants(c.e.fromClient(c.client, c.vip, f), Outcome{Verdict: lb.Forward, Src: c.source, Dst: c.e.server(c.server)})
 }
 
 // replies wants a packet of the server to reach the client as the VIP's.
 func (c *conn) replies(f Flag) {
 	c.e.Helper()
-	c.e.wants(c.e.fromBackend(c.e.server(c.server), c.client, f), Outcome{Verdict: lb.Forward, Src: c.vip, Dst: c.client})
+	c.e.wants(c.e.fromBackend(c.e.server(c.server), c.source, f), Outcome{Verdict: lb.Forward, Src: c.vip, Dst: c.client})
 }
 
 // stays wants data to go both ways as before.

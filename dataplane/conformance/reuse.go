@@ -102,23 +102,58 @@ func afterwardsCases() []testCase {
 // replyTakenCases are about one client port, two VIPs and the same backend.
 func replyTakenCases() []testCase {
 	return []testCase{
-		{"a reply tuple in use refuses another VIP's flow", 0, func(e *env) {
+		{"a reply tuple in use gives another VIP's flow another port", 0, func(e *env) {
 			e.apply(e.service("web", "rr", "1", 1), e.service("shop", "rr", "1", 2))
 			client := e.client()
-			c := e.openAt(client, e.vip(1))
-			e.wants(e.fromClient(client, e.vip(2), SYN), refused("reply_taken", Unreachable))
-			c.stays()
+			a, b := e.openAt(client, e.vip(1)), e.resourcedAt(client, e.vip(2))
+			a.stays()
+			b.replies(SYN | ACK)
+			b.stays()
+			a.stays()
 			e.wantFlows("web", 1, 1)
-			e.wantFlows("shop", 1, 0)
+			e.wantFlows("shop", 1, 1)
 			e.openAt(e.client(), e.vip(2)).stays()
 		}},
-		{"a reply tuple in use refuses the same service's other VIP", 0, func(e *env) {
+		{"a reply tuple in use gives the same service's other VIP another port", 0, func(e *env) {
 			e.apply(e.service("web", "rr", "1", 1, 2))
 			client := e.client()
-			c := e.openAt(client, e.vip(2))
-			e.wants(e.fromClient(client, e.vip(1), SYN), refused("reply_taken", Unreachable))
-			c.stays()
-			e.wantFlows("web", 1, 1)
+			a := e.openAt(client, e.vip(2))
+			b := e.resourcedAt(client, e.vip(1))
+			b.stays()
+			a.stays()
+			e.wantFlows("web", 1, 2)
+		}},
+		{"many VIPs of one client port and one backend keep apart", 0, func(e *env) {
+			const n = 40
+			var vips []int
+			for i := range n {
+				vips = append(vips, i+1)
+			}
+			e.apply(e.service("web", "rr", "1", vips...))
+			client := e.client()
+			conns := []*conn{e.openAt(client, e.vip(1))}
+			for i := 2; i <= n; i++ {
+				conns = append(conns, e.resourcedAt(client, e.vip(i)))
+			}
+			for _, c := range conns {
+				c.stays()
+			}
+		}},
+		{"a connection with another port closes, and its tuple begins again", lb.TCP, func(e *env) {
+			e.apply(e.service("web", "rr", "1", 1, 2))
+			client := e.client()
+			a := e.openAt(client, e.vip(1))
+			for range 3 {
+				b := e.resourcedAt(client, e.vip(2))
+				b.replies(SYN | ACK)
+				b.stays()
+				b.closes()
+			}
+			a.stays()
+			e.wantLoad("web", 1, 1, 1)
+			e.rig.Advance(time.Hour)
+			e.rig.Advance(3 * time.Second)
+			e.wantLoad("web", 1, 0, 0)
 		}},
 		{"a reply tuple is free when its flow has expired", 0, func(e *env) {
 			e.apply(e.service("web", "rr", "1", 1), e.service("shop", "rr", "1", 2))

@@ -85,8 +85,8 @@ func (s *state) carryIDs(c *contents) {
 		}
 		have := s.adopt(rec, b.Addr, b.id)
 		have.weight, have.order = b.Weight, b.Order
-		// The bits of a gone service's protocols are unknown: both.
-		s.needBits(have, map[lb.Protocol]bool{lb.TCP: true, lb.UDP: true})
+		// The bits of a gone service's protocols are unknown: all.
+		s.needBits(have, map[lb.Protocol]bool{lb.TCP: true, lb.UDP: true, lb.SCTP: true}, lb.MasqueradeAlways)
 		s.drain(have)
 	}
 }

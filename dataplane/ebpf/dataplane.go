@@ -37,6 +37,9 @@ type Options struct {
 	// ExcludeDevices are patterns (path.Match) of names of devices that get
 	// no program.
 	ExcludeDevices []string
+	// MasqueradePorts are what masquerading takes its ports from, less what
+	// the kernel and node ports use; zero: DefaultMasqueradePorts.
+	MasqueradePorts PortRange
 
 	spec *cilium.CollectionSpec // tests set variables and sizes in it
 }
@@ -47,6 +50,7 @@ type Dataplane struct {
 	log     *slog.Logger
 	watcher *nlx.Watcher
 	names   *names
+	ports   []uint16 // for masquerading
 	// published is ready once packets see what this process wrote.
 	published task.Readiness
 
@@ -63,6 +67,17 @@ func New(opts Options) (*Dataplane, error) {
 	if err != nil {
 		return nil, err
 	}
+	if opts.MasqueradePorts == (PortRange{}) {
+		opts.MasqueradePorts = DefaultMasqueradePorts
+	}
+	local, reserved, err := localPorts()
+	if err != nil {
+		return nil, err
+	}
+	ports, err := masqueradePorts(opts.MasqueradePorts, local, reserved)
+	if err != nil {
+		return nil, err
+	}
 	l, err := loader.Open(loader.Options{PinPath: opts.PinPath, Log: opts.Log, Exclude: opts.ExcludeDevices, Spec: opts.spec})
 	if err != nil {
 		return nil, err
@@ -71,7 +86,7 @@ func New(opts Options) (*Dataplane, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	return &Dataplane{log: opts.Log, watcher: w, names: n, loader: l}, nil
+	return &Dataplane{log: opts.Log, watcher: w, names: n, ports: ports, loader: l}, nil
 }
 
 // Close releases the process's handles and the pin path. The kernel goes on
@@ -137,7 +152,8 @@ func (d *Dataplane) fill(g *loader.Generation, s *state, snap *lb.Snapshot) (rep
 		return rep, err
 	}
 	rep = s.apply(snap)
-	if err := errors.Join(rep.Err, follow()); err != nil {
+	s.t.masqPorts.Write(d.ports)
+	if err := errors.Join(rep.Err, d.followMasquerade(s.t, s, now), follow()); err != nil {
 		return rep, err
 	}
 	return rep, d.loader.Publish(g)

@@ -30,7 +30,7 @@ type plan struct {
 	// added are the backends that get an id of ids.
 	added []lb.Backend
 	ids   []uint32
-	// frontends are those that come to the service.
+	// frontends are those that come to the service, or are written afresh.
 	frontends []lb.Frontend
 	// entries is how many elements of vips they may need.
 	entries uint32
@@ -75,7 +75,7 @@ func (s *state) planVIPs(p *plan, entries uint32) error {
 	fresh := make(map[netip.Addr]bool)
 	for _, f := range p.svc.Frontends {
 		owner := s.owners[f]
-		if owner == p.rec {
+		if owner == p.rec && (p.old == nil || p.old.Masquerade == p.svc.Masquerade) {
 			continue
 		}
 		p.frontends = append(p.frontends, f)

@@ -33,10 +33,11 @@ type contents struct {
 // stored is one used index of the map services.
 type stored struct {
 	info.Service
-	hash      uint64
-	pool      services.Pool
-	frontends []lb.Frontend
-	backends  []storedBackend // active ones, in list order
+	hash       uint64
+	pool       services.Pool
+	frontends  []lb.Frontend
+	masquerade lb.Masquerade   // what packets find at the frontends
+	backends   []storedBackend // active ones, in list order
 }
 
 // live tells a service from one that only waits for its backends to drain.
@@ -62,9 +63,10 @@ func (r *reader) contents() (*contents, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = vips.Each(r.vips, func(f lb.Frontend, i uint32) {
+	err = vips.Each(r.vips, func(f lb.Frontend, i uint32, m lb.Masquerade) {
 		if s := c.services[i]; s != nil {
 			s.frontends = append(s.frontends, f)
+			s.masquerade = m
 		}
 	})
 	if err != nil {
@@ -100,7 +102,7 @@ func (c *contents) snapshot() (*lb.Snapshot, error) {
 		if !s.live() {
 			continue
 		}
-		svc := &lb.Service{ID: s.ID, Scheduler: s.Scheduler, Frontends: s.frontends}
+		svc := &lb.Service{ID: s.ID, Scheduler: s.Scheduler, Frontends: s.frontends, Masquerade: s.masquerade}
 		for _, b := range s.backends {
 			svc.Backends = append(svc.Backends, lb.Backend{Addr: b.Addr, Weight: b.Weight})
 		}

@@ -48,8 +48,10 @@ type backend struct {
 	// draining says that it left its service, at since.
 	draining bool
 	since    time.Time
-	// bits are the protocols for which it holds a bit.
-	bits map[lb.Protocol]bool
+	// bits are the protocols for which it holds a bit, masqueraded those for
+	// which it holds one of masqBits. Flows that need them may outlive the
+	// service's word, so they stay as long as the id.
+	bits, masqueraded map[lb.Protocol]bool
 }
 
 // state mirrors the maps of one generation. All writes go through it. Not safe
@@ -78,7 +80,9 @@ type state struct {
 	// can take over such a count.
 	stuck []uint32
 
-	vipBits, backendBits bitRefs
+	vipBits, backendBits, peerBits, masqBits bitRefs
+	// sources are the addresses that masquerading used: they hold a peer bit.
+	sources map[netip.Addr]bool
 }
 
 func newState(t *tables, log *slog.Logger, now func() time.Time) *state {
@@ -96,6 +100,9 @@ func newState(t *tables, log *slog.Logger, now func() time.Time) *state {
 		space:       newSpace(1, t.slots.Len()),
 		vipBits:     bitRefs{t.vipBits, make(map[uint32]int)},
 		backendBits: bitRefs{t.backendBits, make(map[uint32]int)},
+		peerBits:    bitRefs{t.peerBits, make(map[uint32]int)},
+		masqBits:    bitRefs{t.masqBits, make(map[uint32]int)},
+		sources:     make(map[netip.Addr]bool),
 	}
 }
 
@@ -151,9 +158,10 @@ func (s *state) takeBackendID() (uint32, bool) {
 func (s *state) adopt(rec *record, addr netip.AddrPort, id uint32) *backend {
 	b := &backend{
 		id: id, addr: addr, owner: rec, hash: lb.BackendHash(rec.hash, addr),
-		bits: make(map[lb.Protocol]bool, 1),
+		bits: make(map[lb.Protocol]bool, 1), masqueraded: make(map[lb.Protocol]bool),
 	}
 	rec.backends[addr] = b
+	s.peerBits.hold(bits.VIP(addr.Addr()))
 	return b
 }
 
@@ -182,13 +190,26 @@ func (s *state) revive(b *backend) {
 	delete(s.draining, b)
 }
 
-// needBits sets the bits that replies of the backend need.
-func (s *state) needBits(b *backend, protocols map[lb.Protocol]bool) {
+// needBits sets the bits that packets from and to the backend need.
+func (s *state) needBits(b *backend, protocols map[lb.Protocol]bool, m lb.Masquerade) {
 	for p := range protocols {
 		if !b.bits[p] {
 			b.bits[p] = true
 			s.backendBits.hold(bits.Backend(b.addr, p))
 		}
+		if m == lb.MasqueradeAlways && !b.masqueraded[p] {
+			b.masqueraded[p] = true
+			s.masqBits.hold(bits.Backend(b.addr, p))
+		}
+	}
+}
+
+// useSource sets the bit of an address that masquerading uses. It stays: flows
+// go on with an address that new ones no longer get.
+func (s *state) useSource(a netip.Addr) {
+	if a.IsValid() && !s.sources[a] {
+		s.sources[a] = true
+		s.peerBits.hold(bits.VIP(a))
 	}
 }
 
@@ -277,6 +298,10 @@ func (s *state) free(b *backend) error {
 	for p := range b.bits {
 		s.backendBits.drop(bits.Backend(b.addr, p))
 	}
+	for p := range b.masqueraded {
+		s.masqBits.drop(bits.Backend(b.addr, p))
+	}
+	s.peerBits.drop(bits.VIP(b.addr.Addr()))
 	delete(s.draining, b)
 	delete(b.owner.backends, b.addr)
 	s.backendIDs.release(b.id)

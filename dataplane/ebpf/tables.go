@@ -11,7 +11,9 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/maps/backends"
 	"github.com/waggle-lb/waggle/maps/bits"
+	"github.com/waggle-lb/waggle/maps/devices"
 	"github.com/waggle-lb/waggle/maps/info"
+	"github.com/waggle-lb/waggle/maps/masqports"
 	"github.com/waggle-lb/waggle/maps/services"
 	"github.com/waggle-lb/waggle/maps/slots"
 	"github.com/waggle-lb/waggle/maps/stats"
@@ -27,9 +29,13 @@ type tables struct {
 	vips        vips.Table
 	vipBits     *bits.Table
 	backendBits *bits.Table
+	peerBits    *bits.Table
+	masqBits    *bits.Table
 	load        *stats.Load
 	stats       *cilium.Map
 	info        info.Services
+	devices     devices.Table
+	masqPorts   *masqports.Table
 
 	closers []io.Closer
 }
@@ -41,6 +47,7 @@ func openTables(m *bpf.LBMaps) (_ *tables, err error) {
 		vips:       vips.Table{Map: m.Vips},
 		stats:      m.Stats,
 		info:       info.Services{Map: m.ServiceInfo},
+		devices:    devices.Table{Map: m.Devices},
 	}
 	defer func() {
 		if err != nil {
@@ -60,6 +67,15 @@ func openTables(m *bpf.LBMaps) (_ *tables, err error) {
 		return nil, err
 	}
 	if t.backendBits, err = open(t, bits.Open, m.BackendBits); err != nil {
+		return nil, err
+	}
+	if t.peerBits, err = open(t, bits.Open, m.PeerBits); err != nil {
+		return nil, err
+	}
+	if t.masqBits, err = open(t, bits.Open, m.MasqBits); err != nil {
+		return nil, err
+	}
+	if t.masqPorts, err = open(t, masqports.Open, m.MasqPorts); err != nil {
 		return nil, err
 	}
 	t.load, err = open(t, stats.OpenLoad, m.Load)

@@ -19,19 +19,19 @@ import (
 // Tasks returns what has to run beside Apply: the one that follows devices and
 // addresses, and the one that ends idle flows.
 func (d *Dataplane) Tasks() []task.Task {
-	return []task.Task{&devices{d: d}, &sweeper{d: d}}
+	return []task.Task{&follower{d: d}, &sweeper{d: d}}
 }
 
-// devices brings the programs to the devices that should have them, as they
-// come and go, and keeps node_addrs.
-type devices struct {
+// follower brings the programs to the devices that should have them, as they
+// come and go, and keeps node_addrs and what devices are masqueraded with.
+type follower struct {
 	task.Readiness
 	d *Dataplane
 }
 
-func (*devices) String() string { return "devices and addresses" }
+func (*follower) String() string { return "devices and addresses" }
 
-func (t *devices) Run(ctx context.Context) error {
+func (t *follower) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
@@ -54,7 +54,7 @@ func (t *devices) Run(ctx context.Context) error {
 func (d *Dataplane) follow(s nlx.State) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	err := nodeaddrs.Table{Map: d.gen.NodeAddrs}.Sync(s.Addrs)
+	err := errors.Join(nodeaddrs.Table{Map: d.gen.NodeAddrs}.Sync(s.Addrs), d.followMasquerade(d.tables, d.state, s))
 	changes, derr := d.loader.SetDevices(s.Links)
 	for _, c := range changes {
 		hook := "ingress"

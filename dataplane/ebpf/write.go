@@ -92,7 +92,7 @@ func (s *state) writePool(p *plan) {
 	}
 	for i, b := range p.svc.Backends {
 		have := rec.backends[b.Addr]
-		s.needBits(have, protocols)
+		s.needBits(have, protocols, p.svc.Masquerade)
 		if p.run == nil {
 			continue
 		}
@@ -149,7 +149,7 @@ func (s *state) addFrontends(p *plan) error {
 	before := make([]*record, 0, len(p.frontends))
 	for _, f := range p.frontends {
 		owner := s.owners[f]
-		if err := s.addFrontend(p.rec, f); err != nil {
+		if err := s.addFrontend(p.rec, f, p.svc.Masquerade); err != nil {
 			return errors.Join(err, s.takeBack(p, before))
 		}
 		before = append(before, owner)
@@ -158,7 +158,7 @@ func (s *state) addFrontends(p *plan) error {
 }
 
 // addFrontend leads f to rec; if another service has it, it loses it.
-func (s *state) addFrontend(rec *record, f lb.Frontend) error {
+func (s *state) addFrontend(rec *record, f lb.Frontend, m lb.Masquerade) error {
 	addr := f.Addr.Addr()
 	if !rec.addrs[addr] {
 		rec.addrs[addr] = true
@@ -169,7 +169,7 @@ func (s *state) addFrontend(rec *record, f lb.Frontend) error {
 			return err
 		}
 	}
-	if err := s.t.vips.Put(f, rec.index); err != nil {
+	if err := s.t.vips.Put(f, rec.index, m); err != nil {
 		if s.marks[addr] == 0 {
 			return errors.Join(err, s.t.vips.Unmark(addr))
 		}
@@ -187,7 +187,7 @@ func (s *state) takeBack(p *plan, before []*record) error {
 	var errs []error
 	for i, owner := range before {
 		if owner != nil {
-			errs = append(errs, s.addFrontend(owner, p.frontends[i]))
+			errs = append(errs, s.addFrontend(owner, p.frontends[i], owner.svc.Masquerade))
 		} else {
 			errs = append(errs, s.removeFrontend(p.rec, p.frontends[i]))
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/waggle-lb/waggle/dataplane"
 	"github.com/waggle-lb/waggle/dataplane/conformance"
 	"github.com/waggle-lb/waggle/dataplane/fake"
+	"github.com/waggle-lb/waggle/lb"
 )
 
 type rig struct{ d *fake.Dataplane }
@@ -33,6 +34,10 @@ func (r *rig) Restart() error {
 
 func (r *rig) AssignLocal(addr netip.Addr, assigned bool) {
 	r.d.Kernel().AssignLocal(addr, assigned)
+}
+
+func (r *rig) MasqueradeWith(family lb.Family, addr netip.Addr) {
+	r.d.Kernel().MasqueradeWith(family, addr)
 }
 
 func TestConformance(t *testing.T) {

@@ -23,8 +23,11 @@ type Kernel struct {
 	services map[lb.ServiceID]*service
 	vips     map[netip.Addr]bool
 	local    map[netip.Addr]bool
-	flows    map[tuple]*flow // by the client's packets
-	replies  map[tuple]*flow // by the backend's
+	node     map[lb.Family]netip.Addr // what masquerading uses
+	flows    map[tuple]*flow          // by the client's packets
+	replies  map[tuple]*flow          // by the backend's, to the client
+	returns  map[tuple]*flow          // by the backend's, to the node: masqueraded ones
+	direct   map[tuple]bool           // by the backend's: clients' own connections
 	stats    map[lb.BackendID]dataplane.BackendCounters
 	drops    map[string]uint64
 }
@@ -43,14 +46,21 @@ type tuple struct {
 
 type flow struct {
 	client, vip netip.AddrPort
-	proto       lb.Protocol
-	backend     lb.BackendID
-	state       state
-	seen        time.Duration // last packet, either way
+	// source is the client as packets to the backend have it: with another
+	// port if its own is not free there.
+	source     netip.AddrPort
+	masquerade bool
+	masq       netip.AddrPort // stands for source once a packet left; else zero
+	proto      lb.Protocol
+	backend    lb.BackendID // without a service: a direct connection
+	state      state
+	replied    bool
+	seen       time.Duration // last packet, either way
 }
 
 func (f *flow) forwardKey() tuple { return tuple{f.client, f.vip, f.proto} }
-func (f *flow) replyKey() tuple   { return tuple{f.backend.Addr, f.client, f.proto} }
+func (f *flow) replyKey() tuple   { return tuple{f.backend.Addr, f.source, f.proto} }
+func (f *flow) returnKey() tuple  { return tuple{f.backend.Addr, f.masq, f.proto} }
 
 // NewKernel returns one that serves nothing.
 func NewKernel() *Kernel {
@@ -59,7 +69,10 @@ func NewKernel() *Kernel {
 		vips:     make(map[netip.Addr]bool),
 		local:    make(map[netip.Addr]bool),
 		flows:    make(map[tuple]*flow),
+		node:     make(map[lb.Family]netip.Addr),
 		replies:  make(map[tuple]*flow),
+		returns:  make(map[tuple]*flow),
+		direct:   make(map[tuple]bool),
 		stats:    make(map[lb.BackendID]dataplane.BackendCounters),
 		drops:    make(map[string]uint64),
 	}
@@ -70,6 +83,14 @@ func (k *Kernel) AssignLocal(addr netip.Addr, assigned bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.local[addr] = assigned
+}
+
+// MasqueradeWith says which of the machine's addresses masquerading uses; the
+// zero netip.Addr: none of that family.
+func (k *Kernel) MasqueradeWith(family lb.Family, addr netip.Addr) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.node[family] = addr
 }
 
 // Advance moves the clock and ends the flows that are due.
@@ -88,6 +109,9 @@ func (k *Kernel) Advance(d time.Duration) {
 func (k *Kernel) end(f *flow) {
 	delete(k.flows, f.forwardKey())
 	delete(k.replies, f.replyKey())
+	if f.masq.IsValid() {
+		delete(k.returns, f.returnKey())
+	}
 }
 
 func (k *Kernel) snapshot() *lb.Snapshot {
@@ -263,6 +287,9 @@ func (k *Kernel) counters() dataplane.Counters {
 		}
 	}
 	for _, f := range k.flows {
+		if f.backend.Service == (lb.ServiceID{}) {
+			continue
+		}
 		b, ok := c.Backends[f.backend]
 		if !ok {
 			b = k.stats[f.backend]

@@ -46,7 +46,7 @@ const (
 	unknownPort  = "unknown_port"
 	noFlow       = "no_flow"
 	untranslated = "untranslated"
-	replyTaken   = "reply_taken"
+	noAddress    = "no_address"
 )
 
 const (
@@ -70,18 +70,24 @@ func (k *Kernel) refuse(reason, answer string) Outcome {
 func (k *Kernel) Ingress(p Packet) Outcome {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	f := k.flows[tuple{p.Src, p.Dst, p.Protocol}]
-	if f == nil {
-		return k.first(p)
-	}
-	if k.wantsPick(p, f) {
+	t := tuple{p.Src, p.Dst, p.Protocol}
+	f := k.flows[t]
+	if f != nil && k.wantsPick(p, f) {
 		k.end(f)
-		return k.first(p)
+		f = nil
 	}
-	if p.Protocol == lb.TCP {
-		f.state = tcpNext(f.state, p.Flags, false)
+	switch {
+	case f != nil:
+		if p.Protocol == lb.TCP {
+			f.state = tcpNext(f.state, p.Flags, false)
+		}
+		return k.forward(p, f)
+	case k.returns[t] != nil:
+		return Outcome{Verdict: lb.Forward, Src: p.Src, Dst: k.returns[t].source}
+	case k.isBackend(p.Dst) && !k.vips[p.Dst.Addr()]:
+		return k.ownConnection(p)
 	}
-	return k.forward(p, f)
+	return k.first(p)
 }
 
 // wantsPick says whether a client's packet of a flow starts another: a SYN
@@ -89,11 +95,12 @@ func (k *Kernel) Ingress(p Packet) Outcome {
 // whose backend is gone while somebody else could take it.
 func (k *Kernel) wantsPick(p Packet, f *flow) bool {
 	b, ok := k.backend(f.backend)
+	ok = ok || f.backend.Service == (lb.ServiceID{})
 	if p.Protocol == lb.TCP {
 		if p.Flags&(SYN|ACK) != SYN {
 			return false
 		}
-		return f.state == timeWait || f.state == closed || !ok || b.Weight == 0
+		return f.state == timeWait || f.state == closed || !ok || b.Weight == 0 && f.backend.Service != (lb.ServiceID{})
 	}
 	return !ok && k.held.Lookup(lb.Frontend{Addr: p.Dst, Protocol: p.Protocol}) != nil
 }
@@ -122,15 +129,10 @@ func (k *Kernel) first(p Packet) Outcome {
 		return k.refuse(emptyPool, unreachable)
 	}
 	s.picks++
-	f := &flow{client: p.Src, vip: p.Dst, proto: p.Protocol, backend: lb.BackendID{Service: svc.ID, Addr: s.run.Backends[i].Addr}, state: udp}
-	if p.Protocol == lb.TCP {
-		f.state = tcpNext(none, SYN, false)
-	}
-	if k.replies[f.replyKey()] != nil {
-		return k.refuse(replyTaken, unreachable)
-	}
-	k.flows[f.forwardKey()] = f
-	k.replies[f.replyKey()] = f
+	addr := s.run.Backends[i].Addr
+	f := &flow{client: p.Src, vip: p.Dst, backend: lb.BackendID{Service: svc.ID, Addr: addr}}
+	f.masquerade = svc.Masquerade == lb.MasqueradeAlways || addr.Addr() == p.Src.Addr()
+	k.enter(p, f)
 	c := k.stats[f.backend]
 	c.Connections++
 	k.stats[f.backend] = c
@@ -143,7 +145,7 @@ func (k *Kernel) forward(p Packet, f *flow) Outcome {
 	c.InPackets++
 	c.InBytes += p.bytes()
 	k.stats[f.backend] = c
-	return Outcome{Verdict: lb.Forward, Src: p.Src, Dst: f.backend.Addr}
+	return Outcome{Verdict: lb.Forward, Src: f.source, Dst: f.backend.Addr}
 }
 
 // Egress is a packet that leaves for the network, as backends' replies do.
@@ -152,6 +154,9 @@ func (k *Kernel) Egress(p Packet) Outcome {
 	defer k.mu.Unlock()
 	f := k.replies[tuple{p.Src, p.Dst, p.Protocol}]
 	if f == nil {
+		if f := k.replies[tuple{p.Dst, p.Src, p.Protocol}]; f != nil && f.masquerade {
+			return k.leave(p, f)
+		}
 		if k.held.Lookup(lb.Frontend{Addr: p.Dst, Protocol: p.Protocol}) != nil {
 			return k.drop(untranslated)
 		}
@@ -160,10 +165,11 @@ func (k *Kernel) Egress(p Packet) Outcome {
 	if p.Protocol == lb.TCP {
 		f.state = tcpNext(f.state, p.Flags, true)
 	}
+	f.replied = true
 	f.seen = k.now
 	c := k.stats[f.backend]
 	c.OutPackets++
 	c.OutBytes += p.bytes()
 	k.stats[f.backend] = c
-	return Outcome{Verdict: lb.Forward, Src: f.vip, Dst: p.Dst}
+	return Outcome{Verdict: lb.Forward, Src: f.vip, Dst: f.client}
 }

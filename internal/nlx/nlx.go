@@ -33,12 +33,19 @@ type Link struct {
 	// Ethernet says that its packets begin with an Ethernet header.
 	Ethernet bool
 	Loopback bool
+	// Sources are the device's addresses that packets may carry as their
+	// source to other machines, in the kernel's order: of global scope, not
+	// tentative, not deprecated.
+	Sources []netip.Addr
 }
 
 // State is one complete reading.
 type State struct {
 	Links []Link // by index
 	Addrs []netip.Addr
+	// Uplinks are the sources that the kernel takes for packets to nowhere in
+	// particular, by the default routes: at most one of each family.
+	Uplinks []netip.Addr
 }
 
 const (
@@ -85,12 +92,19 @@ func read(h *netlink.Handle) (State, error) {
 	for _, l := range links {
 		kinds[l.Attrs().Index] = l.Type()
 	}
-	var s State
+	sources := make(map[int][]netip.Addr)
+	for _, a := range addrs {
+		if ip, ok := source(a); ok {
+			sources[a.LinkIndex] = append(sources[a.LinkIndex], ip)
+		}
+	}
+	s := State{Uplinks: uplinks(h)}
 	for _, l := range links {
 		a := l.Attrs()
 		s.Links = append(s.Links, Link{
 			Index: a.Index, Name: a.Name, Kind: l.Type(), Master: a.MasterIndex, MasterKind: kinds[a.MasterIndex],
 			Ethernet: a.EncapType == "ether", Loopback: a.Flags&net.FlagLoopback != 0,
+			Sources: sources[a.Index],
 		})
 	}
 	for _, a := range addrs {

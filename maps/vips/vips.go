@@ -28,8 +28,12 @@ func key(f lb.Frontend) bpf.LBVipKey {
 
 // Put leads a frontend to a service; an entry that is there changes its service
 // at once, with no packet finding it absent.
-func (t Table) Put(f lb.Frontend, service uint32) error {
-	if err := t.Map.Put(key(f), bpf.LBVip{Service: service}); err != nil {
+func (t Table) Put(f lb.Frontend, service uint32, m lb.Masquerade) error {
+	v := bpf.LBVip{Service: service}
+	if m == lb.MasqueradeAlways {
+		v.Flags = uint32(bpf.LBVipFlagsVIP_MASQUERADE)
+	}
+	if err := t.Map.Put(key(f), v); err != nil {
 		return fmt.Errorf("write VIP %s to map %s: %w", f, t.Map, err)
 	}
 	return nil
@@ -45,7 +49,7 @@ func (t Table) Delete(f lb.Frontend) error {
 
 // Mark says that the address is a VIP.
 func (t Table) Mark(addr netip.Addr) error {
-	return t.Put(lb.Frontend{Addr: netip.AddrPortFrom(addr, 0)}, 0)
+	return t.Put(lb.Frontend{Addr: netip.AddrPortFrom(addr, 0)}, 0, lb.MasqueradeNever)
 }
 
 // Unmark takes back what Mark said.
@@ -55,11 +59,15 @@ func (t Table) Unmark(addr netip.Addr) error {
 
 // Each yields the frontends, without the marks. Addresses are unmapped: IPv4
 // where the map has ::ffff:a.b.c.d.
-func Each(m *ebpf.Map, yield func(f lb.Frontend, service uint32)) error {
+func Each(m *ebpf.Map, yield func(f lb.Frontend, service uint32, m lb.Masquerade)) error {
 	return batch.Each(m, func(k bpf.LBVipKey, v *bpf.LBVip) error {
 		if v.Service != 0 {
 			addr := netip.AddrPortFrom(netip.AddrFrom16(k.Addr).Unmap(), k.Port)
-			yield(lb.Frontend{Protocol: lb.Protocol(k.Proto), Addr: addr}, v.Service)
+			masquerade := lb.MasqueradeNever
+			if v.Flags&uint32(bpf.LBVipFlagsVIP_MASQUERADE) != 0 {
+				masquerade = lb.MasqueradeAlways
+			}
+			yield(lb.Frontend{Protocol: lb.Protocol(k.Proto), Addr: addr}, v.Service, masquerade)
 		}
 		return nil
 	})

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Packets of flows, in both directions, once the flow's entry is found. */
+#pragma once
+
+/* The backend sees another port of the client: what it is stands in E2. */
+static __noinline enum verdict forward_resourced(struct __sk_buff *skb, struct packet *p)
+{
+	struct flow_key k;
+	struct flow *e2;
+
+	if (!p)
+		return VERDICT_PASS;
+	key_at(&k, &p->key, POSITION_E2);
+	e2 = find(&k);
+	if (!e2)
+		return drop(DROP_BUSY);
+	return rewrite(skb, p, e2->addr, e2->port, SOURCE) ? VERDICT_PASS : drop(DROP_REWRITE);
+}
+
+/* Sends a packet of flow f to its backend, whose id is id; 0: gone, or nobody's. */
+static __always_inline enum verdict forward(struct __sk_buff *skb, struct packet *p, struct flow *f,
+					    __u32 id)
+{
+	__u8 flags = f->flags;
+
+	touch(f, p->bytes);
+	count_in(id, p->bytes);
+	if (!rewrite(skb, p, f->addr, f->port, DESTINATION))
+		return drop(DROP_REWRITE);
+	if (flags & FLOW_RESOURCED)
+		return forward_resourced(skb, p);
+	return VERDICT_PASS;
+}
+
+/* The same for a flow that was there before, whose state the packet may change. */
+static __always_inline enum verdict forward_known(struct __sk_buff *skb, struct packet *p,
+						  struct flow *f, __u32 word, __u32 id)
+{
+	if (p->key.proto == IPPROTO_TCP && p->part != LATER &&
+	    (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) || state_of(word) != ES))
+		follow_tcp(f, p->tcp_flags, IN);
+	return forward(skb, p, f, id);
+}
+
+/* What a reply says about its flow is kept in the forward entry. */
+static __always_inline void follow_reply(const struct packet *p, struct flow *r)
+{
+	struct flow_key k;
+	struct flow *f;
+
+	if (!forward_key(&k, &p->key, r))
+		return;
+	f = bpf_map_lookup_elem(&flows, &k);
+	if (f && p->key.proto == IPPROTO_TCP)
+		follow_tcp(f, p->tcp_flags, OUT);
+	else if (f)
+		__sync_fetch_and_or(word_of(f), FLOW_REPLIED << 8);
+}
+
+/* The client's own port stands in E3. */
+static __noinline enum verdict return_resourced(struct __sk_buff *skb, struct packet *p)
+{
+	struct flow_key k;
+	struct flow *e3;
+
+	if (!p)
+		return VERDICT_PASS;
+	key_at(&k, &p->key, POSITION_E3);
+	e3 = find(&k);
+	if (!e3)
+		return drop(DROP_BUSY);
+	return rewrite(skb, p, e3->addr, e3->port, DESTINATION) ? VERDICT_PASS : drop(DROP_REWRITE);
+}
+
+/* Egress, from a backend, of the flow whose E4 is r. */
+static __always_inline enum verdict from_backend(struct __sk_buff *skb, struct packet *p,
+						 struct flow *r)
+{
+	__u32 id = backend_of(r);
+	__u8 flags = r->flags;
+
+	if (p->part == LATER) {
+		/* shows nothing of the flow's state */
+	} else if (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) {
+		follow_reply(p, r);
+	} else if (!(flags & FLOW_REPLIED)) {
+		r->flags |= FLOW_REPLIED;
+		follow_reply(p, r);
+	}
+	touch(r, p->bytes);
+	count_out(id, p->bytes);
+	if (!rewrite(skb, p, r->addr, r->port, SOURCE))
+		return drop(DROP_REWRITE);
+	if (flags & FLOW_RESOURCED)
+		return return_resourced(skb, p);
+	return VERDICT_PASS;
+}

@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* How a flow comes to be: its reply entry first, then the forward entry, then the count. */
+#pragma once
+
+/* Ports that are tried before a flow is refused. */
+#define PORT_ATTEMPTS 128
+
+/* Begins a new flow for a packet; its fields are zero. NULL: never, but the verifier asks. */
+static __always_inline struct work *begin(const struct packet *p)
+{
+	__u32 zero = 0;
+	struct work *w = bpf_map_lookup_elem(&works, &zero);
+
+	if (!w)
+		return NULL;
+	key_at(&w->key, &p->key, POSITION_E1);
+	__builtin_memset(&w->flow, 0, sizeof(w->flow));
+	w->flow.state = p->key.proto == IPPROTO_TCP ? STATE_SYN_RECV : STATE_UDP;
+	w->flow.seen = now();
+	return w;
+}
+
+/* A dead entry is nobody's: who claims it may overwrite it, so that nothing is deleted, and no
+ * CPU's pointer comes to show another key.
+ */
+static __always_inline bool claim(struct flow *f)
+{
+	__u32 word = load_word(f);
+
+	return state_of(word) == STATE_DEAD &&
+	       replace_word(f, word, with_state(word, STATE_CLAIMED));
+}
+
+/* Overwrites a claimed entry; the word, which makes it live, last. */
+static __always_inline void fill(struct flow *f, struct flow *v)
+{
+	copy_addr(f->addr, v->addr);
+	f->backend = v->backend;
+	f->seen = v->seen;
+	f->packets = v->packets;
+	f->bytes = v->bytes;
+	f->service_hash = v->service_hash;
+	f->backend_hash = v->backend_hash;
+	*(volatile __u32 *)word_of(f) = *word_of(v);
+}
+
+enum placed { PLACED, PLACE_TAKEN, PLACE_FULL };
+
+/* Inserts an entry that is not a forward one, where there is none or a dead one. */
+static __noinline enum placed place(const struct flow_key *key, struct flow *v)
+{
+	struct flow *f;
+
+	if (!key || !v)
+		return PLACE_FULL;
+	if (!bpf_map_update_elem(&flows, key, v, BPF_NOEXIST))
+		return PLACED;
+	f = bpf_map_lookup_elem(&flows, key);
+	if (!f)
+		return PLACE_FULL;
+	if (!claim(f))
+		return PLACE_TAKEN;
+	fill(f, v);
+	return PLACED;
+}
+
+/* The n-th port that may stand for a client's; 0: there is none. */
+static __always_inline __u16 nth_port(__u32 n)
+{
+	__u32 i = 0;
+	__u64 *word = bpf_map_lookup_elem(&masq_ports, &i);
+
+	if (!word || !*word)
+		return 0;
+	n %= (__u32)*word;
+	i = 1 + n / 4;
+	word = bpf_map_lookup_elem(&masq_ports, &i);
+	return word ? *word >> 16 * (n & 3) : 0;
+}
+
+/* Makes w->entry the reply entry of w->flow: it leads back to the VIP. */
+static __always_inline void reply_entry(struct work *w)
+{
+	w->entry = w->flow;
+	copy_addr(w->entry.addr, w->key.daddr);
+	w->entry.port = w->key.dport;
+	w->entry.state = STATE_REPLY;
+}
+
+/*
+ * Inserts the reply entry. One that rewrites to the same VIP is as good: another CPU's, or what a
+ * former flow of this tuple left.
+ */
+static __always_inline enum drop_reason insert_reply(struct work *w)
+{
+	struct flow *old;
+
+	reply_entry(w);
+	switch (place(&w->reply, &w->entry)) {
+	case PLACED:
+		return DROP_NONE;
+	case PLACE_FULL:
+		return DROP_FLOWS_FULL;
+	case PLACE_TAKEN:
+		break;
+	}
+	old = find(&w->reply);
+	if (!old || !replies_to(old, &w->key) || old->flags & FLOW_RESOURCED)
+		return DROP_REPLY_TAKEN;
+	old->seen = w->entry.seen; /* keeps the sweeper off until the forward entry is there */
+	old->flags = w->entry.flags;
+	old->backend = w->entry.backend;
+	old->service_hash = w->entry.service_hash;
+	old->backend_hash = w->entry.backend_hash;
+	return DROP_NONE;
+}
+
+struct resource {
+	struct work *w;
+	__u32 start;
+	enum placed got;
+};
+
+static long try_source_port(__u32 i, struct resource *c)
+{
+	struct work *w = c->w;
+
+	w->reply.dport = nth_port(c->start + i);
+	if (!w->reply.dport)
+		return 1;
+	c->got = place(&w->reply, &w->entry);
+	return c->got != PLACE_TAKEN;
+}
+
+/*
+ * Gives a flow, whose client port is not free towards the backend, another one. The client's own
+ * port is kept in E3, the other in E2, under the keys of the reply and the forward entry.
+ */
+static __noinline enum drop_reason resource(struct work *w)
+{
+	struct resource c = {.w = w, .got = PLACE_TAKEN};
+	struct flow_key k;
+	struct flow *f;
+
+	if (!w)
+		return DROP_REPLY_TAKEN;
+	if (w->key.proto == IPPROTO_SCTP) /* its checksum cannot follow a port */
+		return DROP_REPLY_TAKEN;
+	w->flow.flags |= FLOW_RESOURCED;
+	reply_entry(w);
+	c.start = bpf_get_prandom_u32();
+	bpf_loop(PORT_ATTEMPTS, try_source_port, &c, 0);
+	if (c.got != PLACED)
+		return c.got == PLACE_FULL ? DROP_FLOWS_FULL : DROP_REPLY_TAKEN;
+	copy_addr(w->entry.addr, w->key.saddr);
+	w->entry.port = w->key.sport;
+	key_at(&k, &w->reply, POSITION_E3);
+	c.got = place(&k, &w->entry);
+	w->entry.port = w->reply.dport;
+	key_at(&k, &w->key, POSITION_E2);
+	if (c.got == PLACED)
+		c.got = place(&k, &w->entry);
+	if (c.got == PLACED)
+		return DROP_NONE;
+	/* no room, or another CPU is doing the same; what it wins, it does not share */
+	f = find(&w->reply);
+	if (f)
+		discard(f);
+	return c.got == PLACE_FULL ? DROP_FLOWS_FULL : DROP_BUSY;
+}
+
+/* Whether the client is connected to the backend itself, from the same port. */
+static __always_inline bool is_direct(const struct flow_key *reply)
+{
+	return bpf_map_lookup_elem(&direct, reply) != NULL;
+}
+
+/*
+ * Puts the pair in the map and counts it. On DROP_NONE *made is the live forward entry, this
+ * packet's or the one of a CPU that was faster.
+ */
+static __always_inline enum drop_reason insert_flow(struct work *w, struct flow **made)
+{
+	enum drop_reason reason = DROP_REPLY_TAKEN;
+	struct flow *f;
+
+	reply_key(&w->reply, &w->key, w->flow.addr, w->flow.port);
+	if (!is_direct(&w->reply))
+		reason = insert_reply(w);
+	if (reason == DROP_REPLY_TAKEN)
+		reason = resource(w);
+	if (reason != DROP_NONE)
+		return reason;
+	if (!bpf_map_update_elem(&flows, &w->key, &w->flow, BPF_NOEXIST)) {
+		f = bpf_map_lookup_elem(&flows, &w->key);
+		goto counted;
+	}
+	f = bpf_map_lookup_elem(&flows, &w->key);
+	if (!f) {
+		discard_replies(&w->key, &w->flow);
+		return DROP_FLOWS_FULL;
+	}
+	if (claim(f)) {
+		if (f->flags & FLOW_DIRECT)
+			count_resourced(&w->key, -1);
+		fill(f, &w->flow);
+		goto counted;
+	}
+	if (f->backend_hash != w->flow.backend_hash)
+		discard_replies(&w->key, &w->flow);
+	if (!is_live(load_word(f)))
+		return DROP_BUSY;
+	*made = f;
+	return DROP_NONE;
+counted:
+	if (!f)
+		return DROP_BUSY;
+	if (w->flow.flags & FLOW_DIRECT)
+		count_resourced(&w->key, 1);
+	else
+		count_entry(w->flow.backend, w->flow.state, 1);
+	*made = f;
+	return DROP_NONE;
+}

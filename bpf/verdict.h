@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What becomes of a packet; the entry points map it to what their hook returns. */
+#pragma once
+
+enum verdict {
+	VERDICT_PASS, /* go on, changed or not */
+	VERDICT_DROP,
+	VERDICT_ICMP, /* refuse: port unreachable */
+	VERDICT_RST,  /* refuse: reset */
+};
+
+static __always_inline enum verdict drop(enum drop_reason reason)
+{
+	count_drop(reason);
+	return VERDICT_DROP;
+}
+
+static __always_inline enum verdict refuse(enum drop_reason reason, enum verdict answer)
+{
+	count_drop(reason);
+	return answer;
+}

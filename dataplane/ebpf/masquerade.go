@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/waggle-lb/waggle/internal/nlx"
+	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/devices"
+)
+
+// PortRange is a range of ports, both ends included.
+type PortRange struct{ First, Last uint16 }
+
+// DefaultMasqueradePorts are what masquerading takes its ports from, if
+// Options says nothing else: all but the well-known ones.
+var DefaultMasqueradePorts = PortRange{1024, 65535}
+
+// nodePorts is Kubernetes' default range of node ports.
+var nodePorts = PortRange{30000, 32767}
+
+// fewestPorts is how many ports must be left for masquerading.
+const fewestPorts = 256
+
+// masqueradePorts returns the ports of a range that nobody else takes: not the
+// node's own connections (ip_local_port_range), not node ports, and not what
+// the administrator reserved (ip_local_reserved_ports). With fewer than
+// fewestPorts it fails.
+func masqueradePorts(from PortRange, local, reserved string) ([]uint16, error) {
+	taken := []PortRange{nodePorts}
+	words := strings.Fields(local)
+	if len(words) != 2 {
+		return nil, fmt.Errorf("net.ipv4.ip_local_port_range is %q: two numbers expected", local)
+	}
+	lists := []string{words[0] + "-" + words[1]}
+	for part := range strings.SplitSeq(strings.TrimSpace(reserved), ",") {
+		if part != "" {
+			lists = append(lists, part)
+		}
+	}
+	for _, text := range lists {
+		r, err := ParsePortRange(text)
+		if err != nil {
+			return nil, fmt.Errorf("read the kernel's port ranges: %w", err)
+		}
+		taken = append(taken, r)
+	}
+	var ports []uint16
+	for p := int(from.First); p <= int(from.Last); p++ {
+		if !slices.ContainsFunc(taken, func(r PortRange) bool { return int(r.First) <= p && p <= int(r.Last) }) {
+			ports = append(ports, uint16(p))
+		}
+	}
+	if len(ports) < fewestPorts {
+		return nil, fmt.Errorf("of the masquerade ports %d-%d only %d are nobody else's: widen --masquerade-ports, or narrow net.ipv4.ip_local_port_range (%d-%d)",
+			from.First, from.Last, len(ports), taken[1].First, taken[1].Last)
+	}
+	return ports, nil
+}
+
+// ParsePortRange reads "1024-65535" or "8080".
+func ParsePortRange(text string) (PortRange, error) {
+	first, last, ok := strings.Cut(text, "-")
+	if !ok {
+		last = first
+	}
+	a, err := strconv.ParseUint(first, 10, 16)
+	b, err2 := strconv.ParseUint(last, 10, 16)
+	if err != nil || err2 != nil || a > b {
+		return PortRange{}, fmt.Errorf("port range %q: write FIRST-LAST, such as 1024-65535", text)
+	}
+	return PortRange{uint16(a), uint16(b)}, nil
+}
+
+// localPorts reads the port ranges that the kernel keeps for others, of the
+// calling thread's network namespace.
+func localPorts() (local, reserved string, err error) {
+	a, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	b, err2 := os.ReadFile("/proc/sys/net/ipv4/ip_local_reserved_ports")
+	if err := errors.Join(err, err2); err != nil {
+		return "", "", fmt.Errorf("read the kernel's port ranges: %w", err)
+	}
+	return string(a), string(b), nil
+}
+
+// masqueradeAddrs chooses what the packets of each device are masqueraded with:
+// an address of the device, else that of the default route, else any. A VIP is
+// the last choice: it may move to another machine.
+func masqueradeAddrs(s nlx.State, isVIP func(netip.Addr) bool) map[uint32]devices.Device {
+	rest := slices.Clone(s.Uplinks)
+	for _, l := range s.Links {
+		rest = append(rest, l.Sources...)
+	}
+	out := make(map[uint32]devices.Device, len(s.Links))
+	for _, l := range s.Links {
+		choices := slices.Concat(l.Sources, rest)
+		out[uint32(l.Index)] = devices.Device{
+			Addr4: choose(choices, lb.IPv4, isVIP),
+			Addr6: choose(choices, lb.IPv6, isVIP),
+		}
+	}
+	return out
+}
+
+func choose(addrs []netip.Addr, family lb.Family, isVIP func(netip.Addr) bool) netip.Addr {
+	var vip netip.Addr
+	for _, a := range addrs {
+		switch {
+		case lb.FamilyOf(a) != family:
+		case !isVIP(a):
+			return a
+		case !vip.IsValid():
+			vip = a
+		}
+	}
+	return vip
+}
+
+// followMasquerade brings the devices' addresses and the ports up to date. It
+// is called with mu held, in the daemon's network namespace.
+func (d *Dataplane) followMasquerade(t *tables, s *state, now nlx.State) error {
+	addrs := masqueradeAddrs(now, func(a netip.Addr) bool { return s.marks[a] > 0 })
+	for _, dev := range addrs {
+		s.useSource(dev.Addr4)
+		s.useSource(dev.Addr6)
+	}
+	return t.devices.Sync(addrs)
+}

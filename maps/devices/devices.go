@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package devices handles the hash of what programs must know of a network
+// device.
+package devices
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/maps/batch"
+)
+
+// Device is what packets that leave by it are masqueraded with. An invalid
+// address says that nothing of that family fits.
+type Device struct{ Addr4, Addr6 netip.Addr }
+
+// Table is the map devices. One goroutine writes.
+type Table struct{ Map *ebpf.Map }
+
+// Sync makes the map hold exactly the given devices, by ifindex. What does not
+// change is not written. It goes on after an error and returns all.
+func (t Table) Sync(want map[uint32]Device) error {
+	have := make(map[uint32]bpf.LBDevice)
+	err := batch.Each(t.Map, func(index uint32, d *bpf.LBDevice) error {
+		have[index] = *d
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for index, d := range want {
+		v := bpf.LBDevice{Addr4: bytes(d.Addr4), Addr6: bytes(d.Addr6)}
+		if old, ok := have[index]; ok && old == v {
+			continue
+		}
+		if err := t.Map.Put(index, v); err != nil {
+			errs = append(errs, fmt.Errorf("write device %d to map %s: %w", index, t.Map, err))
+		}
+	}
+	for index := range have {
+		if _, ok := want[index]; ok {
+			continue
+		}
+		if err := t.Map.Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, fmt.Errorf("delete device %d from map %s: %w", index, t.Map, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func bytes(a netip.Addr) (b [16]byte) {
+	if a.IsValid() {
+		b = a.As16()
+	}
+	return b
+}

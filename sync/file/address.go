@@ -114,6 +114,8 @@ func parseFrontend(s string) (lb.Frontend, *problem) {
 func parseWeight(s string) (uint16, *problem) {
 	w, err := strconv.ParseInt(s, 10, 64)
 	switch {
+	case len(s) > 1 && s[0] == '0' && err == nil:
+		return 0, &problem{fmt.Sprintf("weight %q begins with 0, which is octal to some", s), "write it without"}
 	case errors.Is(err, strconv.ErrSyntax):
 		return 0, &problem{fmt.Sprintf("weight %q is not a whole number", s), fmt.Sprintf("write 0 to %d", lb.MaxWeight)}
 	case err != nil || w < 0 || w > lb.MaxWeight:
@@ -130,5 +132,24 @@ func checkScheduler(name string) *problem {
 	}
 	// The error says what to write after its first colon.
 	what, remedy, _ := strings.Cut(err.Error(), ": ")
+	return &problem{what, remedy}
+}
+
+// checkWeights returns what is wrong with the weights of a service together.
+// Only large ones can be too much for a scheduler; so only they are tried.
+func checkWeights(svc *lb.Service) *problem {
+	sum := 0
+	for _, b := range svc.Backends {
+		sum += int(b.Weight)
+	}
+	if sum <= sched.MaxSlots {
+		return nil
+	}
+	_, err := sched.Compile(svc.Scheduler, svc.Backends, nil, 0)
+	var long *sched.WeightError
+	if !errors.As(err, &long) {
+		return nil
+	}
+	what, remedy, _ := strings.Cut(long.Error(), ": ")
 	return &problem{what, remedy}
 }

@@ -121,6 +121,10 @@ func checkText(data []byte, errs *collector) bool {
 			errs.add(line, "", fmt.Sprintf("byte 0x%02x is not text", data[i]), "write the file in UTF-8")
 			return false
 		}
+		if r >= 0x80 && r < 0xa0 && r != 0x85 || r == 0xfffe || r == 0xffff {
+			errs.add(line, "", fmt.Sprintf("character %U is not text", r), "remove it")
+			return false
+		}
 		if r == '\n' {
 			line++
 		}

@@ -54,6 +54,9 @@ func checkRefusal(t *testing.T, err error) {
 		if e.What == "" || e.Remedy == "" {
 			t.Fatalf("incomplete error %q", e)
 		}
+		if e.Line == 0 && e.What != "no services" {
+			t.Fatalf("error %q has no line", e)
+		}
 	}
 }
 

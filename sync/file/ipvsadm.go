@@ -27,6 +27,7 @@ type ipvsadmReader struct {
 // server is a service that is being read.
 type server struct {
 	*lb.Service
+	line  int                    // of its -A
 	first map[netip.AddrPort]int // the line of each backend
 }
 
@@ -53,6 +54,9 @@ func parseIPVSADM(data []byte, errs *collector) []*lb.Service {
 	out := make([]*lb.Service, 0, len(p.order))
 	for _, s := range p.order {
 		slices.Reverse(s.Backends)
+		if bad := checkWeights(s.Service); bad != nil {
+			p.addProblem(s.line, "-w", bad)
+		}
 		out = append(out, s.Service)
 	}
 	return out
@@ -122,6 +126,7 @@ func (p *ipvsadmReader) addService(c *command) {
 			Scheduler: scheduler,
 			Frontends: []lb.Frontend{f},
 		},
+		line:  c.line,
 		first: make(map[netip.AddrPort]int),
 	}
 	p.services[f] = s

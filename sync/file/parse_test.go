@@ -173,6 +173,8 @@ func TestParseRefusesWhatIsNoText(t *testing.T) {
 	for name, c := range map[string]struct{ in, want string }{
 		"UTF-16":      {"\xff\xfea\x00", "services:1: byte 0xff is not text: write the file in UTF-8"},
 		"NUL":         {"# one\n-A\x00\n", "services:2: byte 0x00 is not text: write the file in UTF-8"},
+		"C1 control":  {"a: b\nc: \u0080\n", "services:2: character U+0080 is not text: remove it"},
+		"no rune":     {"a: \uffff\n", "services:1: character U+FFFF is not text: remove it"},
 		"broken rune": {"a: \"\xc3\x28\"\n", "services:1: byte 0xc3 is not text: write the file in UTF-8"},
 	} {
 		if _, err := file.Parse("services", []byte(c.in), file.Options{}); err == nil || err.Error() != c.want {

@@ -67,7 +67,7 @@ func (y *yamlReader) document(data []byte) *yaml.Node {
 		y.add(0, "", "no services", "to serve none, write "+noServices)
 		return nil
 	} else if err != nil {
-		y.syntax(err)
+		y.syntax(data, err)
 		return nil
 	}
 	switch err := dec.Decode(&extra); {
@@ -75,7 +75,7 @@ func (y *yamlReader) document(data []byte) *yaml.Node {
 		y.add(extra.Line, "", "a second YAML document", "write all services into one list")
 		return nil
 	case !errors.Is(err, io.EOF):
-		y.syntax(err)
+		y.syntax(data, err)
 		return nil
 	}
 	return doc.Content[0]
@@ -84,13 +84,26 @@ func (y *yamlReader) document(data []byte) *yaml.Node {
 // isNull reports whether n is what YAML reads where nothing is written.
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
 
-// lineOf finds the line that the YAML parser puts into its messages.
-var lineOf = regexp.MustCompile(`^line (\d+): `)
+// isEmpty reports whether that is what n has: nothing, or YAML's sign for it.
+func isEmpty(n *yaml.Node) bool { return isNull(n) && (n.Value == "" || n.Value == "~") }
+
+var (
+	// lineOf finds the line that the YAML parser puts into its messages, unless
+	// it is the first.
+	lineOf = regexp.MustCompile(`^line (\d+): `)
+	// unknownAlias is the one message for which it has no line.
+	unknownAlias = regexp.MustCompile(`^unknown anchor '(.*)' referenced$`)
+)
 
 // syntax adds an error of the YAML parser. The line is the one in which the
 // broken thing begins; the parser does not say where it breaks.
-func (y *yamlReader) syntax(err error) {
-	line, msg := 0, strings.TrimPrefix(err.Error(), "yaml: ")
+func (y *yamlReader) syntax(data []byte, err error) {
+	line, msg := 1, strings.TrimPrefix(err.Error(), "yaml: ")
+	if m := unknownAlias.FindStringSubmatch(msg); m != nil {
+		before, _, _ := bytes.Cut(data, []byte("*"+m[1]))
+		y.add(1+bytes.Count(before, []byte("\n")), "", fmt.Sprintf("YAML alias *%s is not part of the format", m[1]), "write the value out")
+		return
+	}
 	if m := lineOf.FindStringSubmatch(msg); m != nil {
 		line, _ = strconv.Atoi(m[1])
 		msg = strings.TrimPrefix(msg, m[0])
@@ -115,7 +128,7 @@ func (y *yamlReader) plain(n *yaml.Node, path string) bool {
 
 // notYet names the fields that waggle will have.
 func notYet(field string) bool {
-	return slices.Contains([]string{"affinity", "healthCheck", "forwarding", "thresholds"}, field)
+	return slices.Contains([]string{"affinity", "flags", "forwarding", "healthCheck", "thresholds"}, field)
 }
 
 // fields returns the values of a mapping whose keys are some of known, each
@@ -133,10 +146,11 @@ func (y *yamlReader) fields(n *yaml.Node, path string, example *problem, known .
 		return nil
 	}
 	out := make(map[string]*yaml.Node, len(known))
+	lines := make(map[string]int, len(known))
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		at := strings.TrimPrefix(path+"."+key.Value, ".")
-		switch first := out[key.Value]; {
+		switch {
 		case !y.plain(key, path):
 		case key.Kind != yaml.ScalarNode:
 			y.add(key.Line, path, "a key that is no word", "write one of "+strings.Join(known, ", "))
@@ -144,10 +158,10 @@ func (y *yamlReader) fields(n *yaml.Node, path string, example *problem, known .
 			y.add(key.Line, at, "not yet supported", "remove it")
 		case !slices.Contains(known, key.Value):
 			y.add(key.Line, at, "unknown field", "write one of "+strings.Join(known, ", "))
-		case first != nil:
-			y.add(key.Line, at, fmt.Sprintf("given twice, first in line %d", first.Line), "remove one of them")
+		case out[key.Value] != nil:
+			y.add(key.Line, at, fmt.Sprintf("given twice, first in line %d", lines[key.Value]), "remove one of them")
 		default:
-			out[key.Value] = value
+			out[key.Value], lines[key.Value] = value, key.Line
 		}
 	}
 	return out
@@ -174,6 +188,8 @@ func (y *yamlReader) text(n *yaml.Node, path string) (string, bool) {
 		y.add(n.Line, path, "a list where text is needed", "write one value, in quotes if it begins with a bracket")
 	case n.Kind != yaml.ScalarNode:
 		y.add(n.Line, path, "a mapping where text is needed", "write one value")
+	case isEmpty(n):
+		y.add(n.Line, path, "empty", "write a value")
 	case n.ShortTag() != "!!str":
 		y.add(n.Line, path, fmt.Sprintf("YAML does not read %q as text", n.Value), fmt.Sprintf("write %q in quotes", n.Value))
 	default:
@@ -186,6 +202,10 @@ func (y *yamlReader) text(n *yaml.Node, path string) (string, bool) {
 func (y *yamlReader) constant(parent, n *yaml.Node, path, want string) {
 	if n == nil {
 		y.add(parent.Line, path, "missing", "write "+path+": "+want)
+		return
+	}
+	if isEmpty(n) {
+		y.add(n.Line, path, "empty", "write "+want)
 		return
 	}
 	if s, ok := y.text(n, path); ok && s != want {

@@ -54,6 +54,9 @@ func (y *yamlReader) service(n *yaml.Node, path string) []*lb.Service {
 			}
 		}
 		slices.Reverse(svc.Backends)
+		if p := checkWeights(svc); p != nil {
+			y.addProblem(f["backends"].Line, path+".backends", p)
+		}
 		if len(svc.Frontends) > 0 {
 			out = append(out, svc)
 		}
@@ -99,12 +102,17 @@ func (y *yamlReader) scheduler(n *yaml.Node, path string) string {
 }
 
 func (y *yamlReader) frontends(parent, n *yaml.Node, path string) []lb.Frontend {
-	if n == nil || n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+	const example = `["203.0.113.10:80/TCP"]`
+	if n == nil || isNull(n) || n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
 		line := parent.Line
 		if n != nil {
 			line = n.Line
 		}
-		y.add(line, path, "no frontend", `write at least one: ["203.0.113.10:80/TCP"]`)
+		y.add(line, path, "no frontend", "write at least one: "+example)
+		return nil
+	}
+	if n.Kind != yaml.SequenceNode && y.plain(n, path) {
+		y.add(n.Line, path, "not a list", "write a list of at least one: "+example)
 		return nil
 	}
 	var out []lb.Frontend

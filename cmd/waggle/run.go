@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waggle-lb/waggle/dataplane/ebpf"
 	"github.com/waggle-lb/waggle/lb/sched"
 )
 
@@ -23,6 +24,8 @@ type runFlags struct {
 	pinPath        string
 	scheduler      string
 	excludeDevices []string
+	masquerade     string // as written
+	ports          ebpf.PortRange
 }
 
 func newRunCommand(e *env) *cobra.Command {
@@ -60,17 +63,24 @@ it has, and "waggle cleanup" ends that.`,
 		"scheduler of services in YAML that name none: "+strings.Join(sched.Names(), ", "))
 	f.StringSliceVar(&flags.excludeDevices, "exclude-devices", nil,
 		"leave these devices alone: names or patterns such as docker*, comma separated")
+	f.StringVar(&flags.masquerade, "masquerade-ports", fmt.Sprintf("%d-%d", ebpf.DefaultMasqueradePorts.First, ebpf.DefaultMasqueradePorts.Last),
+		"ports that masquerading may use, less those of the kernel's own connections and reserved ones")
 	complete(cmd, "scheduler", cobra.FixedCompletions(sched.Names(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-// validate finds what can be known to be wrong before anything is done.
+// validate finds what can be known to be wrong before anything is done, and
+// reads what has more than one part.
 func (f *runFlags) validate() error {
 	if f.check == "" && f.services == "" {
 		return errors.New("no file of services: write --services FILE, or --check FILE to check one")
 	}
 	if _, err := sched.Find(f.scheduler); err != nil {
 		return fmt.Errorf("--scheduler: %w", err)
+	}
+	var err error
+	if f.ports, err = ebpf.ParsePortRange(f.masquerade); err != nil {
+		return fmt.Errorf("--masquerade-ports: %w", err)
 	}
 	for _, pattern := range f.excludeDevices {
 		if _, err := path.Match(pattern, ""); err != nil {

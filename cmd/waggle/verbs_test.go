@@ -42,6 +42,7 @@ func TestVerbs(t *testing.T) {
 		{"run-without-services", "run"},
 		{"run-unknown-scheduler", "run --services x.yaml --scheduler best"},
 		{"run-bad-pattern", "run --services x.yaml --exclude-devices eth[0"},
+		{"run-bad-ports", "run --services x.yaml --masquerade-ports 2000-1000"},
 		{"check-missing-file", "run --check testdata/nothing.yaml"},
 		{"complete-service", "__completeNoDesc backends --service "},
 	}

@@ -100,15 +100,21 @@ func Meaning(reason string) string {
 	case "untranslated":
 		return "to a frontend, but met no ingress hook (sent by this host itself, or by an excluded device)"
 	case "reply_taken":
-		return "the client's port is in use at this backend through another VIP: refused"
+		return "the client's port is in use at this backend, and no other was free: refused"
 	case "flows_full":
 		return "the flow table has no room for a new flow"
 	case "fragment":
-		return "IP fragment to a VIP: not yet supported"
+		return "a later IP fragment that came before its first and could not be kept"
 	case "extension":
-		return "IPv6 extension header to a VIP: not yet supported"
+		return "an IPv6 extension header that cannot be followed, to a VIP"
 	case "protocol":
 		return "a frontend's protocol that is not yet supported"
+	case "no_port":
+		return "to be masqueraded, and no port is free towards this backend"
+	case "no_address":
+		return "to be masqueraded, and this machine has no address to show"
+	case "redirect":
+		return "an ICMP redirect that would have client and backend talk past this machine"
 	case "malformed":
 		return "headers are cut off or impossible"
 	case "busy":

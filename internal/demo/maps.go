@@ -60,7 +60,7 @@ func (d *Demo) WriteMaps(ctx context.Context, w io.Writer) error {
 		fmt.Fprintf(w, "[{%s}\n]\n", strings.Join(entries[:m.n], separator))
 	}
 	_, err = fmt.Fprintf(w, "Position 1 is client to VIP, 4 backend to client; addr and port of a value are what that\n"+
-		"packet's destination (1) or source (4) becomes. docs/maps.md explains every field.\n\n")
+		"packet's destination (1) or source (4) becomes. README.md explains every field.\n\n")
 	return err
 }
 

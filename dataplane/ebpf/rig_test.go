@@ -36,6 +36,7 @@ type rig struct {
 	t        *testing.T
 	pins     string
 	entries  map[string]uint32 // room in maps
+	clients  int               // that were there already
 	d        *Dataplane
 	ingress  *cilium.Program // of the generation that packets see
 	egress   *cilium.Program

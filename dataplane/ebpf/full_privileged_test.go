@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build privileged
+
+package ebpf
+
+import (
+	"errors"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/lb"
+)
+
+// fullCase fills one map: before fits, more does not, after fits again once
+// what less left out has rested.
+type fullCase struct {
+	full                string
+	entries             map[string]uint32
+	before, more, after []*lb.Service
+	failing             string
+}
+
+func fullCases() []fullCase {
+	six := serve("a", []int{1, 2, 3, 4, 5, 6, 7, 8, 9}, 1) // six words of slots
+	return []fullCase{
+		{
+			full: "services", entries: map[string]uint32{"services": 4},
+			before:  []*lb.Service{serve("a", from(1, 2), 1), serve("b", from(3, 4), 2), serve("c", from(5, 6), 3)},
+			more:    []*lb.Service{serve("d", from(7, 8), 4)},
+			failing: "d",
+		},
+		{
+			full: "vips", entries: map[string]uint32{"vips": 7},
+			before:  []*lb.Service{serve("a", from(1, 2), 1), serve("b", from(3, 4), 2, 3)},
+			more:    []*lb.Service{serve("c", from(5, 6), 4)},
+			failing: "c",
+		},
+		{
+			full: "slots", entries: map[string]uint32{"slots": 16},
+			before:  []*lb.Service{six, serve("b", from(11, 19), 2)},
+			more:    []*lb.Service{serve("c", from(21, 29), 3)},
+			failing: "c",
+		},
+		{
+			full: "backends", entries: map[string]uint32{"backends": 8, "load": 8, "stats": 8, "backend_ids": 8},
+			before:  []*lb.Service{serve("a", from(1, 4), 1), serve("b", from(5, 7), 2)},
+			more:    []*lb.Service{serve("c", from(8, 8), 3)},
+			failing: "c",
+		},
+	}
+}
+
+func TestAServiceThatAMapHasNoRoomForFailsAlone(t *testing.T) {
+	for _, c := range fullCases() {
+		t.Run(c.full, func(t *testing.T) {
+			r := newRig(t, c.entries)
+			before := r.apply(c.before...)
+			held := r.dump()
+			more := r.snapshot(append(c.before, c.more...)...)
+			for range 2 { // nothing is lost by failing
+				if rep := r.applyFull(more, c.full, c.failing); rep.Added+rep.Changed+rep.Removed != 0 {
+					t.Errorf("report %+v, want nothing written", rep)
+				}
+				r.wantDump(held)
+			}
+			r.wantHeld(before)
+			r.wantSYNs(1, 1, 2)
+			// without b there is room, once b has rested
+			fewer := append([]*lb.Service{c.before[0]}, append(c.before[2:], c.more...)...)
+			snap := r.snapshot(fewer...)
+			r.d.Apply(snap)
+			r.age(grace)
+			r.apply(fewer...)
+			r.wantHeld(snap)
+			vip := numberOfVIP(c.more[0])
+			r.wantSYNs(vip, numberOf(c.more[0].Backends[0].Addr))
+		})
+	}
+}
+
+func numberOfVIP(svc *lb.Service) int { return int(svc.Frontends[0].Addr.Addr().As4()[3]) }
+
+// A full map among many new services refuses those that do not fit, in the order
+// of their names, and takes smaller ones that come later.
+func TestTheFirstApplyTakesWhatFits(t *testing.T) {
+	r := newRig(t, map[string]uint32{"backends": 8, "load": 8, "stats": 8, "backend_ids": 8})
+	a, b, c := serve("a", from(1, 4), 1), serve("b", from(5, 8), 2), serve("c", from(9, 11), 3)
+	rep := r.applyFull(r.snapshot(a, b, c), "backends", "b")
+	if rep.Added != 2 {
+		t.Errorf("%d added, want 2", rep.Added)
+	}
+	r.wantHeld(r.snapshot(a, c))
+	r.wantSYNs(1, 1, 2)
+	r.wantSYNs(2, 0)
+	r.wantSYNs(3, 9, 10)
+}
+
+func TestAChangeThatAMapHasNoRoomForLeavesTheServiceAsItWas(t *testing.T) {
+	for _, c := range []struct {
+		full    string
+		entries map[string]uint32
+		change  *lb.Service
+	}{
+		{"backends", map[string]uint32{"backends": 8, "load": 8, "stats": 8, "backend_ids": 8}, serve("a", from(1, 5), 1)},
+		{"slots", map[string]uint32{"slots": 9}, serve("a", []int{4, 3, 2, 1}, 1)}, // the old run stays till the new one is there
+		{"vips", map[string]uint32{"vips": 4}, serve("a", from(1, 4), 1, 3)},
+	} {
+		t.Run(c.full, func(t *testing.T) {
+			r := newRig(t, c.entries)
+			a, b := serve("a", from(1, 4), 1), serve("b", from(11, 13), 2)
+			before := r.apply(a, b)
+			r.wantSYNs(1, 1, 2)
+			held := r.dump()
+			r.applyFull(r.snapshot(c.change, b), c.full, "a")
+			r.wantDump(held)
+			r.wantHeld(before)
+			r.wantSYNs(1, 3, 4, 1)
+			r.d.Apply(r.snapshot(c.change))
+			r.age(grace)
+			r.wantHeld(r.apply(c.change))
+		})
+	}
+}
+
+// What the kernel refuses half-way is taken back: service_info is the one map
+// whose room is not counted beforehand.
+func TestAWriteThatTheKernelRefusesIsTakenBack(t *testing.T) {
+	r := newRig(t, map[string]uint32{"service_info": 2})
+	a, b, c := serve("a", from(1, 2), 1), serve("b", from(3, 4), 2), serve("c", from(5, 6), 3)
+	before := r.apply(a, b)
+	held := r.dump()
+	for range 3 {
+		rep := r.d.Apply(r.snapshot(a, b, c))
+		if err := rep.Failed[c.ID]; rep.Err != nil || len(rep.Failed) != 1 || !errors.Is(err, unix.E2BIG) {
+			t.Fatalf("apply: error %v, failed %v, want c to fail with E2BIG", rep.Err, rep.Failed)
+		}
+		r.wantDump(held)
+	}
+	r.wantHeld(before)
+	r.wantSYNs(3, 0)
+	r.d.Apply(r.snapshot(a, c))
+	r.age(grace)
+	r.wantHeld(r.apply(a, c))
+	r.wantSYNs(3, 5, 6)
+}
+
+// strangers fills vips with keys that the state does not know of.
+func (r *rig) strangers(n int) (remove func()) {
+	r.t.Helper()
+	key := func(i int) bpf.LBVipKey {
+		return bpf.LBVipKey{Addr: [16]byte{0xfd, 15: byte(i)}, Port: 1, Proto: 6}
+	}
+	for i := range n {
+		r.do(r.d.gen.Vips.Put(key(i), bpf.LBVip{}))
+	}
+	return func() {
+		for i := range n {
+			r.do(r.d.gen.Vips.Delete(key(i)))
+		}
+	}
+}
+
+// A service that takes frontends of others, and is refused one of its own, gives
+// them back.
+func TestFrontendsThatWereTakenAreGivenBackWhenOneIsRefused(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		strange  int // entries of vips that take the room
+		takesAll bool
+	}{{"its mark", 9, false}, {"the frontend itself", 8, false}, {"after all of another's", 9, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, map[string]uint32{"vips": 15})
+			a, b, other := serve("a", from(1, 2), 1, 2), serve("b", from(3, 4), 3), serve("other", from(5, 6))
+			r.apply(a, b, other) // six entries
+			remove := r.strangers(c.strange)
+			less, more := serve("a", from(1, 2), 1), serve("b", from(3, 4), 3, 2, 9)
+			if c.takesAll {
+				less, more = serve("a", from(1, 2)), serve("b", from(3, 4), 3, 2, 1, 9)
+			}
+			rep := r.d.Apply(r.snapshot(less, more, other))
+			if rep.Err != nil || len(rep.Failed) != 1 || rep.Failed[b.ID] == nil {
+				t.Fatalf("apply: error %v, failed %v, want b to fail", rep.Err, rep.Failed)
+			}
+			// a gave them up, b failed: it keeps what it had, and takes none
+			r.wantHeld(r.snapshot(less, b, other))
+			r.wantSYNs(3, 3, 4)
+			r.wantSYNs(2, 0)
+			remove()
+			r.wantHeld(r.apply(less, more, other))
+			r.wantSYNs(2, 3, 4)
+			r.wantSYNs(9, 3)
+		})
+	}
+}

@@ -4,13 +4,14 @@
 GO       ?= go
 BIN      := bin/waggle
 PACKAGES := clang-19 clang-format-19 llvm-19 libbpf-dev linux-libc-dev bpftool iproute2
+VM_PACKAGES := qemu-system-x86 busybox-static kmod zstd xz-utils
 LINT     := .cache/bin/golangci-lint
 LINT_VERSION := v2.15.0
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 SOURCES  := $(wildcard bpf/*.c bpf/*.h test/bench/*.c)
 
 .DEFAULT_GOAL := build
-.PHONY: build generate demo test test-unit bench lint fmt check-generated clean help packages
+.PHONY: build generate demo test test-unit test-vm bench lint fmt check-generated clean help packages vm-packages
 
 build: ## the binary bin/waggle; needs only Go
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN) ./cmd/waggle
@@ -18,19 +19,26 @@ build: ## the binary bin/waggle; needs only Go
 packages:
 	@scripts/packages $(PACKAGES)
 
+vm-packages:
+	@scripts/packages $(VM_PACKAGES)
+
 generate: packages ## compile the C and write the Go bindings (committed)
 	$(GO) generate ./bpf ./test/bench
 
 demo: packages build ## namespaces, real traffic and a table of who got what (root)
 	$(BIN) demo
 
-test: packages ## everything a machine can show: unit tests, real kernel, generated files (root)
+test: packages vm-packages ## everything a machine can show: unit tests, real kernel, generated files (root)
 	$(GO) vet -tags privileged ./...
 	scripts/test -tags privileged -p 1 -timeout 20m ./...
 	scripts/check-generated
 
 test-unit: ## the tests that need no root
 	scripts/test ./...
+
+test-vm: vm-packages ## under Debian's kernels in QEMU (root); a part: KERNEL=6.12 PKG=./loader RUN=TestX
+	$(GO) test -tags privileged -count 1 -v -timeout 2h ./test/vm -full \
+		$(if $(KERNEL),-kernel '$(KERNEL)') $(if $(PKG),-pkg '$(PKG)') $(if $(RUN),-tests '$(RUN)')
 
 bench: packages ## ns a packet, by the kernel's own test runs (root)
 	$(GO) run ./test/bench $(BENCH)

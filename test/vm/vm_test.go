@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build privileged
+
+// Package vm_test runs tests of the programs, of the loader and of the labs
+// under the kernels that package vmtest knows, one guest for each.
+package vm_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/waggle-lb/waggle/internal/vmtest"
+)
+
+// `make test-vm` sets them.
+var (
+	kernel  = flag.String("kernel", "", "only this line of kernels, 6.1 or 6.12")
+	pkg     = flag.String("pkg", "", "only the tests of this package, ./dataplane/ebpf say")
+	pattern = flag.String("tests", "", "only tests that this matches, as -test.run in the guest")
+	full    = flag.Bool("full", false, "everything, not the sample of the slow suites")
+)
+
+// suite is a package whose tests run in a guest.
+type suite struct {
+	pkg     string
+	pattern string // all if empty
+	// sample is the part for each line of kernels that runs without -full: a
+	// load of the programs takes a second where instructions are emulated.
+	sample map[string]string
+}
+
+// suites are what a kernel must pass.
+var suites = []suite{
+	{pkg: "./loader"},
+	{pkg: "./bpf"},
+	{pkg: "./dataplane/ebpf", sample: map[string]string{
+		"6.1":  "TestConformance/ipv4/TCP|TestConformance/ipv6/UDP",
+		"6.12": "TestConformance/ipv6/TCP|TestConformance/ipv4/UDP",
+	}},
+	{pkg: labs, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed)$"},
+}
+
+// labs run binaries that a guest cannot build.
+const labs = "./test/lab"
+
+// chosen are the suites that the flags leave, as they run on a line of
+// kernels.
+func chosen(line string) []suite {
+	out := slices.Clone(suites)
+	if *pkg != "" {
+		clean := "./" + filepath.Clean(*pkg)
+		out = slices.DeleteFunc(out, func(s suite) bool { return s.pkg != clean })
+		if len(out) == 0 || *pattern != "" {
+			out = []suite{{pkg: clean}}
+		}
+	}
+	for i := range out {
+		if part, ok := out[i].sample[line]; ok && !*full {
+			out[i].pattern = part
+		}
+		if *pattern != "" {
+			out[i].pattern = *pattern
+		}
+	}
+	return out
+}
+
+// builder compiles each package once for all kernels.
+type builder struct {
+	workspace string
+	commands  map[string]vmtest.Command
+}
+
+func (b *builder) command(t *testing.T, s suite) vmtest.Command {
+	t.Helper()
+	c, ok := b.commands[s.pkg]
+	if !ok {
+		var err error
+		if c, err = vmtest.GoTest(t.Context(), b.workspace, s.pkg); err != nil {
+			t.Fatal(err)
+		}
+		if s.pkg == labs {
+			for name, tags := range map[string]string{"waggle": "", "waggle-clsact": "clsact"} {
+				if _, err := vmtest.Build(t.Context(), b.workspace, name, "./cmd/waggle", "-tags", tags); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.Env = []string{"WAGGLE_LAB_BINARIES=" + b.workspace}
+		}
+		b.commands[s.pkg] = c
+	}
+	c.Args = append(slices.Clip(c.Args), "-test.run", s.pattern)
+	return c
+}
+
+func TestKernels(t *testing.T) {
+	workspace, err := vmtest.Workspace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(workspace) })
+	b := builder{workspace, make(map[string]vmtest.Command)}
+	for _, line := range vmtest.Series() {
+		if *kernel != "" && line != *kernel {
+			continue
+		}
+		k, err := vmtest.Fetch(t.Context(), line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var commands []vmtest.Command
+		for _, s := range chosen(line) {
+			commands = append(commands, b.command(t, s))
+		}
+		// the name tells which kernel it was
+		t.Run(k.Release, func(t *testing.T) {
+			t.Parallel()
+			run(t, k, commands)
+		})
+	}
+}
+
+func run(t *testing.T, k vmtest.Kernel, commands []vmtest.Command) {
+	outputs := make([]bytes.Buffer, len(commands))
+	for i := range commands {
+		commands[i].Output = io.MultiWriter(&outputs[i], t.Output())
+	}
+	g := vmtest.Guest{Kernel: k, Modules: []string{"veth"}, Timeout: 30 * time.Minute}
+	results, times, err := g.Run(t.Context(), commands...)
+	fmt.Fprintf(t.Output(), "%v: boot %.1f s, all %.1f s\n", k, times.Boot.Seconds(), times.Total.Seconds())
+	passed := 0
+	for i, r := range results {
+		v := vmtest.CountVerdicts(outputs[i].String())
+		fmt.Fprintf(t.Output(), "%s: %d passed, %d failed, %d skipped, %.1f s\n", filepath.Base(commands[i].Args[0]), v.Passed, v.Failed, v.Skipped, r.Took.Seconds())
+		passed += v.Passed
+		// a pattern of the user's need not be for every package
+		if r.ExitStatus != 0 || v.Failed+v.Skipped > 0 || v.Passed == 0 && *pattern == "" {
+			t.Errorf("%s: exit status %d, %+v", filepath.Base(commands[i].Args[0]), r.ExitStatus, v)
+		}
+	}
+	if passed == 0 {
+		t.Error("no test ran")
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}

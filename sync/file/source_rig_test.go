@@ -112,6 +112,13 @@ func (f *follower) take() []string {
 	return strings.Split(strings.TrimSuffix(f.log.String(), "\n"), "\n")
 }
 
+// logged reports whether a line since the last time has these words.
+func (f *follower) logged(words string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return strings.Contains(f.log.String(), words)
+}
+
 // delivered returns all snapshots so far.
 func (f *follower) delivered() []*lb.Snapshot {
 	f.mu.Lock()

@@ -248,11 +248,7 @@ func TestALongListOfErrorsIsCut(t *testing.T) {
 	path := file1(t, t.TempDir(), rules("1"))
 	f := follow(t, path)
 	renameInto(t, path, strings.Repeat("-E\n", 12))
-	f.eventually("complaint", func() bool {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return strings.Contains(f.log.String(), "the last good services stay")
-	})
+	f.eventually("complaint", func() bool { return f.logged("the last good services stay") })
 	log := f.take()
 	if len(log) != 12 || log[10] != `level=ERROR msg="services file refused" error="`+path+`: and 2 more errors"` {
 		t.Errorf("got %d lines, want ten errors and how many more:\n%s", len(log), strings.Join(log, "\n"))
@@ -386,9 +382,7 @@ func TestBackendsStandAsInTheKernelsListOverEdits(t *testing.T) {
 		f.wantState(edit.want)
 	}
 	renameInto(t, path, "oops")
-	f.eventually("complaint", func() bool {
-		return slices.Contains(f.take(), `level=ERROR msg="the last good services stay" path=`+path+` services=1`)
-	})
+	f.eventually("complaint", func() bool { return f.logged("the last good services stay") })
 	renameInto(t, path, rules("5 1 4 2=5 3")) // a bad edit in between forgets no order
 	f.wantState("5 1 4 3 2=5")
 }

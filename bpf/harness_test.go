@@ -114,19 +114,19 @@ func set(w *ebpf.Map, bit uint32) error {
 	return w.Put(bit>>6, word|1<<(bit&63))
 }
 
-// fold and the bit functions say again, in Go, what bits.h says.
-func fold(a netip.Addr) (x uint32) {
+// spread and the bit functions say again, in Go, what bits.h says.
+func spread(a netip.Addr) (x uint32) {
 	b := a.As16()
 	for i := range b {
-		x ^= uint32(b[i]) << (8 * (i & 3))
+		x += [4]uint32{0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 1}[i/4] * (uint32(b[i]) << (8 * (i & 3)))
 	}
 	return x
 }
 
-func vipBit(a netip.Addr) uint32 { return fold(a) * 0x61C88647 >> 14 }
+func vipBit(a netip.Addr) uint32 { return spread(a) * 0x61C88647 >> 14 }
 
 func backendBit(a netip.AddrPort, p lb.Protocol) uint32 {
-	return (fold(a.Addr()) + uint32(a.Port()) + uint32(p)<<16) * 0x61C88647 >> 14
+	return (spread(a.Addr()) + uint32(a.Port()) + uint32(p)<<16) * 0x61C88647 >> 14
 }
 
 func (p *programs) backend(id uint32, addr netip.AddrPort, weight uint16) {
@@ -137,6 +137,8 @@ func (p *programs) backend(id uint32, addr netip.AddrPort, weight uint16) {
 	p.do(p.BackendIds.Put(b.Hash, id))
 	p.do(set(p.BackendBits, backendBit(addr, lb.TCP)))
 	p.do(set(p.BackendBits, backendBit(addr, lb.UDP)))
+	p.do(set(p.BackendBits, backendBit(addr, lb.SCTP)))
+	p.do(set(p.PeerBits, vipBit(addr.Addr())))
 }
 
 // pool publishes a run of backend ids for service id.
@@ -161,6 +163,45 @@ func (p *programs) vip(vip netip.AddrPort, proto lb.Protocol, service uint32) {
 	p.do(set(p.VipBits, vipBit(vip.Addr())))
 	p.do(p.Vips.Put(bpf.LBVipKey{Addr: vip.Addr().As16(), Port: vip.Port(), Proto: uint8(proto)}, bpf.LBVip{Service: service}))
 	p.do(p.Vips.Put(bpf.LBVipKey{Addr: vip.Addr().As16()}, bpf.LBVip{}))
+}
+
+// ports says which ports masquerading may use.
+func (p *programs) ports(list ...uint16) {
+	p.t.Helper()
+	p.do(p.MasqPorts.Put(uint32(0), uint64(len(list))))
+	for i := 0; i < len(list); i += 4 {
+		var word uint64
+		for j, port := range list[i:min(i+4, len(list))] {
+			word |= uint64(port) << (16 * j)
+		}
+		p.do(p.MasqPorts.Put(uint32(1+i/4), word))
+	}
+	for _, port := range list {
+		at := uint32(bpf.LBLimitsMASQ_BITS) + uint32(port>>6)
+		var word uint64
+		p.do(p.MasqPorts.Lookup(at, &word))
+		p.do(p.MasqPorts.Put(at, word|1<<(port&63)))
+	}
+}
+
+// masquerade says which address device 1, on which test runs are, masquerades
+// with, and that the service's backends are masqueraded to.
+func (p *programs) masquerade(f family, node netip.Addr, proto lb.Protocol) {
+	p.t.Helper()
+	d := bpf.LBDevice{Addr4: node.As16()}
+	if node.Is6() {
+		d = bpf.LBDevice{Addr6: node.As16()}
+	}
+	p.do(p.Devices.Put(uint32(1), d))
+	p.do(set(p.PeerBits, vipBit(node)))
+	for _, s := range f.servers {
+		p.do(set(p.MasqBits, backendBit(s, proto)))
+	}
+	var v bpf.LBVip
+	k := bpf.LBVipKey{Addr: f.vip.Addr().As16(), Port: f.vip.Port(), Proto: uint8(proto)}
+	p.do(p.Vips.Lookup(k, &v))
+	v.Flags = uint32(bpf.LBVipFlagsVIP_MASQUERADE)
+	p.do(p.Vips.Put(k, v))
 }
 
 func (p *programs) drops() map[bpf.LBDropReason]uint64 {

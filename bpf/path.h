@@ -172,8 +172,8 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 
 	if (skb->pkt_type != 0 /* PACKET_HOST */ || skb->vlan_present || !parse_addrs(skb, &p, l3))
 		return VERDICT_PASS;
-	vip = bit_is_set(&vip_bits, vip_bit(p.key.daddr));
-	if (!vip && !bit_is_set(&peer_bits, vip_bit(p.key.daddr)))
+	vip = bit_is_set(&vip_bits, addr_bit(p.key.daddr));
+	if (!vip && !bit_is_set(&peer_bits, addr_bit(p.key.daddr)))
 		return VERDICT_PASS;
 	got = parse_ports(skb, &p);
 	if (got != PARSED_OK && got != PARSED_LATER)
@@ -194,7 +194,7 @@ static __always_inline enum verdict leaving(struct __sk_buff *skb, const struct 
 	/* a bridge passes on what is for others: that is none of ours */
 	if (skb->pkt_type == 3 /* PACKET_OTHERHOST */)
 		return VERDICT_PASS;
-	if (bit_is_set(&vip_bits, vip_bit(p->key.daddr)) &&
+	if (bit_is_set(&vip_bits, addr_bit(p->key.daddr)) &&
 	    find_vip(p->key.daddr, p->key.dport, p->key.proto))
 		return drop(DROP_UNTRANSLATED);
 	return VERDICT_PASS;
@@ -214,8 +214,8 @@ static __always_inline enum verdict egress(struct __sk_buff *skb, __u32 l3)
 		return icmp_out(skb, &p);
 	if (got != PARSED_OK && got != PARSED_LATER)
 		return VERDICT_PASS;
-	if (p.part != WHOLE && (bit_is_set(&peer_bits, vip_bit(p.key.saddr)) ||
-				bit_is_set(&peer_bits, vip_bit(p.key.daddr)))) {
+	if (p.part != WHOLE && (bit_is_set(&peer_bits, addr_bit(p.key.saddr)) ||
+				bit_is_set(&peer_bits, addr_bit(p.key.daddr)))) {
 		verdict = join(skb, &p, 0);
 		if (verdict != VERDICT_PASS)
 			return verdict;

@@ -161,7 +161,7 @@ func (s *state) adopt(rec *record, addr netip.AddrPort, id uint32) *backend {
 		bits: make(map[lb.Protocol]bool, 1), masqueraded: make(map[lb.Protocol]bool),
 	}
 	rec.backends[addr] = b
-	s.peerBits.hold(bits.VIP(addr.Addr()))
+	s.peerBits.hold(bits.Addr(addr.Addr()))
 	return b
 }
 
@@ -209,7 +209,7 @@ func (s *state) needBits(b *backend, protocols map[lb.Protocol]bool, m lb.Masque
 func (s *state) useSource(a netip.Addr) {
 	if a.IsValid() && !s.sources[a] {
 		s.sources[a] = true
-		s.peerBits.hold(bits.VIP(a))
+		s.peerBits.hold(bits.Addr(a))
 	}
 }
 
@@ -301,7 +301,7 @@ func (s *state) free(b *backend) error {
 	for p := range b.masqueraded {
 		s.masqBits.drop(bits.Backend(b.addr, p))
 	}
-	s.peerBits.drop(bits.VIP(b.addr.Addr()))
+	s.peerBits.drop(bits.Addr(b.addr.Addr()))
 	delete(s.draining, b)
 	delete(b.owner.backends, b.addr)
 	s.backendIDs.release(b.id)
@@ -315,7 +315,7 @@ func (s *state) forget(rec *record) error {
 	}
 	s.t.services.SetHash(rec.index, 0)
 	for a := range rec.addrs {
-		s.vipBits.drop(bits.VIP(a))
+		s.vipBits.drop(bits.Addr(a))
 	}
 	delete(s.gone, rec)
 	delete(s.records, rec.hash)

@@ -162,7 +162,7 @@ func (s *state) addFrontend(rec *record, f lb.Frontend, m lb.Masquerade) error {
 	addr := f.Addr.Addr()
 	if !rec.addrs[addr] {
 		rec.addrs[addr] = true
-		s.vipBits.hold(bits.VIP(addr))
+		s.vipBits.hold(bits.Addr(addr))
 	}
 	if s.marks[addr] == 0 {
 		if err := s.t.vips.Mark(addr); err != nil {

@@ -26,7 +26,7 @@ const (
 	ACK Flag = 1 << 4
 )
 
-// Packet is an Ethernet frame with a TCP or UDP packet.
+// Packet is an Ethernet frame with a TCP, UDP or SCTP packet.
 type Packet struct {
 	Src, Dst netip.AddrPort
 	Protocol lb.Protocol
@@ -85,6 +85,8 @@ func (p Packet) transport(ip gopacket.NetworkLayer) (gopacket.SerializableLayer,
 	case lb.UDP:
 		u := &layers.UDP{SrcPort: layers.UDPPort(p.Src.Port()), DstPort: layers.UDPPort(p.Dst.Port())}
 		return u, u.SetNetworkLayerForChecksum(ip)
+	case lb.SCTP: // its checksum covers no addresses, so any will do
+		return &layers.SCTP{SrcPort: layers.SCTPPort(p.Src.Port()), DstPort: layers.SCTPPort(p.Dst.Port()), VerificationTag: 1}, nil
 	}
 	return nil, fmt.Errorf("build packet: protocol %v", p.Protocol)
 }

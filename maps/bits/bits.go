@@ -19,28 +19,25 @@ import (
 // (include/linux/hash.h) has it.
 const golden32 = 0x61C88647
 
-// fold is the exclusive or of the address's four words as they lie in memory:
-// little-endian, as the programs are compiled.
-func fold(addr netip.Addr) uint32 {
+// spread weighs the address's four words, as they lie in memory: little-endian,
+// as the programs are compiled.
+func spread(addr netip.Addr) uint32 {
 	a := addr.As16()
-	var w uint32
-	for i := 0; i < len(a); i += 4 {
-		w ^= binary.LittleEndian.Uint32(a[i:])
-	}
-	return w
+	w := func(i int) uint32 { return binary.LittleEndian.Uint32(a[4*i:]) }
+	return w(0)*0x9E3779B1 + w(1)*0x85EBCA77 + w(2)*0xC2B2AE3D + w(3)
 }
 
-// VIP returns the index of the bit of a VIP's address in vip_bits.
-func VIP(addr netip.Addr) uint32 {
-	return fold(addr) * golden32 >> bpf.LBLimitsBITS_SHIFT
+// Addr returns the index of the bit of an address in vip_bits and peer_bits.
+func Addr(addr netip.Addr) uint32 {
+	return spread(addr) * golden32 >> bpf.LBLimitsBITS_SHIFT
 }
 
 // Backend returns the index of the bit of a backend in backend_bits.
 func Backend(addr netip.AddrPort, proto lb.Protocol) uint32 {
-	return (fold(addr.Addr()) + uint32(addr.Port()) + uint32(proto)<<16) * golden32 >> bpf.LBLimitsBITS_SHIFT
+	return (spread(addr.Addr()) + uint32(addr.Port()) + uint32(proto)<<16) * golden32 >> bpf.LBLimitsBITS_SHIFT
 }
 
-// Table is one bitmap: vip_bits or backend_bits. One goroutine writes.
+// Table is one bitmap: vip_bits, peer_bits, backend_bits or masq_bits. One goroutine writes.
 type Table struct{ words *mmap.Area }
 
 // Open maps the bitmap's memory.

@@ -119,7 +119,7 @@ func TestBitsAreThoseThatTheProgramsLookAt(t *testing.T) {
 			for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {
 				client, vip, backend := addrPort(random, family), addrPort(random, family), addrPort(random, family)
 				w.serve(vip, backend, proto)
-				bit := bits.VIP(vip.Addr())
+				bit := bits.Addr(vip.Addr())
 				w.vip.Clear(bit)
 				if got, changed := w.run(w.TcIngress, client, vip, proto, packet.SYN); changed {
 					t.Errorf("%s/%s: without bit %d it went to %s", vip, proto, bit, got.Dst)
@@ -183,10 +183,10 @@ func TestBitsOfMappedAddresses(t *testing.T) {
 	for range 1000 {
 		a := addrPort(random, lb.IPv4)
 		mapped := netip.AddrPortFrom(netip.AddrFrom16(a.Addr().As16()), a.Port())
-		if bits.VIP(a.Addr()) != bits.VIP(mapped.Addr()) || bits.Backend(a, lb.UDP) != bits.Backend(mapped, lb.UDP) {
+		if bits.Addr(a.Addr()) != bits.Addr(mapped.Addr()) || bits.Backend(a, lb.UDP) != bits.Backend(mapped, lb.UDP) {
 			t.Fatalf("%s and %s differ", a, mapped)
 		}
-		if most := max(bits.VIP(a.Addr()), bits.Backend(a, lb.TCP)); most >= 64*uint32(bpf.LBLimitsBITS_WORDS) {
+		if most := max(bits.Addr(a.Addr()), bits.Backend(a, lb.TCP)); most >= 64*uint32(bpf.LBLimitsBITS_WORDS) {
 			t.Fatalf("%s: bit %d is outside of the map", a, most)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/bits"
 )
 
 const next = 0xffffffff // TCX_NEXT
@@ -116,7 +117,7 @@ func (b *bench) backend(id, svc uint32, a netip.Addr, proto lb.Protocol) error {
 	if err := b.lb.BackendIds.Put(uint64(id), id); err != nil {
 		return err
 	}
-	return setBit(b.lb.BackendBits, (fold(a)+8080+uint32(proto)<<16)*0x61C88647>>14)
+	return setBit(b.lb.BackendBits, bits.Backend(netip.AddrPortFrom(a, 8080), proto))
 }
 
 func (b *bench) vip(a netip.Addr, proto lb.Protocol, svc uint32) error {
@@ -126,7 +127,7 @@ func (b *bench) vip(a netip.Addr, proto lb.Protocol, svc uint32) error {
 	if err := b.lb.Vips.Put(bpf.LBVipKey{Addr: a.As16()}, bpf.LBVip{}); err != nil {
 		return err
 	}
-	return setBit(b.lb.VipBits, fold(a)*0x61C88647>>14)
+	return setBit(b.lb.VipBits, bits.Addr(a))
 }
 
 func setBit(m *ebpf.Map, bit uint32) error {
@@ -135,14 +136,6 @@ func setBit(m *ebpf.Map, bit uint32) error {
 		return err
 	}
 	return m.Put(bit>>6, w|1<<(bit&63))
-}
-
-func fold(a netip.Addr) (x uint32) {
-	b := a.As16()
-	for i := 0; i < 16; i += 4 {
-		x ^= binary.LittleEndian.Uint32(b[i:])
-	}
-	return x
 }
 
 // low is the last four bytes as they lie in memory.

@@ -110,6 +110,14 @@ var ways = map[string]struct {
 		},
 		func(t *testing.T, dir string, _ int, text string) { writeFile(t, dir+"/a/real", text) },
 	},
+	"write in place behind a link to a directory": {
+		func(t *testing.T, dir, text string) string {
+			file1(t, dir+"/a/b", text)
+			must(t, os.Symlink("a/b", dir+"/link"))
+			return dir + "/link/f"
+		},
+		func(t *testing.T, dir string, _ int, text string) { writeFile(t, dir+"/a/b/f", text) },
+	},
 	"ConfigMap volume": {
 		func(t *testing.T, dir, text string) string {
 			must(t, os.Mkdir(dir+"/..0", 0o700))

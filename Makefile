@@ -22,8 +22,8 @@ packages:
 vm-packages:
 	@scripts/packages $(VM_PACKAGES)
 
-generate: packages ## compile the C and write the Go bindings (committed)
-	$(GO) generate ./bpf ./test/bench
+generate: packages ## compile the C, write the Go bindings and the pages made of its comments (committed)
+	scripts/generate
 
 demo: packages build ## namespaces, real traffic and a table of who got what (root)
 	$(BIN) demo

@@ -1,28 +1,90 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Why a packet was refused or dropped. This enum is the one list: Go takes names and numbers from
- * its BTF, docs/drops.md says what to do about each (a test compares). Add at the end only.
+ * its BTF; docs/drops.md and what `waggle stats` says are made of the comments, of which the part
+ * behind "Do:" is for the operator. Add at the end only.
  */
 #pragma once
 
 enum drop_reason {
 	DROP_NONE = 0,
-	DROP_EMPTY_POOL,   /* no backend to pick: ICMP port unreachable */
-	DROP_UNKNOWN_PORT, /* a VIP's port that no service has: ICMP port unreachable */
-	DROP_NO_FLOW,	   /* TCP to a frontend, neither SYN nor of a flow: RST */
-	DROP_UNTRANSLATED, /* to a frontend, found at egress: it passed no ingress hook */
-	DROP_REPLY_TAKEN,  /* this client port is in use at this backend, and so are others: refused
-			    */
-	DROP_FLOWS_FULL,   /* no room for a flow */
-	DROP_FRAGMENT,	   /* a fragment without its first, too long or too many to be kept */
-	DROP_EXTENSION,	   /* an IPv6 extension header that cannot be followed, to a VIP */
-	DROP_PROTOCOL,	   /* a protocol without ports that are known here, to a VIP */
-	DROP_MALFORMED,	   /* headers cut off or impossible */
-	DROP_RATE_LIMITED, /* refused in silence: too many answers this second */
-	DROP_REWRITE,	   /* the kernel refused to change the packet */
-	DROP_BUSY, /* another CPU is replacing this flow's entry: the next packet finds it done */
-	DROP_NO_PORT,	 /* masquerade: no port is free towards this backend */
-	DROP_NO_ADDRESS, /* masquerade: the device has no address that fits */
-	DROP_REDIRECT,	 /* an ICMP redirect of ours that would name the backend to the client */
+	/*
+	 * the service has no backend to pick: none, or all of weight 0; refused with ICMP port
+	 * unreachable. Do: add a backend; `waggle backends` shows what there is.
+	 */
+	DROP_EMPTY_POOL,
+	/*
+	 * a VIP's port that no service has, and the address is not on this machine; refused with
+	 * ICMP port unreachable. Do: nothing, or add the service.
+	 */
+	DROP_UNKNOWN_PORT,
+	/*
+	 * TCP to a frontend, no SYN and of no known connection; refused with RST. Do: nothing
+	 * after a timeout (900 s idle); otherwise see whether both directions pass this machine.
+	 */
+	DROP_NO_FLOW,
+	/*
+	 * to a frontend, but it met no ingress hook: sent by this machine itself, or by an excluded
+	 * device. Do: see --exclude-devices; local clients reach only VIPs that are assigned here.
+	 */
+	DROP_UNTRANSLATED,
+	/*
+	 * the client's port is in use at this backend, through another VIP or without one, and no
+	 * other port was free; refused with ICMP port unreachable. Do: see who has so many
+	 * connections (`waggle flows`); widen --masquerade-ports.
+	 */
+	DROP_REPLY_TAKEN,
+	/*
+	 * the flow table has no room for a new flow; what is in it goes on. Do: see who opens so
+	 * many (`waggle flows`).
+	 */
+	DROP_FLOWS_FULL,
+	/*
+	 * a later IP fragment that came before its first and could not be kept: longer than 1500
+	 * bytes, or too many at once. Do: lower the sender's datagram size, or the MTU of jumbo
+	 * networks; in a flood, look at the senders.
+	 */
+	DROP_FRAGMENT,
+	/*
+	 * to a VIP, with an IPv6 extension header that cannot be followed: AH, a routing header
+	 * with segments left, or more than 200 bytes of headers. Do: nothing; such packets cannot
+	 * be translated.
+	 */
+	DROP_EXTENSION,
+	/*
+	 * a protocol other than TCP, UDP, SCTP and ICMP, to a VIP that is not on this machine. Do:
+	 * nothing.
+	 */
+	DROP_PROTOCOL,
+	/* to a VIP, with headers cut off or impossible. Do: look at the sender. */
+	DROP_MALFORMED,
+	/*
+	 * refused in silence: more than 1000 answers in this second on this CPU. Do: see the other
+	 * reasons; it is a scan or a flood.
+	 */
+	DROP_RATE_LIMITED,
+	/* the kernel refused to change the packet. Do: report it. */
+	DROP_REWRITE,
+	/*
+	 * another CPU was replacing this flow's entry. Do: nothing; the next packet finds it done.
+	 */
+	DROP_BUSY,
+	/*
+	 * to be masqueraded, and no port is free towards this backend. Do: widen
+	 * --masquerade-ports; spread the load over more backends; `waggle flows` shows who holds
+	 * the ports.
+	 */
+	DROP_NO_PORT,
+	/*
+	 * to be masqueraded, and this machine has no address of the packet's family that others
+	 * could answer. Do: give it one: `ip addr add`.
+	 */
+	DROP_NO_ADDRESS,
+	/*
+	 * an ICMP redirect that would have client and backend talk past this machine. Do: nothing,
+	 * they are in one network, and it works; `sysctl net.ipv4.conf.DEVICE.send_redirects=0`
+	 * keeps the kernel from making them.
+	 */
+	DROP_REDIRECT,
 	DROP_MAX,
 };

@@ -281,6 +281,18 @@ func TestAFileThatIsGoneChangesNothing(t *testing.T) {
 	}
 }
 
+func TestADirectoryThatIsAFileForAWhileIsFollowed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	f := follow(t, file1(t, dir+"/a/b", rules("1")))
+	must(t, os.RemoveAll(dir+"/a/b"))
+	writeFile(t, dir+"/a/b", rules("3"))
+	f.eventually("complaint", func() bool { return f.logged("not a directory") })
+	must(t, os.Remove(dir+"/a/b"))
+	file1(t, dir+"/a/b", rules("2"))
+	f.wantState("2")
+}
+
 // TestAPathThatCannotBeWatchedIsTriedAgain: nothing tells when a loop of links
 // is mended in a directory that is not watched.
 func TestAPathThatCannotBeWatchedIsTriedAgain(t *testing.T) {

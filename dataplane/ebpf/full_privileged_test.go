@@ -8,6 +8,7 @@ import (
 	"errors"
 	"testing"
 
+	cilium "github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -33,19 +34,19 @@ func fullCases() []fullCase {
 			failing: "d",
 		},
 		{
-			full: "vips", entries: map[string]uint32{"vips": 7},
+			full: "vips", entries: map[string]uint32{"vips": 7, "services": 4},
 			before:  []*lb.Service{serve("a", from(1, 2), 1), serve("b", from(3, 4), 2, 3)},
 			more:    []*lb.Service{serve("c", from(5, 6), 4)},
 			failing: "c",
 		},
 		{
-			full: "slots", entries: map[string]uint32{"slots": 16},
+			full: "slots", entries: map[string]uint32{"slots": 16, "services": 4},
 			before:  []*lb.Service{six, serve("b", from(11, 19), 2)},
 			more:    []*lb.Service{serve("c", from(21, 29), 3)},
 			failing: "c",
 		},
 		{
-			full: "backends", entries: map[string]uint32{"backends": 8, "load": 8, "stats": 8, "backend_ids": 8},
+			full: "backends", entries: map[string]uint32{"backends": 8, "load": 8, "stats": 8, "backend_ids": 8, "services": 4},
 			before:  []*lb.Service{serve("a", from(1, 4), 1), serve("b", from(5, 7), 2)},
 			more:    []*lb.Service{serve("c", from(8, 8), 3)},
 			failing: "c",
@@ -86,16 +87,27 @@ func numberOfVIP(svc *lb.Service) int { return int(svc.Frontends[0].Addr.Addr().
 // A full map among many new services refuses those that do not fit, in the order
 // of their names, and takes smaller ones that come later.
 func TestTheFirstApplyTakesWhatFits(t *testing.T) {
-	r := newRig(t, map[string]uint32{"backends": 8, "load": 8, "stats": 8, "backend_ids": 8})
-	a, b, c := serve("a", from(1, 4), 1), serve("b", from(5, 8), 2), serve("c", from(9, 11), 3)
-	rep := r.applyFull(r.snapshot(a, b, c), "backends", "b")
-	if rep.Added != 2 {
-		t.Errorf("%d added, want 2", rep.Added)
+	for full, entries := range map[string]map[string]uint32{
+		"backends": {"backends": 8, "load": 8, "stats": 8, "backend_ids": 8},
+		"vips":     {"vips": 7},
+		"slots":    {"slots": 6},
+	} {
+		t.Run(full, func(t *testing.T) {
+			r := newRig(t, entries)
+			a, b, c := serve("a", from(1, 4), 1), serve("b", from(5, 8), 2, 4, 5), serve("c", from(9, 11), 3)
+			if full == "slots" {
+				c = serve("c", from(9, 10), 3)
+			}
+			rep := r.applyFull(r.snapshot(a, b, c), full, "b")
+			if rep.Added != 2 {
+				t.Errorf("%d added, want 2", rep.Added)
+			}
+			r.wantHeld(r.snapshot(a, c))
+			r.wantSYNs(1, 1, 2)
+			r.wantSYNs(2, 0)
+			r.wantSYNs(3, 9, 10)
+		})
 	}
-	r.wantHeld(r.snapshot(a, c))
-	r.wantSYNs(1, 1, 2)
-	r.wantSYNs(2, 0)
-	r.wantSYNs(3, 9, 10)
 }
 
 func TestAChangeThatAMapHasNoRoomForLeavesTheServiceAsItWas(t *testing.T) {
@@ -125,26 +137,33 @@ func TestAChangeThatAMapHasNoRoomForLeavesTheServiceAsItWas(t *testing.T) {
 	}
 }
 
-// What the kernel refuses half-way is taken back: service_info is the one map
-// whose room is not counted beforehand.
+// What the kernel refuses half-way is taken back: the room of two maps is not
+// counted beforehand. The others have just what is needed, so that nothing may
+// be lost.
 func TestAWriteThatTheKernelRefusesIsTakenBack(t *testing.T) {
-	r := newRig(t, map[string]uint32{"service_info": 2})
-	a, b, c := serve("a", from(1, 2), 1), serve("b", from(3, 4), 2), serve("c", from(5, 6), 3)
-	before := r.apply(a, b)
-	held := r.dump()
-	for range 3 {
-		rep := r.d.Apply(r.snapshot(a, b, c))
-		if err := rep.Failed[c.ID]; rep.Err != nil || len(rep.Failed) != 1 || !errors.Is(err, unix.E2BIG) {
-			t.Fatalf("apply: error %v, failed %v, want c to fail with E2BIG", rep.Err, rep.Failed)
-		}
-		r.wantDump(held)
+	for full, room := range map[string]uint32{"service_info": 2, "backend_ids": 5} {
+		t.Run(full, func(t *testing.T) {
+			entries := map[string]uint32{"services": 4, "slots": 7, "backends": 7, "load": 7, "stats": 7, "backend_ids": 7}
+			entries[full] = room
+			r := newRig(t, entries)
+			a, b, c := serve("a", from(1, 2), 1), serve("b", from(3, 4), 2), serve("c", from(5, 6), 3)
+			before := r.apply(a, b)
+			held := r.dump()
+			for range 3 {
+				rep := r.d.Apply(r.snapshot(a, b, c))
+				if err := rep.Failed[c.ID]; rep.Err != nil || len(rep.Failed) != 1 || !errors.Is(err, unix.E2BIG) {
+					t.Fatalf("apply: error %v, failed %v, want c to fail with E2BIG", rep.Err, rep.Failed)
+				}
+				r.wantDump(held)
+			}
+			r.wantHeld(before)
+			r.wantSYNs(3, 0)
+			r.d.Apply(r.snapshot(a, c))
+			r.age(grace)
+			r.wantHeld(r.apply(a, c))
+			r.wantSYNs(3, 5, 6)
+		})
 	}
-	r.wantHeld(before)
-	r.wantSYNs(3, 0)
-	r.d.Apply(r.snapshot(a, c))
-	r.age(grace)
-	r.wantHeld(r.apply(a, c))
-	r.wantSYNs(3, 5, 6)
 }
 
 // strangers fills vips with keys that the state does not know of.
@@ -188,6 +207,9 @@ func TestFrontendsThatWereTakenAreGivenBackWhenOneIsRefused(t *testing.T) {
 			r.wantHeld(r.snapshot(less, b, other))
 			r.wantSYNs(3, 3, 4)
 			r.wantSYNs(2, 0)
+			if err := r.d.gen.Vips.Lookup(bpf.LBVipKey{Addr: vipAt(9).Addr().As16()}, new(bpf.LBVip)); !errors.Is(err, cilium.ErrKeyNotExist) {
+				t.Errorf("VIP 9 is marked though nobody has it: %v", err)
+			}
 			remove()
 			r.wantHeld(r.apply(less, more, other))
 			r.wantSYNs(2, 3, 4)

@@ -21,6 +21,7 @@ import (
 func TestAnIDRestsForTheGracePeriod(t *testing.T) {
 	r := newRig(t, nil)
 	r.apply(serve("web", from(1, 2), 1))
+	r.age(0)
 	r.wantID("web", 1, 1)
 	r.apply(serve("web", []int{2}, 1))
 	r.age(grace / 2)
@@ -83,6 +84,7 @@ func TestABackendThatComesBackGetsItsID(t *testing.T) {
 	r := newRig(t, nil)
 	web := serve("web", from(1, 3), 1)
 	r.apply(web)
+	r.age(0)
 	client, server := r.connect(1)
 	if server != 1 {
 		t.Fatalf("the flow is at %d, want 1", server)
@@ -91,6 +93,8 @@ func TestABackendThatComesBackGetsItsID(t *testing.T) {
 	r.apply(serve("web", []int{3}, 1))
 	r.age(grace / 2)
 	r.apply(serve("web", []int{9, 2, 3}, 1))
+	r.wantID("web", 2, 2)
+	r.age(10 * grace) // it no longer rests
 	r.wantID("web", 2, 2)
 	r.apply(serve("web", []int{3}, 1))
 	r.age(grace)

@@ -191,11 +191,12 @@ func (r *rig) wantID(service string, server int, want uint32) {
 	}
 }
 
-// age lets time pass for what rests, and reaps; the programs' clock stays.
+// age lets time pass for what rests, and reaps; from then on that time stands
+// still. The programs' clock is another.
 func (r *rig) age(by time.Duration) {
 	r.t.Helper()
-	now := r.d.state.now
-	r.d.state.now = func() time.Time { return now().Add(by) }
+	now := r.d.state.now().Add(by)
+	r.d.state.now = func() time.Time { return now }
 	r.do(r.d.state.reap())
 }
 

@@ -152,6 +152,25 @@ func TestALaterFragmentThatIsTooLongIsLost(t *testing.T) {
 	}
 }
 
+func TestAFragmentOfNoConnectionIsNotReset(t *testing.T) {
+	for _, f := range families() {
+		p := load(t)
+		p.backend(1, f.servers[0], 1)
+		p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 1)
+		p.vip(f.vip, lb.TCP, 1)
+		in := packet.Packet{Src: f.client, Dst: f.vip, Protocol: lb.TCP, Flags: packet.ACK, Payload: make([]byte, 2000)}
+		frame, err := in.Bytes()
+		p.do(err)
+		parts, err := packet.Fragment(frame, 512, 9)
+		p.do(err)
+		for i, part := range parts {
+			if ret, _ := p.sendFrame(p.TcIngress, part); ret != drop {
+				t.Errorf("%s: fragment %d: verdict %d, want drop", f.name, i, int32(ret))
+			}
+		}
+	}
+}
+
 func TestFragmentsOfOthersPass(t *testing.T) {
 	each(t, func(t *testing.T, p *programs, f family, proto lb.Protocol) {
 		in := packet.Packet{Src: f.client, Dst: port(f.servers[3], 9), Protocol: proto, Flags: packet.ACK, Payload: make([]byte, 2000)}

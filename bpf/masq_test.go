@@ -204,3 +204,19 @@ func TestSCTPKeepsItsPortsAndItsChecksum(t *testing.T) {
 		}
 	}
 }
+
+func TestAMasqueradePortMayBeThatOfAFrontendOfTheSameAddress(t *testing.T) {
+	for _, f := range families() {
+		p := masqueraded(t, f)
+		p.ports(5000)
+		p.vip(nodePort(f, 5000), lb.TCP, 1)
+		if got := p.connect(f, f.client); got != 5000 {
+			t.Fatalf("%s: left with port %d", f.name, got)
+		}
+		p.back(f, 5000, f.client, packet.SYN|packet.ACK)
+		in := packet.Packet{Src: port(f.client, 7), Dst: nodePort(f, 5000), Protocol: lb.TCP, Flags: packet.SYN}
+		out := in
+		out.Dst = f.servers[0]
+		p.want(p.TcIngress, in, next, out)
+	}
+}

@@ -52,8 +52,8 @@ static __always_inline enum verdict stray(const struct packet *p)
 {
 	if (is_assigned(p->key.daddr))
 		return VERDICT_PASS; /* the stack knows the connection, or resets it */
-	if (p->tcp_flags & TCP_RST || p->part == LATER)
-		return drop(DROP_NO_FLOW); /* a reset is never answered */
+	if (p->tcp_flags & TCP_RST || p->part != WHOLE)
+		return drop(DROP_NO_FLOW); /* a reset is never answered, nor a part with one */
 	return refuse(DROP_NO_FLOW, VERDICT_RST);
 }
 
@@ -71,9 +71,12 @@ __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 
 	if (!p)
 		return VERDICT_PASS;
+	/* first: masquerading may have taken the port of a frontend of this address */
+	if (unmasquerade(skb, p, &verdict))
+		return verdict;
 	v = find_vip(p->key.daddr, p->key.dport, p->key.proto);
 	if (!v)
-		return unmasquerade(skb, p, &verdict) ? verdict : unwanted(p, DROP_UNKNOWN_PORT);
+		return unwanted(p, DROP_UNKNOWN_PORT);
 	if (p->key.proto == IPPROTO_TCP && !is_syn(p->tcp_flags))
 		return stray(p);
 	svc = bpf_map_lookup_elem(&services, &v->service);

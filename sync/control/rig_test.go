@@ -34,7 +34,7 @@ func service(name string, vip byte, backends ...byte) *lb.Service {
 	return svc
 }
 
-// unsupported is service with a scheduler that no dataplane has.
+// unsupported is service with a scheduler that the rig does not have.
 func unsupported(name string, vip byte, backends ...byte) *lb.Service {
 	svc := service(name, vip, backends...)
 	svc.Scheduler = "dice"
@@ -163,6 +163,9 @@ func (r *rig) Supports(svc *lb.Service) error {
 	r.mu.Lock()
 	r.calls = append(r.calls, "supports "+svc.ID.Name)
 	r.mu.Unlock()
+	if svc.Scheduler != "rr" {
+		return fmt.Errorf("no %s for %s", svc.Scheduler, svc.ID)
+	}
 	return r.Dataplane.Supports(svc)
 }
 

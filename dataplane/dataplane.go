@@ -68,6 +68,9 @@ type BackendCounters struct {
 type Flow struct {
 	Protocol             lb.Protocol
 	Client, VIP, Backend netip.AddrPort
+	// Source is what the backend sees as the client, if that is not the
+	// client itself: another port of it, or an address of this machine.
+	Source netip.AddrPort
 	// Service is the service's id, zero if the kernel no longer knows its name.
 	Service lb.ServiceID
 	// State is IPVS's name of the state ("ESTABLISHED", "UDP").

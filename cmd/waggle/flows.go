@@ -22,7 +22,9 @@ func newFlowsCommand(e *env) *cobra.Command {
 		Short: "List the connections that the kernel translates",
 		Long: `List the connections that the kernel translates, from its flow table alone, with
 IPVS's names of the states. IDLE is the time since the last packet of either
-direction, EXPIRES the time until the entry ends if no further packet comes. The
+direction, EXPIRES the time until the entry ends if no further packet comes.
+SOURCE (-o wide) is what the backend sees as the client: the client, another port
+of it where its own is taken at the backend, or, masqueraded, this machine. The
 table changes while it is read: a connection that comes or goes meanwhile may be
 missing.`,
 		Example: `  waggle flows

@@ -3,6 +3,7 @@
 package ebpf
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -77,6 +78,12 @@ func (r *reader) Flows(yield func(dataplane.Flow) error) error {
 		if ok {
 			idle = min(idle, clocks.Since(now, reply.Seen))
 			out.OutPackets, out.OutBytes = uint64(reply.Packets), reply.Bytes
+			if out.Source, err = table.Source(k, f, &reply); err != nil {
+				return err
+			}
+			if out.Source == out.Client {
+				out.Source = netip.AddrPort{}
+			}
 		}
 		out.Idle = idle
 		out.Expires = max(0, timeout(state)-idle)

@@ -28,6 +28,9 @@ type Flow struct {
 	Client   string `json:"client"`
 	VIP      string `json:"vip"`
 	Backend  string `json:"backend"`
+	// Source is what the backend sees as the client: the client, another port
+	// of it, or an address of this machine.
+	Source string `json:"source"`
 	// Service and Family are "" if the kernel no longer knows the name.
 	Service string `json:"service"`
 	Family  string `json:"family"`
@@ -50,9 +53,12 @@ func NewFlowList(flows []dataplane.Flow, truncated bool) *FlowList {
 	for _, f := range flows {
 		item := Flow{
 			Protocol: f.Protocol.String(), State: f.State,
-			Client: address(f.Client), VIP: address(f.VIP), Backend: address(f.Backend),
+			Client: address(f.Client), VIP: address(f.VIP), Backend: address(f.Backend), Source: address(f.Client),
 			IdleSeconds: seconds(f.Idle), ExpiresSeconds: seconds(f.Expires),
 			InPackets: f.InPackets, InBytes: f.InBytes, OutPackets: f.OutPackets, OutBytes: f.OutBytes,
+		}
+		if f.Source.IsValid() {
+			item.Source = address(f.Source)
 		}
 		if f.Service != (lb.ServiceID{}) {
 			item.Service, item.Family = f.Service.Name, f.Service.Family.String()
@@ -72,13 +78,13 @@ func short(s float64) string {
 func (l *FlowList) rows(w *rows, wide bool) {
 	head := []any{"PROTO", "STATE", "CLIENT", "VIP", "BACKEND", "IDLE", "EXPIRES"}
 	if wide {
-		head = append(append(head, "SERVICE"), trafficHead()[1:]...)
+		head = append(append(head, "SOURCE", "SERVICE"), trafficHead()[1:]...)
 	}
 	w.add(head...)
 	for _, f := range l.Items {
 		row := []any{f.Protocol, f.State, f.Client, f.VIP, f.Backend, short(f.IdleSeconds), short(f.ExpiresSeconds)}
 		if wide {
-			row = append(row, cmp.Or(f.Service, "-"), f.InPackets, f.InBytes, f.OutPackets, f.OutBytes)
+			row = append(row, f.Source, cmp.Or(f.Service, "-"), f.InPackets, f.InBytes, f.OutPackets, f.OutBytes)
 		}
 		w.add(row...)
 	}

@@ -48,7 +48,7 @@ func fixture(t *testing.T) (*lb.Snapshot, dataplane.Counters) {
 			{Addr: netip.MustParseAddrPort("192.0.2.2:8080"), Weight: 5},
 		}},
 		&lb.Service{
-			ID: web6, Scheduler: "wrr", Frontends: []lb.Frontend{frontend("[2001:db8::10]:80", lb.TCP)},
+			ID: web6, Scheduler: "wrr", Masquerade: lb.MasqueradeAlways, Frontends: []lb.Frontend{frontend("[2001:db8::10]:80", lb.TCP)},
 			Backends: []lb.Backend{{Addr: netip.MustParseAddrPort("[2001:db8:1::2]:8080"), Weight: 5}},
 		},
 		&lb.Service{ID: dns, Scheduler: "rr", Frontends: []lb.Frontend{frontend("203.0.113.53:53", lb.UDP)}},
@@ -81,6 +81,7 @@ func flows() []dataplane.Flow {
 		{
 			Protocol: lb.TCP, Client: netip.MustParseAddrPort("198.51.100.7:50000"), VIP: netip.MustParseAddrPort("203.0.113.10:80"),
 			Backend: netip.MustParseAddrPort("192.0.2.2:8080"), Service: web4, State: "ESTABLISHED", Idle: 3 * time.Second, Expires: 14*time.Minute + 57*time.Second,
+			Source:    netip.MustParseAddrPort("192.0.2.1:1024"),
 			InPackets: 400, InBytes: 40000, OutPackets: 600, OutBytes: 900000,
 		},
 	}

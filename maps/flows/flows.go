@@ -31,19 +31,64 @@ func (t Table) EachForward(yield func(k *bpf.LBFlowKey, f *bpf.LBFlow) error) er
 // Reply returns the reply entry (position E4) of a forward entry; false if
 // there is none.
 func (t Table) Reply(k *bpf.LBFlowKey, f *bpf.LBFlow) (bpf.LBFlow, bool, error) {
-	var r bpf.LBFlow
-	err := t.Map.Lookup(ReplyKey(k, f), &r)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return r, false, nil
+	rk, ok, err := t.replyKey(k, f)
+	if err != nil || !ok {
+		return bpf.LBFlow{}, false, err
 	}
-	if err != nil {
-		return r, false, fmt.Errorf("look up in map %s: %w", t.Map, err)
-	}
+	r, ok, err := t.lookup(rk)
 	// Another VIP's flow may have the same client and backend.
-	return r, r.Addr == k.Daddr && r.Port == k.Dport, nil
+	return r, ok && r.Addr == k.Daddr && r.Port == k.Dport, err
 }
 
-// ReplyKey returns the key under which the backend's packets are seen.
+// Source returns what the backend sees as the client of a forward entry whose
+// reply entry is r: the client, another port of it, or this node. Invalid: not
+// decided yet, or no more.
+func (t Table) Source(k *bpf.LBFlowKey, f, r *bpf.LBFlow) (netip.AddrPort, error) {
+	rk, ok, err := t.replyKey(k, f)
+	if err != nil || !ok {
+		return netip.AddrPort{}, err
+	}
+	if r.Flags&uint8(bpf.LBFlowFlagsFLOW_MASQUERADE) == 0 {
+		return AddrPort(rk.Daddr, rk.Dport), nil
+	}
+	e2, ok, err := t.lookup(bpf.LBFlowKey{
+		Saddr: rk.Daddr, Daddr: rk.Saddr, Sport: rk.Dport, Dport: rk.Sport,
+		Proto: rk.Proto, Position: uint8(bpf.LBPositionPOSITION_E2),
+	})
+	if err != nil || !ok {
+		return netip.AddrPort{}, err
+	}
+	return AddrPort(e2.Addr, e2.Port), nil
+}
+
+// replyKey is ReplyKey, with the port that a resourced flow has at its backend.
+func (t Table) replyKey(k *bpf.LBFlowKey, f *bpf.LBFlow) (bpf.LBFlowKey, bool, error) {
+	rk := ReplyKey(k, f)
+	if f.Flags&uint8(bpf.LBFlowFlagsFLOW_RESOURCED) == 0 {
+		return rk, true, nil
+	}
+	at := *k
+	at.Position = uint8(bpf.LBPositionPOSITION_E2)
+	e2, ok, err := t.lookup(at)
+	rk.Dport = e2.Port
+	return rk, ok, err
+}
+
+// lookup returns a live entry; false if there is none.
+func (t Table) lookup(k bpf.LBFlowKey) (bpf.LBFlow, bool, error) {
+	var e bpf.LBFlow
+	err := t.Map.Lookup(k, &e)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return e, false, nil
+	}
+	if err != nil {
+		return e, false, fmt.Errorf("look up in map %s: %w", t.Map, err)
+	}
+	return e, bpf.LBFlowState(e.State) < bpf.LBFlowStateSTATE_DEAD, nil
+}
+
+// ReplyKey returns the key under which the backend's packets are seen, unless
+// the flow is resourced.
 func ReplyKey(k *bpf.LBFlowKey, f *bpf.LBFlow) bpf.LBFlowKey {
 	return bpf.LBFlowKey{
 		Saddr: f.Addr, Daddr: k.Saddr, Sport: f.Port, Dport: k.Sport,

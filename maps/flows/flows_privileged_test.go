@@ -71,6 +71,55 @@ func TestForwardEntriesAreYieldedAndFindTheirReplies(t *testing.T) {
 	}
 }
 
+func TestSourceIsWhatTheBackendSees(t *testing.T) {
+	const resourced, masquerade = uint8(bpf.LBFlowFlagsFLOW_RESOURCED), uint8(bpf.LBFlowFlagsFLOW_MASQUERADE)
+	node, other := netip.MustParseAddrPort("192.0.2.1:1024"), netip.MustParseAddrPort("198.18.0.1:5000")
+	client, server := netip.MustParseAddrPort("198.18.0.1:1000"), netip.MustParseAddrPort("192.0.2.2:8080")
+	key := func(src, dst netip.AddrPort, p bpf.LBPosition) bpf.LBFlowKey {
+		return bpf.LBFlowKey{Saddr: src.Addr().As16(), Sport: src.Port(), Daddr: dst.Addr().As16(), Dport: dst.Port(), Proto: 6, Position: uint8(p)}
+	}
+	for _, tc := range []struct {
+		name  string
+		flags uint8
+		want  netip.AddrPort
+	}{
+		{"the client", 0, client},
+		{"another port of the client", resourced, other},
+		{"this node", masquerade, node},
+		{"this node, for another port of the client", resourced | masquerade, node},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			table := Table{maptest.New(t, "flows", 64)}
+			fk, f, _, r := conn(client.String(), "203.0.113.10:80", server.String())
+			f.Flags, r.Flags = tc.flags, tc.flags
+			seen := client
+			if tc.flags&resourced != 0 {
+				seen = other
+			}
+			e2 := fk
+			e2.Position = uint8(bpf.LBPositionPOSITION_E2)
+			reply := bpf.LBFlow{State: uint8(bpf.LBFlowStateSTATE_REPLY)}
+			port, masq := reply, reply
+			port.Addr, port.Port = seen.Addr().As16(), seen.Port()
+			masq.Addr, masq.Port = node.Addr().As16(), node.Port()
+			for k, v := range map[bpf.LBFlowKey]bpf.LBFlow{
+				fk: f, e2: port, key(server, seen, bpf.LBPositionPOSITION_E4): r, key(seen, server, bpf.LBPositionPOSITION_E2): masq,
+			} {
+				if err := table.Map.Put(k, v); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got, ok, err := table.Reply(&fk, &f)
+			if err != nil || !ok || got != r {
+				t.Fatalf("reply %+v, %v, %v", got, ok, err)
+			}
+			if src, err := table.Source(&fk, &f, &got); err != nil || src != tc.want {
+				t.Errorf("source %s, %v, want %s", src, err, tc.want)
+			}
+		})
+	}
+}
+
 func TestAddressesAreUnmapped(t *testing.T) {
 	for _, s := range []string{"192.0.2.2:8080", "[2001:db8::2]:1", "[::]:0"} {
 		a := netip.MustParseAddrPort(s)

@@ -4,6 +4,7 @@ package conformance
 
 import (
 	"fmt"
+	"net/netip"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/waggle-lb/waggle/dataplane"
@@ -110,11 +111,19 @@ func failureCases() []testCase {
 			if err := e.rig.Dataplane().Supports(e.unsupported("web", 1)); err == nil {
 				e.Errorf("Supports accepts a scheduler that does not exist")
 			}
-			sctp := e.service("web", "rr", "1", 1)
-			sctp.Frontends[0].Protocol = lb.SCTP
-			if err := e.rig.Dataplane().Supports(sctp); err == nil {
-				e.Errorf("Supports accepts SCTP")
+		}},
+		{"SCTP is supported where no port changes", 0, func(e *env) {
+			sctp := e.service("web", "rr", "2 1")
+			vip := netip.AddrPortFrom(e.vip(1).Addr(), e.server(1).Port())
+			sctp.Frontends = []lb.Frontend{{Addr: vip, Protocol: lb.SCTP}, e.frontend(e.vip(1))}
+			e.holds(e.apply(sctp))
+			other := *sctp
+			other.Frontends = []lb.Frontend{{Addr: e.vip(1), Protocol: lb.SCTP}}
+			if err := e.rig.Dataplane().Supports(&other); err == nil {
+				e.Errorf("Supports accepts %v with the backends %v", other.Frontends, other.Backends)
 			}
+			e.wantFailed(e.snapshot(&other), "web")
+			e.holds(e.snapshot(sctp))
 		}},
 		{"a service that fails fails alone", 0, func(e *env) {
 			web := e.service("web", "rr", "2 1", 1)

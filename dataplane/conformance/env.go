@@ -153,7 +153,7 @@ func describe(snap *lb.Snapshot) []string {
 	var out []string
 	for svc := range snap.All() {
 		fs := slices.SortedFunc(slices.Values(svc.Frontends), lb.Frontend.Compare)
-		out = append(out, fmt.Sprintf("%s %s %v %v", svc.ID, svc.Scheduler, fs, svc.Backends))
+		out = append(out, fmt.Sprintf("%s %s %v %v masquerade %s", svc.ID, svc.Scheduler, fs, svc.Backends, svc.Masquerade))
 	}
 	return out
 }

@@ -39,13 +39,18 @@ func supports(svc *lb.Service) error {
 			return fmt.Errorf("service %s: backend %s appears twice: write it once", svc.ID, b.Addr)
 		}
 		seen[b.Addr] = true
+		for _, f := range svc.Frontends {
+			if f.Protocol == lb.SCTP && f.Addr.Port() != b.Addr.Port() { // its checksum covers the whole packet
+				return fmt.Errorf("service %s: backend %s: ports of SCTP cannot be translated: write port %d, as in frontend %s", svc.ID, b.Addr, f.Addr.Port(), f)
+			}
+		}
 	}
 	return nil
 }
 
 func supportsFrontend(family lb.Family, f lb.Frontend) error {
-	if f.Protocol != lb.TCP && f.Protocol != lb.UDP {
-		return fmt.Errorf("protocol %s is not yet supported: write TCP or UDP", f.Protocol)
+	if f.Protocol != lb.TCP && f.Protocol != lb.UDP && f.Protocol != lb.SCTP {
+		return fmt.Errorf("protocol %s is not supported: write TCP, UDP or SCTP", f.Protocol)
 	}
 	return supportsAddr(family, f.Addr)
 }

@@ -37,7 +37,10 @@ func TestSupportsTakesWhatTheKernelCanDo(t *testing.T) {
 	v6.Backends = nil
 	long := supported()
 	long.ID.Name = strings.Repeat("n", info.MaxName)
-	for _, svc := range []*lb.Service{supported(), v6, long} {
+	sctp := supported()
+	sctp.Frontends[1] = lb.Frontend{Addr: netip.MustParseAddrPort("203.0.113.10:8080"), Protocol: lb.SCTP}
+	sctp.Backends[1].Addr = netip.MustParseAddrPort("192.0.2.3:8080")
+	for _, svc := range []*lb.Service{supported(), v6, long, sctp} {
 		if err := supports(svc); err != nil {
 			t.Error(err)
 		}
@@ -53,8 +56,10 @@ func TestSupportsSaysWhatToWriteInstead(t *testing.T) {
 		{func(s *lb.Service) { s.ID.Name = strings.Repeat("n", info.MaxName+1) }, "the name has 192 bytes: write at most 191, without NUL"},
 		{func(s *lb.Service) { s.ID.Name = "a\x00b" }, "the name has 3 bytes: write at most 191, without NUL"},
 		{func(s *lb.Service) { s.Scheduler = "none" }, `service web/ipv4: unknown scheduler "none": write one of `},
+		{func(s *lb.Service) { s.Frontends[1].Protocol = 1 },
+			"service web/ipv4: frontend 203.0.113.10:80/1: protocol 1 is not supported: write TCP, UDP or SCTP"},
 		{func(s *lb.Service) { s.Frontends[1].Protocol = lb.SCTP },
-			"service web/ipv4: frontend 203.0.113.10:80/SCTP: protocol SCTP is not yet supported: write TCP or UDP"},
+			"service web/ipv4: backend 192.0.2.2:8080: ports of SCTP cannot be translated: write port 80, as in frontend 203.0.113.10:80/SCTP"},
 		{func(s *lb.Service) { s.Frontends[1].Addr = netip.AddrPort{} }, "no address: write an IP address and a port"},
 		{func(s *lb.Service) { s.Frontends[0].Addr = netip.MustParseAddrPort("203.0.113.10:0") },
 			"service web/ipv4: frontend 203.0.113.10:0/TCP: port 0 is not yet supported: write 1 to 65535"},

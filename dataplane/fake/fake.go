@@ -83,8 +83,8 @@ func (d *Dataplane) Supports(svc *lb.Service) error {
 		return fmt.Errorf("service %s: %w", svc.ID, err)
 	}
 	for _, f := range svc.Frontends {
-		if f.Protocol != lb.TCP && f.Protocol != lb.UDP {
-			return fmt.Errorf("service %s: protocol %s of frontend %s is not yet supported: write TCP or UDP", svc.ID, f.Protocol, f)
+		if f.Protocol != lb.TCP && f.Protocol != lb.UDP && f.Protocol != lb.SCTP {
+			return fmt.Errorf("service %s: protocol %s of frontend %s is not supported: write TCP, UDP or SCTP", svc.ID, f.Protocol, f)
 		}
 		if lb.FamilyOf(f.Addr.Addr()) != svc.ID.Family {
 			return fmt.Errorf("service %s: frontend %s is of the other address family: make it a service of its own", svc.ID, f)
@@ -99,6 +99,11 @@ func (d *Dataplane) Supports(svc *lb.Service) error {
 			return fmt.Errorf("service %s: backend %s appears twice: write it once, with the sum of the weights", svc.ID, b.Addr)
 		}
 		seen[b.Addr] = true
+		for _, f := range svc.Frontends {
+			if f.Protocol == lb.SCTP && f.Addr.Port() != b.Addr.Port() {
+				return fmt.Errorf("service %s: backend %s: ports of SCTP cannot be translated: write port %d, as in frontend %s", svc.ID, b.Addr, f.Addr.Port(), f)
+			}
+		}
 	}
 	return nil
 }

@@ -162,11 +162,12 @@ func TestUnsupportedServicesAreNamed(t *testing.T) {
 	d := fake.New(fake.Options{})
 	v6 := netip.MustParseAddrPort("[2001:db8::1]:80")
 	tests := map[string]func(*lb.Service){
-		"unknown scheduler":            func(s *lb.Service) { s.Scheduler = "dice" },
-		"protocol without translation": func(s *lb.Service) { s.Frontends[0].Protocol = lb.SCTP },
-		"frontend of another family":   func(s *lb.Service) { s.Frontends[0].Addr = v6 },
-		"backend of another family":    func(s *lb.Service) { s.Backends[0].Addr = v6 },
-		"backend twice":                func(s *lb.Service) { s.Backends = append(s.Backends, s.Backends[0]) },
+		"unknown scheduler":          func(s *lb.Service) { s.Scheduler = "dice" },
+		"protocol without ports":     func(s *lb.Service) { s.Frontends[0].Protocol = 1 },
+		"SCTP to another port":       func(s *lb.Service) { s.Frontends[0].Protocol = lb.SCTP },
+		"frontend of another family": func(s *lb.Service) { s.Frontends[0].Addr = v6 },
+		"backend of another family":  func(s *lb.Service) { s.Backends[0].Addr = v6 },
+		"backend twice":              func(s *lb.Service) { s.Backends = append(s.Backends, s.Backends[0]) },
 	}
 	for name, spoil := range tests {
 		t.Run(name, func(t *testing.T) {

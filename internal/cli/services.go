@@ -43,11 +43,13 @@ type ServiceList struct {
 // Service is one service and the sum of its backends' counters, those of
 // draining backends included.
 type Service struct {
-	Name      string   `json:"name"`
-	Family    string   `json:"family"`
-	Scheduler string   `json:"scheduler"`
-	Frontends []string `json:"frontends"`
-	Backends  int      `json:"backends"`
+	Name      string `json:"name"`
+	Family    string `json:"family"`
+	Scheduler string `json:"scheduler"`
+	// Masquerade is "never" or "always".
+	Masquerade string   `json:"masquerade"`
+	Frontends  []string `json:"frontends"`
+	Backends   int      `json:"backends"`
 	Traffic
 }
 
@@ -64,7 +66,7 @@ func NewServiceList(snap *lb.Snapshot, c dataplane.Counters) *ServiceList {
 	for svc := range snap.All() {
 		item := Service{
 			Name: svc.ID.Name, Family: svc.ID.Family.String(), Scheduler: svc.Scheduler,
-			Frontends: frontends(svc), Backends: len(svc.Backends),
+			Masquerade: svc.Masquerade.String(), Frontends: frontends(svc), Backends: len(svc.Backends),
 		}
 		if t := sums[svc.ID]; t != nil {
 			item.Traffic = *t
@@ -89,7 +91,7 @@ const shownFrontends = 2
 func (l *ServiceList) rows(w *rows, wide bool) {
 	head := []any{"NAME", "FAMILY", "SCHEDULER", "FRONTENDS", "BACKENDS", "ACTIVE", "INACTIVE"}
 	if wide {
-		head = append(head, trafficHead()...)
+		head = append(append(head, "MASQUERADE"), trafficHead()...)
 	}
 	w.add(head...)
 	for _, s := range l.Items {
@@ -101,7 +103,7 @@ func (l *ServiceList) rows(w *rows, wide bool) {
 		shown := cmp.Or(strings.Join(front, ",")+more, "-")
 		row := []any{s.Name, s.Family, s.Scheduler, shown, s.Backends, s.Active, s.Inactive}
 		if wide {
-			row = append(append(row, s.Connections), trafficCells(s.Traffic)...)
+			row = append(append(row, s.Masquerade, s.Connections), trafficCells(s.Traffic)...)
 		}
 		w.add(row...)
 	}

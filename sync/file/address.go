@@ -101,13 +101,23 @@ func parseFrontend(s string) (lb.Frontend, *problem) {
 	}
 	p, err := lb.ParseProtocol(proto)
 	if err != nil {
-		return lb.Frontend{}, &problem{fmt.Sprintf("unknown protocol %q", proto), "write TCP or UDP"}
-	}
-	if p == lb.SCTP {
-		return lb.Frontend{}, &problem{"SCTP is not yet supported", "write TCP or UDP"}
+		return lb.Frontend{}, &problem{fmt.Sprintf("unknown protocol %q", proto), "write TCP, UDP or SCTP"}
 	}
 	ap, bad := parseAddrPort(addr, "VIP")
 	return lb.Frontend{Addr: ap, Protocol: p}, bad
+}
+
+// checkPorts returns what is wrong with a backend's port behind a frontend. A
+// port cannot change in SCTP: its checksum covers the whole packet.
+func checkPorts(f lb.Frontend, backend netip.AddrPort) *problem {
+	port := f.Addr.Port()
+	if f.Protocol != lb.SCTP || backend.Port() == port {
+		return nil
+	}
+	return &problem{
+		fmt.Sprintf("backend %s has another port than %s, and ports of SCTP cannot be translated", backend, f),
+		fmt.Sprintf("write %s", netip.AddrPortFrom(backend.Addr(), port)),
+	}
 }
 
 // parseWeight reads a weight in decimal.

@@ -162,7 +162,7 @@ func TestThePageNamesEveryField(t *testing.T) {
 			}
 		}
 	}
-	if len(got) != 6 {
-		t.Errorf("the page has the fields %q, want 6", got)
+	if len(got) != 7 {
+		t.Errorf("the page has the fields %q, want 7", got)
 	}
 }

@@ -65,7 +65,7 @@ func write(cfg *file.Config) string {
 	var b strings.Builder
 	if cfg.Format == file.IPVSADM {
 		for _, s := range cfg.Services {
-			option := map[lb.Protocol]string{lb.TCP: "-t", lb.UDP: "-u"}[s.Frontends[0].Protocol]
+			option := map[lb.Protocol]string{lb.TCP: "-t", lb.UDP: "-u", lb.SCTP: "--sctp-service"}[s.Frontends[0].Protocol]
 			at := option + " " + s.Frontends[0].Addr.String()
 			fmt.Fprintf(&b, "-A %s -s %s\n", at, s.Scheduler)
 			for _, k := range slices.Backward(s.Backends) {
@@ -80,7 +80,7 @@ func write(cfg *file.Config) string {
 	for i := 0; i < len(cfg.Services); {
 		name := cfg.Services[i].ID.Name
 		var frontends, backends strings.Builder
-		scheduler := cfg.Services[i].Scheduler
+		scheduler, masquerade := cfg.Services[i].Scheduler, cfg.Services[i].Masquerade
 		for ; i < len(cfg.Services) && cfg.Services[i].ID.Name == name; i++ {
 			for _, f := range cfg.Services[i].Frontends {
 				fmt.Fprintf(&frontends, "%q, ", f)
@@ -89,7 +89,7 @@ func write(cfg *file.Config) string {
 				fmt.Fprintf(&backends, "{address: %q, weight: %d}, ", k.Addr, k.Weight)
 			}
 		}
-		fmt.Fprintf(&b, "{name: %q, scheduler: %s, frontends: [%s], backends: [%s]},\n", name, scheduler, &frontends, &backends)
+		fmt.Fprintf(&b, "{name: %q, scheduler: %s, masquerade: %s, frontends: [%s], backends: [%s]},\n", name, scheduler, masquerade, &frontends, &backends)
 	}
 	b.WriteString("]\n")
 	return b.String()

@@ -62,18 +62,23 @@ func parseIPVSADM(data []byte, errs *collector) []*lb.Service {
 	return out
 }
 
+// serviceOptions name a service.
+var serviceOptions = [...]string{"-t", "-u", "--sctp-service"}
+
 // frontend reads the address of a service. It adds what is wrong.
 func (p *ipvsadmReader) frontend(c *command) (lb.Frontend, bool) {
-	tcp, isTCP := c.values["-t"]
-	udp, isUDP := c.values["-u"]
+	var given []string
+	for _, field := range serviceOptions {
+		if _, ok := c.values[field]; ok {
+			given = append(given, field)
+		}
+	}
 	switch {
-	case isTCP && isUDP:
-		p.add(c.line, "-u", "both -t and -u", "write one of them")
-	case isTCP:
-		return p.address(c, "-t", tcp, lb.TCP)
-	case isUDP:
-		return p.address(c, "-u", udp, lb.UDP)
-	case !c.unserved && !p.complained(c.line, "-t", "-u"):
+	case len(given) > 1:
+		p.add(c.line, given[1], fmt.Sprintf("both %s and %s", given[0], given[1]), "write one of them")
+	case len(given) == 1:
+		return p.address(c, given[0])
+	case !c.unserved && !p.complained(c.line, serviceOptions[:]...):
 		p.add(c.line, "", "no service", "write -t or -u and its address, such as -t 203.0.113.10:80")
 	}
 	return lb.Frontend{}, false
@@ -91,8 +96,16 @@ func (p *ipvsadmReader) complained(line int, fields ...string) bool {
 	return false
 }
 
-func (p *ipvsadmReader) address(c *command, field, s string, proto lb.Protocol) (lb.Frontend, bool) {
-	addr, bad := parseAddrPort(s, "VIP")
+// address reads the value of one of serviceOptions.
+func (p *ipvsadmReader) address(c *command, field string) (lb.Frontend, bool) {
+	proto := lb.SCTP
+	switch field {
+	case "-t":
+		proto = lb.TCP
+	case "-u":
+		proto = lb.UDP
+	}
+	addr, bad := parseAddrPort(c.values[field], "VIP")
 	if bad != nil {
 		p.addProblem(c.line, field, bad)
 		return lb.Frontend{}, false
@@ -154,7 +167,11 @@ func (p *ipvsadmReader) addServer(c *command) {
 		p.add(c.line, "-r", fmt.Sprintf("backend %s is %s, its service is %s", b.Addr, family, s.ID.Family), "write a backend of the service's family")
 		return
 	}
-	if bad := addBackend(s.first, b.Addr, c.line); bad != nil {
+	bad := checkPorts(f, b.Addr)
+	if bad == nil {
+		bad = addBackend(s.first, b.Addr, c.line)
+	}
+	if bad != nil {
 		p.addProblem(c.line, "-r", bad)
 		return
 	}

@@ -42,13 +42,13 @@ func options() []option {
 	return []option{
 		{short: "-t", long: "--tcp-service", arg: needed, on: "-A -a"},
 		{short: "-u", long: "--udp-service", arg: needed, on: "-A -a"},
+		{long: "--sctp-service", arg: needed, on: "-A -a"},
 		{short: "-s", long: "--scheduler", arg: needed, on: "-A"},
 		{short: "-r", long: "--real-server", arg: needed, on: "-a"},
 		{short: "-m", long: "--masquerading", on: "-a", isMethod: true},
 		{short: "-w", long: "--weight", arg: needed, on: "-a"},
 
 		{short: "-f", long: "--fwmark-service", arg: needed, on: "-A -a", refusal: "services by firewall mark are not yet supported", remedy: "write a service for each address, with -t or -u"},
-		{long: "--sctp-service", arg: needed, on: "-A -a", refusal: "SCTP is not yet supported", remedy: "remove the service"},
 		{short: "-g", long: "--gatewaying", on: "-a", isMethod: true, refusal: "forwarding by route (-g) is not yet supported", remedy: "write -m instead"},
 		{short: "-i", long: "--ipip", on: "-a", isMethod: true, refusal: "forwarding by tunnel (-i) is not yet supported", remedy: "write -m instead"},
 		{short: "-p", long: "--persistent", arg: maybe, on: "-A", refusal: "persistence is not yet supported", remedy: "remove -p and -M"},
@@ -143,7 +143,7 @@ func (p *ipvsadmReader) parseOption(c *command, words []string, seen map[string]
 	switch {
 	case o.refusal != "":
 		p.add(c.line, o.name(), o.refusal, o.remedy)
-		c.unserved = c.unserved || o.long == "--fwmark-service" || o.long == "--sctp-service"
+		c.unserved = c.unserved || o.long == "--fwmark-service"
 	case !strings.Contains(o.on, c.name):
 		p.add(c.line, o.name(), "does not belong to "+c.name, "remove it")
 	case seen[o.long]:

@@ -66,7 +66,11 @@ func dump(services []*lb.Service) string {
 		b.WriteString("no services\n")
 	}
 	for _, s := range services {
-		fmt.Fprintf(&b, "%s %s\n", s.ID, s.Scheduler)
+		fmt.Fprintf(&b, "%s %s", s.ID, s.Scheduler)
+		if s.Masquerade != lb.MasqueradeNever {
+			fmt.Fprintf(&b, " masquerade %s", s.Masquerade)
+		}
+		b.WriteByte('\n')
 		for _, f := range s.Frontends {
 			fmt.Fprintf(&b, "  %s\n", f)
 		}

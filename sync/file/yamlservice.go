@@ -23,20 +23,24 @@ type placed struct {
 // family that it has frontends of. What comes back after an error is of no
 // use: the file is refused.
 func (y *yamlReader) service(n *yaml.Node, path string) []*lb.Service {
-	f := y.fields(n, path, nil, "name", "frontends", "scheduler", "backends")
+	f := y.fields(n, path, nil, "name", "frontends", "scheduler", "masquerade", "backends")
 	if f == nil {
 		return nil
 	}
 	name := y.name(n, f["name"], path+".name")
 	scheduler := y.scheduler(f["scheduler"], path+".scheduler")
+	masquerade := y.masquerade(f["masquerade"], path+".masquerade")
 	before := len(y.list)
 	frontends := y.frontends(n, f["frontends"], path+".frontends")
 	mended := len(y.list) == before
 	backends := y.backends(n, f["backends"], path+".backends")
+	if mended {
+		y.sctp(frontends, path+".frontends", backends)
+	}
 
 	var out []*lb.Service
 	for _, family := range []lb.Family{lb.IPv4, lb.IPv6} {
-		svc := &lb.Service{ID: lb.ServiceID{Name: name, Family: family}, Scheduler: scheduler}
+		svc := &lb.Service{ID: lb.ServiceID{Name: name, Family: family}, Scheduler: scheduler, Masquerade: masquerade}
 		for _, fe := range frontends {
 			if lb.FamilyOf(fe.Addr.Addr()) == family {
 				svc.Frontends = append(svc.Frontends, fe)
@@ -99,6 +103,48 @@ func (y *yamlReader) scheduler(n *yaml.Node, path string) string {
 		y.addProblem(n.Line, path, p)
 	}
 	return s
+}
+
+func (y *yamlReader) masquerade(n *yaml.Node, path string) lb.Masquerade {
+	if n == nil {
+		return lb.MasqueradeNever
+	}
+	if !y.plain(n, path) {
+		return lb.MasqueradeNever
+	}
+	for _, m := range []lb.Masquerade{lb.MasqueradeNever, lb.MasqueradeAlways} {
+		if n.Kind == yaml.ScalarNode && n.Value == m.String() {
+			return m
+		}
+	}
+	y.add(n.Line, path, fmt.Sprintf("unknown word %q", n.Value), fmt.Sprintf("write %s or %s", lb.MasqueradeNever, lb.MasqueradeAlways))
+	return lb.MasqueradeNever
+}
+
+// sctp checks that the backends have the ports of the frontends of SCTP.
+func (y *yamlReader) sctp(frontends []lb.Frontend, path string, backends []placed) {
+	for _, family := range []lb.Family{lb.IPv4, lb.IPv6} {
+		var first lb.Frontend
+		for i, f := range frontends {
+			switch {
+			case f.Protocol != lb.SCTP || lb.FamilyOf(f.Addr.Addr()) != family:
+			case first == (lb.Frontend{}):
+				first = f
+			case f.Addr.Port() != first.Addr.Port():
+				y.add(y.seen.frontends[f], fmt.Sprintf("%s[%d]", path, i),
+					fmt.Sprintf("%s has another port than %s, and ports of SCTP cannot be translated", f, first), "write a service for each port")
+				return
+			}
+		}
+		for _, b := range backends {
+			if lb.FamilyOf(b.Addr.Addr()) != family {
+				continue
+			}
+			if p := checkPorts(first, b.Addr); p != nil {
+				y.addProblem(b.line, b.path, p)
+			}
+		}
+	}
 }
 
 func (y *yamlReader) frontends(parent, n *yaml.Node, path string) []lb.Frontend {

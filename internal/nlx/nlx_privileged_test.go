@@ -43,8 +43,10 @@ func link(s nlx.State, name string) (nlx.Link, bool) {
 func TestReadSaysWhatDevicesAreAndWhoseTheyAre(t *testing.T) {
 	node, w := newWatcher(t)
 	addBridge(t, node.Netlink())
-	if err := node.AddAddr("br0", netip.MustParsePrefix("192.0.2.1/24")); err != nil {
-		t.Fatal(err)
+	for device, prefix := range map[string]string{"br0": "192.0.2.1/24", "lo": "192.0.2.1/32"} {
+		if err := node.AddAddr(device, netip.MustParsePrefix(prefix)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s, err := w.Read()
 	if err != nil {

@@ -64,7 +64,9 @@ func places(path string) (map[string]bool, error) {
 			out[at] = true
 			return out, nil
 		default:
-			out[at] = out[at] // false, unless the way led here before
+			if !out[at] { // unless the way led here before
+				out[at] = false
+			}
 			dir = at
 		}
 	}

@@ -10,9 +10,12 @@
 package ebpf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -178,6 +181,13 @@ func (d *Dataplane) carryOver(s *state) (func() error, error) {
 // rates are the values of CONFIG_HZ.
 var rates = [...]uint32{100, 250, 300, 1000}
 
+// nearestRate returns the one of rates that was measured: in jiffies a second, a
+// few too many or too few.
+func nearestRate(measured float64) uint32 {
+	distance := func(rate uint32) float64 { return math.Abs(measured - float64(rate)) }
+	return slices.MinFunc(rates[:], func(a, b uint32) int { return cmp.Compare(distance(a), distance(b)) })
+}
+
 // measuredHz is CONFIG_HZ once it was measured: it takes a pause, and holds as
 // long as the kernel runs.
 var measuredHz atomic.Uint32
@@ -195,14 +205,7 @@ func (d *Dataplane) setClocks(g *loader.Generation) error {
 		if now, err = clocksOf(g); err != nil {
 			return err
 		}
-		measured := float64(now.Jiffies-before.Jiffies) * 1e9 / float64(now.Ktime-before.Ktime)
-		hz := rates[0]
-		for _, r := range rates {
-			if measured > 0.8*float64(r) {
-				hz = r
-			}
-		}
-		measuredHz.Store(hz)
+		measuredHz.Store(nearestRate(float64(now.Jiffies-before.Jiffies) * 1e9 / float64(now.Ktime-before.Ktime)))
 	}
 	now.Hz = measuredHz.Load()
 	if err := g.Hz.Set(now.Hz); err != nil {

@@ -12,10 +12,12 @@ import (
 	"time"
 
 	cilium "github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/dataplane/conformance"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/services"
 )
 
 func TestAnIDRestsForTheGracePeriod(t *testing.T) {
@@ -33,6 +35,39 @@ func TestAnIDRestsForTheGracePeriod(t *testing.T) {
 	r.apply(serve("web", []int{2, 3, 4}, 1))
 	r.wantID("web", 4, 1)
 	r.wantSYNs(1, 2, 3, 4)
+}
+
+// A packet that read the pool's word may still be in the run that it named: for
+// the grace period that one stays as it was.
+func TestARunRestsForTheGracePeriod(t *testing.T) {
+	r := newRig(t, nil)
+	r.apply(serve("web", from(1, 2), 1))
+	r.age(0)
+	word := func() services.Pool { return r.d.state.t.services.Pool(1) }
+	ids := func(base uint32) []uint32 {
+		got, err := r.d.state.t.slots.ReadIDs(base, 2)
+		r.do(err)
+		return got
+	}
+	rest := map[uint32][]uint32{word().Base: ids(word().Base)}
+	for n := 3; n < 10; n++ {
+		r.apply(serve("web", []int{1, n}, 1))
+		r.age(grace / 10)
+		if rest[word().Base] != nil {
+			t.Errorf("change %d: the run at %d is used again", n, word().Base)
+		}
+		for base, want := range rest {
+			if d := cmp.Diff(want, ids(base)); d != "" {
+				t.Errorf("change %d: the run at %d (-want +got):\n%s", n, base, d)
+			}
+		}
+		rest[word().Base] = ids(word().Base)
+	}
+	r.age(grace)
+	r.apply(serve("web", from(1, 2), 1))
+	if rest[word().Base] == nil {
+		t.Errorf("no run is used again after the grace period: the new one is at %d", word().Base)
+	}
 }
 
 // While flows of its backend live, an id is nobody else's; with the last of them

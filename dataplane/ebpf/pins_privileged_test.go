@@ -132,6 +132,29 @@ func TestFlowsAge(t *testing.T) {
 	}
 }
 
+// A flow is as idle as the newer of its two directions.
+func TestEitherDirectionKeepsAFlowYoung(t *testing.T) {
+	for _, side := range []conformance.Side{conformance.Client, conformance.Backend} {
+		r := newRig(t, nil)
+		r.apply(serve("web", []int{1}, 1))
+		client, _ := r.connect(1)
+		r.Advance(50 * time.Second)
+		packet := conformance.Packet{From: side, Src: client, Dst: vipAt(1), Protocol: lb.TCP, Flags: conformance.ACK}
+		if side == conformance.Backend {
+			packet.Src, packet.Dst = serverAt(1), client
+		}
+		r.Send(packet)
+		p := r.pinned()
+		clocks, err := info.ReadClocks(p.meta)
+		r.do(err)
+		clocks.Jiffies += 100 * uint64(clocks.Hz)
+		r.do(clocks.Put(r.d.gen.Meta))
+		if idle := r.flows(p)[client].Idle; idle < 49*time.Second || idle > 70*time.Second {
+			t.Errorf("a packet 50 s ago from side %d, the other direction's 100 s: idle %v", side, idle)
+		}
+	}
+}
+
 func TestPinsFollowTheConfigurationThatPacketsSee(t *testing.T) {
 	r := newRig(t, nil)
 	web := r.apply(serve("web", from(1, 3), 1))

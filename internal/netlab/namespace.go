@@ -175,9 +175,9 @@ func (n *Namespace) Sysctl(name string) (string, error) {
 	return value, err
 }
 
-// enableForwarding makes the namespace a router of both families. Strict
+// EnableForwarding makes the namespace a router of both families. Strict
 // reverse path checks are on because a director must work with them.
-func (n *Namespace) enableForwarding() error {
+func (n *Namespace) EnableForwarding() error {
 	for _, kv := range [][2]string{
 		{"net/ipv4/ip_forward", "1"},
 		{"net/ipv6/conf/all/forwarding", "1"},

@@ -74,10 +74,10 @@ type Lab struct {
 type Node struct {
 	*Namespace
 	// V4 and V6 are the node's addresses, Gateway4 and Gateway6 the director's
-	// on the same link.
+	// on the same link, or those of the router that stands between.
 	V4, V6, Gateway4, Gateway6 netip.Addr
-	// Device is the name of the director's end of the link; the node's own is
-	// always "eth0".
+	// Device is the name of the director's device towards the node; the node's
+	// own is always "eth0".
 	Device string
 }
 
@@ -112,7 +112,7 @@ func New(opts Options) (*Lab, error) {
 }
 
 func (l *Lab) populate(opts Options) error {
-	if err := l.Director.enableForwarding(); err != nil {
+	if err := l.Director.EnableForwarding(); err != nil {
 		return err
 	}
 	for range opts.Clients {
@@ -231,32 +231,23 @@ func (l *Lab) addNode(role string, n int, prefix4 netip.Addr, group byte) (*Node
 	node := &Node{Namespace: ns, Device: fmt.Sprintf("%s%d", role, n)}
 	node.Gateway4, node.Gateway6 = host(1)
 	node.V4, node.V6 = host(2)
-	if err := node.link(l.Director); err != nil {
+	if err := node.link(l.Director, node.Device); err != nil {
 		return nil, errors.Join(fmt.Errorf("netlab: connect %s to the director: %w", ns.Name, err), ns.close())
 	}
 	return node, nil
 }
 
-// link makes the veth pair, gives both ends their addresses and the node its
-// default routes.
-func (n *Node) link(director *Namespace) error {
-	if err := AddDevice(director, n.Device, n.Namespace, nodeDevice); err != nil {
+// link makes the veth pair to what the node's routes lead to, whose end is
+// device, gives both ends their addresses and the node its default routes.
+func (n *Node) link(gateway *Namespace, device string) error {
+	if err := AddDevice(gateway, device, n.Namespace, nodeDevice); err != nil {
 		return err
 	}
-	for _, end := range []struct {
-		ns     *Namespace
-		device string
-		v4, v6 netip.Addr
-	}{
-		{director, n.Device, n.Gateway4, n.Gateway6},
-		{n.Namespace, nodeDevice, n.V4, n.V6},
-	} {
-		if err := end.ns.AddAddr(end.device, netip.PrefixFrom(end.v4, 24)); err != nil {
-			return err
-		}
-		if err := end.ns.AddAddr(end.device, netip.PrefixFrom(end.v6, 64)); err != nil {
-			return err
-		}
+	if err := gateway.addAddrs(device, n.Gateway4, n.Gateway6); err != nil {
+		return err
+	}
+	if err := n.addAddrs(nodeDevice, n.V4, n.V6); err != nil {
+		return err
 	}
 	for _, gw := range []netip.Addr{n.Gateway4, n.Gateway6} {
 		route := netlink.Route{Gw: gw.AsSlice()}
@@ -265,4 +256,12 @@ func (n *Node) link(director *Namespace) error {
 		}
 	}
 	return nil
+}
+
+// addAddrs gives a device an address of each family.
+func (n *Namespace) addAddrs(device string, v4, v6 netip.Addr) error {
+	if err := n.AddAddr(device, netip.PrefixFrom(v4, 24)); err != nil {
+		return err
+	}
+	return n.AddAddr(device, netip.PrefixFrom(v6, 64))
 }

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netlab
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// SetMTU sets a device's MTU, in bytes.
+func (n *Namespace) SetMTU(device string, mtu int) error {
+	link, err := n.handle.LinkByName(device)
+	if err != nil {
+		return fmt.Errorf("find device %s in namespace %s: %w", device, n.Name, err)
+	}
+	if err := n.handle.LinkSetMTU(link, mtu); err != nil {
+		return fmt.Errorf("set MTU %d on %s in namespace %s: %w", mtu, device, n.Name, err)
+	}
+	return nil
+}
+
+// LimitRoute gives an address behind a device a path MTU, in bytes, that the
+// namespace keeps to when it forwards (ip-route(8), "mtu lock"): as a narrow
+// link further on would, of which neither end of this one knows.
+func (n *Namespace) LimitRoute(device string, to netip.Addr, mtu int) error {
+	link, err := n.handle.LinkByName(device)
+	if err != nil {
+		return fmt.Errorf("find device %s in namespace %s: %w", device, n.Name, err)
+	}
+	route := &netlink.Route{Dst: host(to), LinkIndex: link.Attrs().Index, MTU: mtu, MTULock: true, Scope: netlink.SCOPE_LINK}
+	if err := n.handle.RouteReplace(route); err != nil {
+		return fmt.Errorf("limit %s to %d bytes in namespace %s: %w", to, mtu, n.Name, err)
+	}
+	return nil
+}
+
+// Refuse makes the namespace answer packets to an address with ICMP
+// unreachable, until mend is called.
+func (n *Namespace) Refuse(addr netip.Addr) (mend func() error, err error) {
+	route := &netlink.Route{Dst: host(addr), Type: unix.RTN_UNREACHABLE}
+	if err := n.handle.RouteAdd(route); err != nil {
+		return nil, fmt.Errorf("refuse %s in namespace %s: %w", addr, n.Name, err)
+	}
+	return func() error { return n.handle.RouteDel(route) }, nil
+}
+
+func host(a netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
+}
+
+// Offload is a feature of a device, as the command that sets it
+// (linux/ethtool.h).
+type Offload uint32
+
+// What a device does for the stack: checksums of what it receives and sends,
+// scatter and gather, segmentation of TCP and in general, and the merging of
+// what it receives.
+const (
+	RxChecksum Offload = 0x15
+	TxChecksum Offload = 0x17
+	Scatter    Offload = 0x19
+	TSO        Offload = 0x1f
+	GSO        Offload = 0x24
+	GRO        Offload = 0x2c
+)
+
+// SetOffload turns a feature of a device on or off. The kernel turns off what
+// depends on it, too.
+func (n *Namespace) SetOffload(device string, o Offload, on bool) error {
+	value := uint32(0)
+	if on {
+		value = 1
+	}
+	if err := n.ethtool(device, uint32(o), value); err != nil {
+		return fmt.Errorf("set feature %#x of %s in namespace %s to %v: %w", uint32(o), device, n.Name, on, err)
+	}
+	return nil
+}
+
+// ethtool sends a command whose argument is one word (ethtool_value).
+func (n *Namespace) ethtool(device string, command, value uint32) error {
+	if len(device) >= unix.IFNAMSIZ {
+		return fmt.Errorf("device name %q: longer than %d bytes", device, unix.IFNAMSIZ-1)
+	}
+	arg := [2]uint32{command, value}
+	request := struct {
+		name [unix.IFNAMSIZ]byte
+		arg  unsafe.Pointer
+		_    [16]byte // the rest of the kernel's union
+	}{arg: unsafe.Pointer(&arg)}
+	copy(request.name[:], device)
+	return n.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
+		runtime.KeepAlive(&arg)
+		if errno != 0 {
+			return errno
+		}
+		return nil
+	})
+}

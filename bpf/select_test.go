@@ -142,7 +142,7 @@ func TestRuleHash(t *testing.T) {
 }
 
 func TestEveryProgramIsWithinTheVerifierBudget(t *testing.T) {
-	p := load(t)
+	p := loadSpec(t, nil)
 	for name, prog := range map[string]interface {
 		Info() (*ebpf.ProgramInfo, error)
 	}{"tc_ingress": p.TcIngress, "tc_egress": p.TcEgress, "tc_ingress_l3": p.TcIngressL3, "tc_egress_l3": p.TcEgressL3, "sweep": p.Sweep} {

@@ -15,13 +15,13 @@ import (
 	"github.com/waggle-lb/waggle/lb"
 )
 
-// fullCase fills one map: before fits, more does not, after fits again once
-// what less left out has rested.
+// fullCase fills one map: before fits, more does not, until one of before is
+// gone and has rested.
 type fullCase struct {
-	full                string
-	entries             map[string]uint32
-	before, more, after []*lb.Service
-	failing             string
+	full         string
+	entries      map[string]uint32
+	before, more []*lb.Service
+	failing      string
 }
 
 func fullCases() []fullCase {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func command(name string, args ...string) *exec.Cmd { return exec.Command(name, args...) }
@@ -106,6 +107,8 @@ func TestDemoThatIsInterruptedLeavesNothing(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
+			late := time.AfterFunc(2*patience, func() { _ = cmd.Process.Kill() })
+			defer late.Stop()
 			ended := make(chan error, 1)
 			go func() { ended <- cmd.Wait() }()
 			for reached := false; !reached; {

@@ -6,6 +6,7 @@ package lab_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"net"
@@ -35,6 +36,21 @@ func (s *scene) verb(args ...string) (stdout, stderr string, code int) {
 		s.t.Fatal(err)
 	}
 	return out.String(), errs.String(), code
+}
+
+// refused starts a daemon that has to refuse, and returns what it says.
+func (s *scene) refused(services, pins string) string {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, waggle, "run", "--services", services, "--pin-path", pins)
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	err := s.Director.Run(cmd)
+	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		s.t.Errorf("run ended with %v, want exit 1; it said\n%s", err, &errs)
+	}
+	return errs.String()
 }
 
 // must runs a verb that has to succeed without a word on stderr.

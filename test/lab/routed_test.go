@@ -265,3 +265,6 @@ func readError(control []byte) (e icmpError, err error) {
 	}
 	return e, fmt.Errorf("no error in %d control messages", len(messages))
 }
+
+// soon is the deadline of what is to happen.
+func soon() time.Time { return time.Now().Add(patience) }

@@ -41,28 +41,48 @@ static __always_inline struct flow *find(const struct flow_key *key)
 	return f && is_live(load_word(f)) ? f : NULL;
 }
 
-/* Id of the flow's backend: the hint, else the id that its hash has now; 0: gone. */
-static __always_inline __u32 backend_of(struct flow *f)
-{
-	struct backend *b = backend_at(f->backend);
-	__u64 hash = f->backend_hash;
-	__u32 *id;
-
-	if (b && b->hash == hash)
-		return f->backend;
-	id = bpf_map_lookup_elem(&backend_ids, &hash);
-	if (!id)
-		return 0;
-	f->backend = *id;
-	return *id;
-}
-
 static __always_inline void count_entry(__u32 id, __u8 state, __s32 n)
 {
 	struct backend_load *l = bpf_map_lookup_elem(&load, &id);
 
 	if (l)
 		__sync_fetch_and_add(is_active(state) ? &l->active : &l->inactive, n);
+}
+
+/*
+ * The id that the flow's backend has now, if the hint is another's; 0: gone. A count stands where
+ * the hint says, so who changes the hint moves it.
+ */
+static __noinline __u32 mend_hint(struct flow *f)
+{
+	__u32 *id, old;
+	__u64 hash;
+	__u8 state;
+
+	if (!f)
+		return 0;
+	old = f->backend;
+	hash = f->backend_hash;
+	id = bpf_map_lookup_elem(&backend_ids, &hash);
+	if (!id)
+		return 0;
+	state = state_of(load_word(f));
+	if (__sync_val_compare_and_swap(&f->backend, old, *id) != old)
+		return *id;
+	if (state < STATE_REPLY) { /* counted: a forward entry, and live */
+		count_entry(old, state, -1);
+		count_entry(*id, state, 1);
+	}
+	return *id;
+}
+
+/* Id of the flow's backend: the hint, else the id that its hash has now; 0: gone. */
+static __always_inline __u32 backend_of(struct flow *f)
+{
+	__u32 id = f->backend;
+	struct backend *b = backend_at(id);
+
+	return b && b->hash == f->backend_hash ? id : mend_hint(f);
 }
 
 /* Moves a forward entry to another state, and its count with it. False: somebody else did. */
@@ -153,14 +173,14 @@ static __always_inline bool forward_key(struct flow_key *k, const struct flow_ke
 					const struct flow *r)
 {
 	__u16 sport = key->dport;
-	struct flow *e3;
+	struct flow *r4;
 
 	if (r->flags & FLOW_RESOURCED) {
-		key_at(k, key, POSITION_E3);
-		e3 = find(k);
-		if (!e3)
+		key_at(k, key, POSITION_R4);
+		r4 = find(k);
+		if (!r4)
 			return false;
-		sport = e3->port;
+		sport = r4->port;
 	}
 	make_key(k, key->daddr, sport, r->addr, r->port, key, POSITION_E1);
 	return true;
@@ -215,13 +235,13 @@ static __noinline void discard_replies(const struct flow_key *key, struct flow *
 		return;
 	reply_key(&k, key, f->addr, f->port);
 	if (f->flags & FLOW_RESOURCED) {
-		key_at(&at, key, POSITION_E2);
+		key_at(&at, key, POSITION_R1);
 		e = find(&at);
 		if (!e)
 			return;
 		k.dport = e->port;
 		discard(e);
-		key_at(&at, &k, POSITION_E3);
+		key_at(&at, &k, POSITION_R4);
 		e = find(&at);
 		if (e)
 			discard(e);

@@ -2,19 +2,19 @@
 /* Packets of flows, in both directions, once the flow's entry is found. */
 #pragma once
 
-/* The backend sees another port of the client: what it is stands in E2. */
+/* The backend sees another port of the client: what it is stands in R1. */
 static __noinline enum verdict forward_resourced(struct __sk_buff *skb, struct packet *p)
 {
 	struct flow_key k;
-	struct flow *e2;
+	struct flow *r1;
 
 	if (!p)
 		return VERDICT_PASS;
-	key_at(&k, &p->key, POSITION_E2);
-	e2 = find(&k);
-	if (!e2)
+	key_at(&k, &p->key, POSITION_R1);
+	r1 = find(&k);
+	if (!r1)
 		return drop(DROP_BUSY);
-	return rewrite(skb, p, e2->addr, e2->port, SOURCE) ? VERDICT_PASS : drop(DROP_REWRITE);
+	return rewrite(skb, p, r1->addr, r1->port, SOURCE) ? VERDICT_PASS : drop(DROP_REWRITE);
 }
 
 /* Sends a packet of flow f to its backend, whose id is id; 0: gone, or nobody's. */
@@ -57,19 +57,19 @@ static __always_inline void follow_reply(const struct packet *p, struct flow *r)
 		__sync_fetch_and_or(word_of(f), FLOW_REPLIED << 8);
 }
 
-/* The client's own port stands in E3. */
+/* The client's own port stands in R4. */
 static __noinline enum verdict return_resourced(struct __sk_buff *skb, struct packet *p)
 {
 	struct flow_key k;
-	struct flow *e3;
+	struct flow *r4;
 
 	if (!p)
 		return VERDICT_PASS;
-	key_at(&k, &p->key, POSITION_E3);
-	e3 = find(&k);
-	if (!e3)
+	key_at(&k, &p->key, POSITION_R4);
+	r4 = find(&k);
+	if (!r4)
 		return drop(DROP_BUSY);
-	return rewrite(skb, p, e3->addr, e3->port, DESTINATION) ? VERDICT_PASS : drop(DROP_REWRITE);
+	return rewrite(skb, p, r4->addr, r4->port, DESTINATION) ? VERDICT_PASS : drop(DROP_REWRITE);
 }
 
 /* Egress, from a backend, of the flow whose E4 is r. */

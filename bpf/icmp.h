@@ -226,7 +226,7 @@ static __noinline bool translate_error(struct __sk_buff *skb, struct packet *p, 
 		return false;
 	if (!resourced)
 		return true;
-	key_at(&at, &k, position == POSITION_E1 ? POSITION_E2 : POSITION_E3);
+	key_at(&at, &k, position == POSITION_E1 ? POSITION_R1 : POSITION_R4);
 	other = find(&at);
 	if (!other)
 		return true;

@@ -134,7 +134,7 @@ static long try_source_port(__u32 i, struct resource *c)
 
 /*
  * Gives a flow, whose client port is not free towards the backend, another one. The client's own
- * port is kept in E3, the other in E2, under the keys of the reply and the forward entry.
+ * port is kept in R4, the other in R1, under the keys of the reply and the forward entry.
  */
 static __noinline enum drop_reason resource(struct work *w)
 {
@@ -154,10 +154,10 @@ static __noinline enum drop_reason resource(struct work *w)
 		return c.got == PLACE_FULL ? DROP_FLOWS_FULL : DROP_REPLY_TAKEN;
 	copy_addr(w->entry.addr, w->key.saddr);
 	w->entry.port = w->key.sport;
-	key_at(&k, &w->reply, POSITION_E3);
+	key_at(&k, &w->reply, POSITION_R4);
 	c.got = place(&k, &w->entry);
 	w->entry.port = w->reply.dport;
-	key_at(&k, &w->key, POSITION_E2);
+	key_at(&k, &w->key, POSITION_R1);
 	if (c.got == PLACED)
 		c.got = place(&k, &w->entry);
 	if (c.got == PLACED)

@@ -212,6 +212,8 @@ const (
 	LBPositionPOSITION_E2 LBPosition = 2
 	LBPositionPOSITION_E3 LBPosition = 3
 	LBPositionPOSITION_E4 LBPosition = 4
+	LBPositionPOSITION_R1 LBPosition = 5
+	LBPositionPOSITION_R4 LBPosition = 6
 )
 
 type LBQuote struct {

@@ -57,15 +57,16 @@ static __always_inline bool has_forward(const struct flow_key *key, const struct
 	return f && same_addr(f->addr, key->saddr) && f->port == key->sport;
 }
 
-/* Whether the entry that E2 or E3 was made for is there: E1 or E4 of the same tuple, or E4. */
+/* Whether the entry that another was made for is there: E4, or for R1 and R4 that of their tuple.
+ */
 static __noinline bool has_owner(const struct flow_key *key, const struct flow *e)
 {
 	struct flow_key k;
 
 	if (!key || !e)
 		return true;
-	if (e->flags & FLOW_RESOURCED) {
-		key_at(&k, key, key->position == POSITION_E2 ? POSITION_E1 : POSITION_E4);
+	if (key->position == POSITION_R1 || key->position == POSITION_R4) {
+		key_at(&k, key, key->position == POSITION_R1 ? POSITION_E1 : POSITION_E4);
 		return bpf_map_lookup_elem(&flows, &k) != NULL;
 	}
 	if (key->position == POSITION_E2)
@@ -96,12 +97,12 @@ static __always_inline void sweep_forward(struct flow_key *key, struct flow *f, 
 	reply_key(&k, key, f->addr, f->port);
 	if (word >> 8 & FLOW_RESOURCED) {
 		struct flow_key at;
-		struct flow *e2;
+		struct flow *r1;
 
-		key_at(&at, key, POSITION_E2);
-		e2 = find(&at);
-		if (e2)
-			k.dport = e2->port;
+		key_at(&at, key, POSITION_R1);
+		r1 = find(&at);
+		if (r1)
+			k.dport = r1->port;
 	}
 	r = find(&k);
 	if (r && !older(r, t, seconds))

@@ -33,14 +33,17 @@ enum limits {
 
 /*
  * Position of a flow entry: which hook meets it. Part of the key. A flow whose client port is not
- * free towards its backend has E2 and E3 too, under the keys of its E1 and E4: there they change
- * the client's port, beside the other rewrite.
+ * free towards its backend has R1 and R4 too, under the keys of its E1 and E4: they change the
+ * client's port, beside the other rewrite. They are not E2 and E3: other flows may have these,
+ * under the same keys.
  */
 enum position {
 	POSITION_E1 = 1, /* ingress, client -> VIP: destination becomes the backend */
 	POSITION_E2 = 2, /* egress, client -> backend, masqueraded: source becomes this node */
 	POSITION_E3 = 3, /* ingress, backend -> this node, masqueraded: destination: the client */
 	POSITION_E4 = 4, /* egress, backend -> client: source becomes the VIP */
+	POSITION_R1 = 5, /* with E1, resourced: source becomes what the backend sees */
+	POSITION_R4 = 6, /* with E4, resourced: destination becomes the client */
 };
 
 /* The state of a flow; the TCP states are those of IPVS, docs/packet-path.md has the table. */
@@ -66,7 +69,7 @@ enum flow_state {
 enum flow_flags {
 	FLOW_REPLIED = 1 << 0,	  /* the backend answered */
 	FLOW_MASQUERADE = 1 << 1, /* it has E2 and E3 once its first packet left */
-	FLOW_RESOURCED = 1 << 2,  /* the backend sees another client port: E2 and E3 have it */
+	FLOW_RESOURCED = 1 << 2,  /* the backend sees another client port: R1 and R4 have it */
 	FLOW_DIRECT = 1 << 3,	  /* no service's: a direct connection, resourced */
 };
 

@@ -114,7 +114,7 @@ func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 		{"flow", slices.Concat(flowCases(), neighbourCases(), othersCases())},
 		{"backends", slices.Concat(backendCases(), removalCases(), returnCases(), quiesceCases())},
 		{"reuse", slices.Concat(reuseCases(), afterwardsCases(), replyTakenCases())},
-		{"masquerade", slices.Concat(masqueradeCases(), hairpinCases(), directCases())},
+		{"masquerade", slices.Concat(masqueradeCases(), hairpinCases(), directCases(), besideCases())},
 		{"refuse", slices.Concat(refusalCases(), noFlowCases())},
 		{"state", stateCases()},
 		{"counters", slices.Concat(counterCases(), assignCases())},

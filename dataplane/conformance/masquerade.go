@@ -200,3 +200,86 @@ func directCases() []testCase {
 		}},
 	}
 }
+
+// besideCases are about several flows of one client port at one backend.
+func besideCases() []testCase {
+	return []testCase{
+		{"a masqueraded flow first: the client's own connection keeps out of its way", 0, func(e *env) {
+			e.masqueraded("1")
+			client := e.client()
+			flow, masq := e.openMasqueraded(client, e.vip(1))
+			own := e.resourcedAt(client, e.server(1))
+			p := e.fromBackend(own.source, e.server(1), SYN)
+			e.wants(p, passed(p))
+			own.replies(SYN | ACK)
+			own.stays()
+			if again := flow.leaves(ACK); again != masq {
+				e.Errorf("leaves from %s, before from %s", again, masq)
+			}
+			flow.comes(masq, ACK)
+			e.wantFlows("web", 1, 1)
+		}},
+		{"the client's own connection stays when the masqueraded flow begins anew", lb.TCP, func(e *env) {
+			e.masqueraded("1")
+			client := e.client()
+			flow, _ := e.openMasqueraded(client, e.vip(1))
+			own := e.resourcedAt(client, e.server(1))
+			own.replies(SYN | ACK)
+			flow.closes()
+			flow, masq := e.openMasqueraded(client, e.vip(1))
+			own.stays()
+			flow.comes(masq, ACK)
+			p := e.fromBackend(own.source, e.server(1), ACK)
+			e.wants(p, passed(p))
+		}},
+		{"the client's own connection first: the flow is masqueraded from its other port", 0, func(e *env) {
+			e.masqueraded("1")
+			client := e.client()
+			p := e.fromClient(client, e.server(1), SYN)
+			e.wants(p, passed(p))
+			flow := e.resourcedAt(client, e.vip(1))
+			flow.comes(flow.leaves(SYN), SYN|ACK)
+			p = e.fromBackend(client, e.server(1), ACK)
+			e.wants(p, passed(p))
+		}},
+		{"a masqueraded client at two VIPs of one backend", 0, func(e *env) {
+			e.rig.MasqueradeWith(e.family, e.node())
+			svc := e.service("web", "rr", "1", 1, 2)
+			svc.Masquerade = lb.MasqueradeAlways
+			e.apply(svc)
+			client := e.client()
+			one, first := e.openMasqueraded(client, e.vip(1))
+			two := e.resourcedAt(client, e.vip(2))
+			second := two.leaves(SYN)
+			two.comes(second, SYN|ACK)
+			if first == second {
+				e.Errorf("both leave from %s", first)
+			}
+			one.comes(first, ACK)
+			two.comes(second, ACK)
+			e.wantFlows("web", 1, 2)
+		}},
+		{"replies to a client that is a backend too come in as they are", 0, func(e *env) {
+			e.apply(e.service("web", "rr", "1", 1), e.service("shop", "rr", "2", 2))
+			client := netip.AddrPortFrom(e.server(2).Addr(), 4000)
+			flow := e.openAt(client, e.vip(1))
+			own := e.resourcedAt(client, e.server(1))
+			for _, c := range []*conn{own, flow} {
+				p := e.fromClient(e.server(1), c.source, SYN|ACK)
+				e.wants(p, passed(p))
+				c.replies(SYN | ACK)
+				c.stays()
+			}
+		}},
+	}
+}
+
+// openMasqueraded begins a flow and lets it be answered.
+func (e *env) openMasqueraded(client, vip netip.AddrPort) (*conn, netip.AddrPort) {
+	e.Helper()
+	c := e.beginAt(client, vip)
+	masq := c.leaves(SYN)
+	c.comes(masq, SYN|ACK)
+	c.sends(ACK)
+	return c, masq
+}

@@ -68,9 +68,9 @@ func (t Table) replyKey(k *bpf.LBFlowKey, f *bpf.LBFlow) (bpf.LBFlowKey, bool, e
 		return rk, true, nil
 	}
 	at := *k
-	at.Position = uint8(bpf.LBPositionPOSITION_E2)
-	e2, ok, err := t.lookup(at)
-	rk.Dport = e2.Port
+	at.Position = uint8(bpf.LBPositionPOSITION_R1)
+	r1, ok, err := t.lookup(at)
+	rk.Dport = r1.Port
 	return rk, ok, err
 }
 

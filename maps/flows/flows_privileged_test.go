@@ -96,14 +96,14 @@ func TestSourceIsWhatTheBackendSees(t *testing.T) {
 			if tc.flags&resourced != 0 {
 				seen = other
 			}
-			e2 := fk
-			e2.Position = uint8(bpf.LBPositionPOSITION_E2)
+			r1 := fk
+			r1.Position = uint8(bpf.LBPositionPOSITION_R1)
 			reply := bpf.LBFlow{State: uint8(bpf.LBFlowStateSTATE_REPLY)}
 			port, masq := reply, reply
 			port.Addr, port.Port = seen.Addr().As16(), seen.Port()
 			masq.Addr, masq.Port = node.Addr().As16(), node.Port()
 			for k, v := range map[bpf.LBFlowKey]bpf.LBFlow{
-				fk: f, e2: port, key(server, seen, bpf.LBPositionPOSITION_E4): r, key(seen, server, bpf.LBPositionPOSITION_E2): masq,
+				fk: f, r1: port, key(server, seen, bpf.LBPositionPOSITION_E4): r, key(seen, server, bpf.LBPositionPOSITION_E2): masq,
 			} {
 				if err := table.Map.Put(k, v); err != nil {
 					t.Fatal(err)

@@ -212,6 +212,14 @@ func TestAHintThatLiesIsMendedByTheHash(t *testing.T) {
 		if packets != 1 {
 			t.Errorf("%d packets counted for the new id, want 1", packets)
 		}
+		if a, b := p.load(1), p.load(7); a != (bpf.LBBackendLoad{}) || b.Active+b.Inactive != 1 {
+			t.Errorf("the flow counts as %+v and %+v, want it moved to the new id", a, b)
+		}
+		p.sleep(1000)
+		p.sweep()
+		if a, b := p.load(1), p.load(7); a != (bpf.LBBackendLoad{}) || b != (bpf.LBBackendLoad{}) {
+			t.Errorf("at the end it counts as %+v and %+v", a, b)
+		}
 	})
 }
 

@@ -70,23 +70,35 @@ const (
 	GRO        Offload = 0x2c
 )
 
-// SetOffload turns a feature of a device on or off. The kernel turns off what
-// depends on it, too.
+// SetOffload turns a feature of a device on or off, and checks that it is. The
+// kernel turns off what depends on it, too.
 func (n *Namespace) SetOffload(device string, o Offload, on bool) error {
 	value := uint32(0)
 	if on {
 		value = 1
 	}
-	if err := n.ethtool(device, uint32(o), value); err != nil {
+	err := n.Do(func() error {
+		if _, err := ethtool(device, uint32(o), value); err != nil {
+			return err
+		}
+		// each command that sets follows the one that gets
+		got, err := ethtool(device, uint32(o)-1, 0)
+		if err == nil && got != value {
+			err = fmt.Errorf("it is %d afterwards", got)
+		}
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("set feature %#x of %s in namespace %s to %v: %w", uint32(o), device, n.Name, on, err)
 	}
 	return nil
 }
 
-// ethtool sends a command whose argument is one word (ethtool_value).
-func (n *Namespace) ethtool(device string, command, value uint32) error {
+// ethtool sends a command whose argument is one word (ethtool_value), and
+// returns the word.
+func ethtool(device string, command, value uint32) (uint32, error) {
 	if len(device) >= unix.IFNAMSIZ {
-		return fmt.Errorf("device name %q: longer than %d bytes", device, unix.IFNAMSIZ-1)
+		return 0, fmt.Errorf("device name %q: longer than %d bytes", device, unix.IFNAMSIZ-1)
 	}
 	arg := [2]uint32{command, value}
 	request := struct {
@@ -95,17 +107,15 @@ func (n *Namespace) ethtool(device string, command, value uint32) error {
 		_    [16]byte // the rest of the kernel's union
 	}{arg: unsafe.Pointer(&arg)}
 	copy(request.name[:], device)
-	return n.Do(func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
-		runtime.KeepAlive(&arg)
-		if errno != 0 {
-			return errno
-		}
-		return nil
-	})
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
+	runtime.KeepAlive(&arg)
+	if errno != 0 {
+		return 0, errno
+	}
+	return arg[1], nil
 }

@@ -47,9 +47,14 @@ func newRouted(t *testing.T, rules string) *routed {
 			}
 		}
 	}
-	s.write(strings.NewReplacer("%4", r.server.V4.String(), "%6", r.server.V6.String()).Replace(rules))
+	s.write(serverIs(r.server).Replace(rules))
 	s.start()
 	return r
+}
+
+// serverIs puts a node's addresses in the place of %4 and %6.
+func serverIs(n *netlab.Node) *strings.Replacer {
+	return strings.NewReplacer("%4", n.V4.String(), "%6", n.V6.String())
 }
 
 // plain serves the ports of the VIPs given, TCP and UDP, from the server's

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/internal/packet"
+	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/bits"
+)
+
+// The masqueraded scene: one flow, from port 1024, the wrapper's first, to a
+// backend with the same port; masquerading has one port to give.
+var (
+	masqVIP     = netip.MustParseAddr("198.18.255.11")
+	masqBackend = netip.MustParseAddr("198.19.0.9")
+	masqNode    = netip.MustParseAddr("198.20.0.1")
+)
+
+const (
+	masqService, masqID = 9, 99
+	firstPort, masqPort = 1024, 5000
+)
+
+// masquerade measures what a masqueraded flow pays beside the other two
+// rewrites: at egress to the backend, and when the reply comes in.
+func (b *bench) masquerade() ([]row, error) {
+	if err := b.fillMasquerade(); err != nil {
+		return nil, err
+	}
+	f := families[0]
+	data, err := frame(f, lb.TCP, masqVIP)
+	if err != nil {
+		return nil, err
+	}
+	forward := f
+	forward.clientHostLow = 0xc6130009 // what the wrapper varies: here the backend
+	client, server, node := netip.AddrPortFrom(f.client, firstPort), netip.AddrPortFrom(masqBackend, firstPort), netip.AddrPortFrom(masqNode, masqPort)
+	syn := func() error { return b.scene(f, masqVIP, 80, 1, packet.SYN) }
+	out := func() error { return b.scene(forward, f.client, firstPort, 1, packet.ACK) }
+	in := func() error { return b.scene(forward, masqNode, masqPort, 1, packet.ACK) }
+	// a SYN in and out makes the entries; what is measured is what they do
+	for _, hop := range []hop{
+		{b.wrap.WrapIngress, b.lb.TcIngress, b.wrap.Ingress, syn, client, server},
+		{b.wrap.WrapEgress, b.lb.TcEgress, b.wrap.Egress, out, node, server},
+		{b.wrap.WrapIngress, b.lb.TcIngress, b.wrap.Ingress, in, server, client},
+	} {
+		if err := hop.check(data); err != nil {
+			return nil, err
+		}
+	}
+	e2, err := b.against("masqueraded TCP v4, leaving", 1, b.wrap.WrapEgress, b.lb.TcEgress, b.wrap.FloorEgress, b.wrap.Egress, data, out)
+	if err != nil {
+		return nil, err
+	}
+	e3, err := b.against("masqueraded TCP v4, reply coming in", 1, b.wrap.WrapIngress, b.lb.TcIngress, b.wrap.FloorIngress, b.wrap.Ingress, data, in)
+	return []row{e2, e3}, err
+}
+
+// hop is one packet of a scene, and what it must go on as.
+type hop struct {
+	wrapper, prog *ebpf.Program
+	target        *ebpf.Map
+	scene         func() error
+	src, dst      netip.AddrPort
+}
+
+func (h *hop) check(data []byte) error {
+	if err := errors.Join(h.target.Put(uint32(0), h.prog), h.scene()); err != nil {
+		return err
+	}
+	opts := ebpf.RunOptions{Data: data, DataOut: make([]byte, len(data)+256)}
+	ret, err := h.wrapper.Run(&opts)
+	if err != nil || ret != next {
+		return fmt.Errorf("masqueraded packet: verdict %d: %w", int32(ret), err)
+	}
+	out := opts.DataOut[14:]
+	src, dst := ends(out)
+	if src != h.src || dst != h.dst {
+		return fmt.Errorf("masqueraded packet goes on as %s -> %s, want %s -> %s: not measuring what it should", src, dst, h.src, h.dst)
+	}
+	return nil
+}
+
+// ends reads an IPv4 packet; the wrappers do not keep its checksums right.
+func ends(ip []byte) (src, dst netip.AddrPort) {
+	at := func(addr, port int) netip.AddrPort {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[addr:addr+4])), binary.BigEndian.Uint16(ip[port:]))
+	}
+	return at(12, 20), at(16, 22)
+}
+
+func (b *bench) fillMasquerade() error {
+	at := netip.AddrPortFrom(masqBackend, firstPort)
+	be := bpf.LBBackend{Hash: masqID, Addr: masqBackend.As16(), Port: firstPort, Weight: 1, Service: masqService, State: uint8(bpf.LBBackendStateBACKEND_ACTIVE)}
+	base := uint32(masqService * 16)
+	for _, put := range []struct {
+		m          *ebpf.Map
+		key, value any
+	}{
+		{b.lb.Backends, uint32(masqID), be},
+		{b.lb.BackendIds, uint64(masqID), uint32(masqID)},
+		{b.lb.Slots, base, uint64(0)},
+		{b.lb.Slots, base + 1, uint64(masqID)},
+		{b.lb.Services, uint32(masqService), bpf.LBService{Hash: masqService, Pool: uint64(base) | 1<<32 | uint64(bpf.LBRuleRULE_CURSOR)<<56}},
+		{b.lb.Vips, bpf.LBVipKey{Addr: masqVIP.As16(), Port: 80, Proto: uint8(lb.TCP)}, bpf.LBVip{Service: masqService, Flags: uint32(bpf.LBVipFlagsVIP_MASQUERADE)}},
+		{b.lb.Vips, bpf.LBVipKey{Addr: masqVIP.As16()}, bpf.LBVip{}},
+		{b.lb.Devices, uint32(1), bpf.LBDevice{Addr4: masqNode.As16()}}, // test runs are on lo
+		{b.lb.MasqPorts, uint32(0), uint64(1)},
+		{b.lb.MasqPorts, uint32(1), uint64(masqPort)},
+	} {
+		if err := put.m.Put(put.key, put.value); err != nil {
+			return fmt.Errorf("fill map %s: %w", put.m, err)
+		}
+	}
+	for _, bit := range []struct {
+		m *ebpf.Map
+		i uint32
+	}{
+		{b.lb.VipBits, bits.Addr(masqVIP)},
+		{b.lb.PeerBits, bits.Addr(masqBackend)},
+		{b.lb.PeerBits, bits.Addr(masqNode)},
+		{b.lb.BackendBits, bits.Backend(at, lb.TCP)},
+		{b.lb.MasqBits, bits.Backend(at, lb.TCP)},
+	} {
+		if err := setBit(bit.m, bit.i); err != nil {
+			return fmt.Errorf("set a bit of map %s: %w", bit.m, err)
+		}
+	}
+	return nil
+}

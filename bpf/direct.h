@@ -83,6 +83,15 @@ __noinline bool new_direct(struct packet *p)
 	return false;
 }
 
+/* Whether the packet's device is a bridge: then it was seen at a port already. */
+static __noinline bool came_by_port(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct device *d = bpf_map_lookup_elem(&devices, &ifindex);
+
+	return d && d->flags & DEVICE_BRIDGE;
+}
+
 /* Ingress, to an address that is a backend's: perhaps to one. */
 static __always_inline enum verdict to_backend(struct __sk_buff *skb, struct packet *p)
 {
@@ -102,6 +111,8 @@ static __always_inline enum verdict to_backend(struct __sk_buff *skb, struct pac
 		}
 	}
 	if (p->key.proto != IPPROTO_UDP && (p->key.proto != IPPROTO_TCP || !is_syn(p->tcp_flags)))
+		return VERDICT_PASS;
+	if (came_by_port(skb)) /* perhaps translated there: not direct at all */
 		return VERDICT_PASS;
 	return new_direct(p) ? resource_direct(skb, p) : VERDICT_PASS;
 }

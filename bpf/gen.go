@@ -5,4 +5,4 @@
 // nothing of the rest of waggle.
 package bpf
 
-//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -tags linux -target bpfel -cflags "-O2 -g -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu" -type flow_key -type flow -type vip_key -type vip -type service -type backend -type backend_load -type backend_stats -type service_name -type clocks -type limits -type position -type flow_state -type flow_flags -type rule -type rule_flags -type backend_state -type drop_reason -type node_addr_flags -type vip_flags -type device -type held_key LB lb.c
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -tags linux -target bpfel -cflags "-O2 -g -Wall -Wextra -Werror -mcpu=v3 -I/usr/include/x86_64-linux-gnu" -type flow_key -type flow -type vip_key -type vip -type service -type backend -type backend_load -type backend_stats -type service_name -type clocks -type limits -type position -type flow_state -type flow_flags -type rule -type rule_flags -type backend_state -type drop_reason -type node_addr_flags -type vip_flags -type device -type device_flags -type held_key LB lb.c

@@ -52,6 +52,7 @@ const enum rule_flags *anchor_rule_flags __attribute__((unused));
 const enum backend_state *anchor_backend_state __attribute__((unused));
 const enum drop_reason *anchor_drop_reason __attribute__((unused));
 const enum vip_flags *anchor_vip_flags __attribute__((unused));
+const enum device_flags *anchor_device_flags __attribute__((unused));
 const enum node_addr_flags *anchor_node_addr_flags __attribute__((unused));
 
 /* Of enum tcx_action_base, which older uapi headers lack. Passing is always NEXT: others' programs

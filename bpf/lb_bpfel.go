@@ -64,10 +64,20 @@ type LBClocks struct {
 }
 
 type LBDevice struct {
-	_     structs.HostLayout
-	Addr4 [16]uint8
-	Addr6 [16]uint8
+	_      structs.HostLayout
+	Addr4  [16]uint8
+	Addr6  [16]uint8
+	Bridge [6]uint8
+	Flags  uint8
+	Pad    uint8
 }
+
+type LBDeviceFlags uint32
+
+const (
+	LBDeviceFlagsDEVICE_BRIDGE LBDeviceFlags = 1
+	LBDeviceFlagsDEVICE_PORT   LBDeviceFlags = 2
+)
 
 type LBDropReason uint32
 
@@ -320,6 +330,7 @@ const (
 	LBProgTcIngress          = "tc_ingress"
 	LBProgTcIngressL3        = "tc_ingress_l3"
 	LBVarAnchorBackendState  = "anchor_backend_state"
+	LBVarAnchorDeviceFlags   = "anchor_device_flags"
 	LBVarAnchorDropReason    = "anchor_drop_reason"
 	LBVarAnchorFlowFlags     = "anchor_flow_flags"
 	LBVarAnchorFlowState     = "anchor_flow_state"
@@ -425,6 +436,7 @@ type LBMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type LBVariableSpecs struct {
 	AnchorBackendState  *ebpf.VariableSpec `ebpf:"anchor_backend_state"`
+	AnchorDeviceFlags   *ebpf.VariableSpec `ebpf:"anchor_device_flags"`
 	AnchorDropReason    *ebpf.VariableSpec `ebpf:"anchor_drop_reason"`
 	AnchorFlowFlags     *ebpf.VariableSpec `ebpf:"anchor_flow_flags"`
 	AnchorFlowState     *ebpf.VariableSpec `ebpf:"anchor_flow_state"`
@@ -527,6 +539,7 @@ func (m *LBMaps) Close() error {
 // It can be passed to LoadLBObjects or ebpf.CollectionSpec.LoadAndAssign.
 type LBVariables struct {
 	AnchorBackendState  *ebpf.Variable `ebpf:"anchor_backend_state"`
+	AnchorDeviceFlags   *ebpf.Variable `ebpf:"anchor_device_flags"`
 	AnchorDropReason    *ebpf.Variable `ebpf:"anchor_drop_reason"`
 	AnchorFlowFlags     *ebpf.Variable `ebpf:"anchor_flow_flags"`
 	AnchorFlowState     *ebpf.Variable `ebpf:"anchor_flow_state"`

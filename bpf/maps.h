@@ -189,7 +189,7 @@ struct {
 	__type(value, __u32);
 } node_addrs SEC(".maps");
 
-/* ifindex -> what its packets are masqueraded with. */
+/* ifindex -> what its packets are masqueraded with, and its part in a bridge. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

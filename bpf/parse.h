@@ -26,6 +26,10 @@ struct packet {
 	__u8 tcp_flags; /* FIN 1, SYN 2, RST 4, ACK 16 */
 };
 
+/* Of linux/if_packet.h: what a frame's address says. */
+#define PACKET_HOST	 0
+#define PACKET_OTHERHOST 3
+
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04

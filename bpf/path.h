@@ -166,6 +166,20 @@ static __always_inline enum verdict join(struct __sk_buff *skb, struct packet *p
 	return later == LATER_HELD ? VERDICT_DROP : VERDICT_PASS;
 }
 
+/* Whether a frame that came by a bridge's port is for the bridge itself. */
+static __noinline bool is_for_bridge(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct device *d;
+	struct ethhdr *eth;
+
+	d = bpf_map_lookup_elem(&devices, &ifindex);
+	eth = data(skb);
+	if (!d || !(d->flags & DEVICE_PORT) || (void *)(eth + 1) > data_end(skb))
+		return false;
+	return !__builtin_memcmp(eth->h_dest, d->bridge, ETH_ALEN);
+}
+
 static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 {
 	enum verdict verdict;
@@ -173,10 +187,17 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 	enum parsed got;
 	bool vip;
 
-	if (skb->pkt_type != 0 /* PACKET_HOST */ || skb->vlan_present || !parse_addrs(skb, &p, l3))
+	if (skb->vlan_present || !parse_addrs(skb, &p, l3))
 		return VERDICT_PASS;
 	vip = bit_is_set(&vip_bits, addr_bit(p.key.daddr));
 	if (!vip && !bit_is_set(&peer_bits, addr_bit(p.key.daddr)))
+		return VERDICT_PASS;
+	/*
+	 * A bridge passes on what is for others. What is for the bridge is taken at its port, as
+	 * netfilter may see it there (br_netfilter) and must meet the backend's address.
+	 */
+	if (skb->pkt_type != PACKET_HOST &&
+	    (skb->pkt_type != PACKET_OTHERHOST || !l3 || !is_for_bridge(skb)))
 		return VERDICT_PASS;
 	got = parse_ports(skb, &p);
 	if (got != PARSED_OK && got != PARSED_LATER)
@@ -195,7 +216,7 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 static __always_inline enum verdict leaving(struct __sk_buff *skb, const struct packet *p)
 {
 	/* a bridge passes on what is for others: that is none of ours */
-	if (skb->pkt_type == 3 /* PACKET_OTHERHOST */)
+	if (skb->pkt_type == PACKET_OTHERHOST)
 		return VERDICT_PASS;
 	if (bit_is_set(&vip_bits, addr_bit(p->key.daddr)) &&
 	    find_vip(p->key.daddr, p->key.dport, p->key.proto))

@@ -121,10 +121,18 @@ enum vip_flags {
 	VIP_MASQUERADE = 1 << 0, /* the backend is to see this node's address */
 };
 
-/* What a device's packets are masqueraded with; all zero: nothing fits. */
+enum device_flags {
+	DEVICE_BRIDGE = 1 << 0, /* what it receives came in by a port, and was seen there */
+	DEVICE_PORT = 1 << 1,	/* of a bridge, whose address is in bridge */
+};
+
+/* What a device's packets are masqueraded with, all zero: nothing fits; its part in a bridge. */
 struct device {
 	addr_t addr4;
 	addr_t addr6;
+	__u8 bridge[6];
+	__u8 flags; /* enum device_flags */
+	__u8 pad;
 };
 
 /* Which datagram a fragment is of. */

@@ -27,24 +27,22 @@ func CheckPatterns(patterns []string) error {
 	return nil
 }
 
-// plan says which hooks the devices should have. Ingress sits where packets
-// reach the IP layer: not on lo, and not on ports of a bridge, bond or team,
-// whose master receives for them. Egress sits there too, and on bridge ports:
-// a reply may cross the bridge without leaving by its master.
+// plan says which hooks the devices should have: both, but on lo and on ports
+// of a bond or team, whose master sends and receives for them. A port of a
+// bridge has both because netfilter may see packets there, before they reach
+// the bridge (br_netfilter), and because a reply may cross the bridge from port
+// to port.
 func plan(links []nlx.Link, exclude []string) map[hook]string {
 	out := make(map[hook]string)
 	for _, l := range links {
 		if l.Loopback || excluded(l.Name, exclude) {
 			continue
 		}
-		port := l.MasterKind == "bridge"
-		slave := l.MasterKind == "bond" || l.MasterKind == "team"
-		if !port && !slave {
-			out[hook{l.Index, false, !l.Ethernet}] = l.Name
+		if l.MasterKind == "bond" || l.MasterKind == "team" {
+			continue
 		}
-		if !slave {
-			out[hook{l.Index, true, !l.Ethernet}] = l.Name
-		}
+		out[hook{l.Index, false, !l.Ethernet}] = l.Name
+		out[hook{l.Index, true, !l.Ethernet}] = l.Name
 	}
 	return out
 }

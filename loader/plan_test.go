@@ -25,7 +25,7 @@ func TestPlan(t *testing.T) {
 	want := map[hook]string{
 		{2, false, false}: "eth0", {2, true, false}: "eth0",
 		{3, false, false}: "br0", {3, true, false}: "br0",
-		{4, true, false}:  "veth4",
+		{4, false, false}: "veth4", {4, true, false}: "veth4",
 		{5, false, false}: "bond0", {5, true, false}: "bond0",
 		{7, false, true}: "wg0", {7, true, true}: "wg0",
 		{8, false, false}: "eth2", {8, true, false}: "eth2",

@@ -90,20 +90,25 @@ func localPorts() (local, reserved string, err error) {
 	return string(a), string(b), nil
 }
 
-// masqueradeAddrs chooses what the packets of each device are masqueraded with:
-// an address of the device, else that of the default route, else any. A VIP is
-// the last choice: it may move to another machine.
-func masqueradeAddrs(s nlx.State, isVIP func(netip.Addr) bool) map[uint32]devices.Device {
+// deviceTable says what programs must know of each device. Its packets are
+// masqueraded with an address of its own, else that of the default route, else
+// any. A VIP is the last choice: it may move to another machine.
+func deviceTable(s nlx.State, isVIP func(netip.Addr) bool) map[uint32]devices.Device {
 	rest := slices.Clone(s.Uplinks)
+	macs := make(map[int][6]byte)
 	for _, l := range s.Links {
 		rest = append(rest, l.Sources...)
+		if l.Kind == "bridge" {
+			macs[l.Index] = l.MAC
+		}
 	}
 	out := make(map[uint32]devices.Device, len(s.Links))
 	for _, l := range s.Links {
 		choices := slices.Concat(l.Sources, rest)
 		out[uint32(l.Index)] = devices.Device{
-			Addr4: choose(choices, lb.IPv4, isVIP),
-			Addr6: choose(choices, lb.IPv6, isVIP),
+			Addr4:  choose(choices, lb.IPv4, isVIP),
+			Addr6:  choose(choices, lb.IPv6, isVIP),
+			Bridge: l.Kind == "bridge", PortOf: macs[l.Master],
 		}
 	}
 	return out
@@ -126,10 +131,10 @@ func choose(addrs []netip.Addr, family lb.Family, isVIP func(netip.Addr) bool) n
 // followMasquerade brings the devices' addresses and the ports up to date. It
 // is called with mu held, in the daemon's network namespace.
 func (d *Dataplane) followMasquerade(t *tables, s *state, now nlx.State) error {
-	addrs := masqueradeAddrs(now, func(a netip.Addr) bool { return s.marks[a] > 0 })
-	for _, dev := range addrs {
+	table := deviceTable(now, func(a netip.Addr) bool { return s.marks[a] > 0 })
+	for _, dev := range table {
 		s.useSource(dev.Addr4)
 		s.useSource(dev.Addr6)
 	}
-	return t.devices.Sync(addrs)
+	return t.devices.Sync(table)
 }

@@ -32,6 +32,8 @@ type Link struct {
 	MasterKind string
 	// Ethernet says that its packets begin with an Ethernet header.
 	Ethernet bool
+	// MAC is its Ethernet address; zero without one.
+	MAC      [6]byte
 	Loopback bool
 	// Sources are the device's addresses that packets may carry as their
 	// source to other machines, in the kernel's order: of global scope, not
@@ -104,7 +106,7 @@ func read(h *netlink.Handle) (State, error) {
 		s.Links = append(s.Links, Link{
 			Index: a.Index, Name: a.Name, Kind: l.Type(), Master: a.MasterIndex, MasterKind: kinds[a.MasterIndex],
 			Ethernet: a.EncapType == "ether", Loopback: a.Flags&net.FlagLoopback != 0,
-			Sources: sources[a.Index],
+			MAC: mac(a.HardwareAddr), Sources: sources[a.Index],
 		})
 	}
 	for _, a := range addrs {
@@ -116,6 +118,14 @@ func read(h *netlink.Handle) (State, error) {
 	slices.SortFunc(s.Addrs, netip.Addr.Compare)
 	s.Addrs = slices.Compact(s.Addrs)
 	return s, nil
+}
+
+// mac is zero for addresses of tunnels, which have another length.
+func mac(a net.HardwareAddr) (m [6]byte) {
+	if len(a) == len(m) {
+		copy(m[:], a)
+	}
+	return m
 }
 
 // Watcher follows one network namespace.

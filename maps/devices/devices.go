@@ -15,9 +15,28 @@ import (
 	"github.com/waggle-lb/waggle/maps/batch"
 )
 
-// Device is what packets that leave by it are masqueraded with. An invalid
-// address says that nothing of that family fits.
-type Device struct{ Addr4, Addr6 netip.Addr }
+// Device is one network device.
+type Device struct {
+	// Addr4 and Addr6 are what packets that leave by it are masqueraded with.
+	// An invalid address says that nothing of that family fits.
+	Addr4, Addr6 netip.Addr
+	// Bridge says that it is a bridge.
+	Bridge bool
+	// PortOf is the Ethernet address of the bridge that it is a port of; zero
+	// if it is none.
+	PortOf [6]byte
+}
+
+func (d Device) value() bpf.LBDevice {
+	v := bpf.LBDevice{Addr4: bytes(d.Addr4), Addr6: bytes(d.Addr6), Bridge: d.PortOf}
+	if d.Bridge {
+		v.Flags |= uint8(bpf.LBDeviceFlagsDEVICE_BRIDGE)
+	}
+	if d.PortOf != [6]byte{} {
+		v.Flags |= uint8(bpf.LBDeviceFlagsDEVICE_PORT)
+	}
+	return v
+}
 
 // Table is the map devices. One goroutine writes.
 type Table struct{ Map *ebpf.Map }
@@ -35,7 +54,7 @@ func (t Table) Sync(want map[uint32]Device) error {
 	}
 	var errs []error
 	for index, d := range want {
-		v := bpf.LBDevice{Addr4: bytes(d.Addr4), Addr6: bytes(d.Addr6)}
+		v := d.value()
 		if old, ok := have[index]; ok && old == v {
 			continue
 		}

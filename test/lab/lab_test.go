@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/waggle-lb/waggle/internal/netlab"
 )
@@ -145,7 +146,11 @@ func (s *scene) stream(vip netip.AddrPort) *stream {
 				return
 			default:
 			}
-			if err := echo(c, b); err != nil {
+			err := c.SetDeadline(time.Now().Add(patience))
+			if err == nil {
+				err = echo(c, b)
+			}
+			if err != nil {
 				st.result <- err
 				return
 			}

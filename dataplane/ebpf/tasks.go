@@ -17,9 +17,9 @@ import (
 )
 
 // Tasks returns what has to run beside Apply: the one that follows devices and
-// addresses, and the one that ends idle flows.
+// addresses, the one that ends idle flows, and the one that says what runs out.
 func (d *Dataplane) Tasks() []task.Task {
-	return []task.Task{&follower{d: d}, &sweeper{d: d}}
+	return []task.Task{&follower{d: d}, &sweeper{d: d}, &shortageWatcher{d: d}}
 }
 
 // follower brings the programs to the devices that should have them, as they

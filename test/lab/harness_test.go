@@ -76,6 +76,7 @@ type scene struct {
 	rules string
 	// daemon is the binary that runs, waggle or byClsact.
 	daemon string
+	args   []string // more flags of `waggle run`
 	log    bytes.Buffer
 	logMu  sync.Mutex
 	run    *netlab.Process
@@ -148,7 +149,7 @@ func (s *scene) start() {
 	s.logMu.Lock()
 	seen := s.log.Len()
 	s.logMu.Unlock()
-	cmd := exec.Command(s.daemon, "run", "--services", s.rules, "--pin-path", s.pins)
+	cmd := exec.Command(s.daemon, append([]string{"run", "--services", s.rules, "--pin-path", s.pins}, s.args...)...)
 	cmd.Stderr = s
 	p, err := s.Director.Start(cmd)
 	if err != nil {

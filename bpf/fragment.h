@@ -13,7 +13,8 @@ static __always_inline void fragment_key(struct fragment_key *k, const struct pa
 	copy_addr(k->saddr, p->key.saddr);
 	copy_addr(k->daddr, p->key.daddr);
 	k->id = p->id;
-	k->proto = p->key.proto;
+	/* RFC 8200 section 4.5: in IPv6 only the first says what the datagram holds */
+	k->proto = p->v4 ? p->key.proto : 0;
 	k->pad[0] = 0;
 	k->pad[1] = 0;
 	k->pad[2] = 0;
@@ -89,6 +90,7 @@ __noinline enum later later_fragment(struct __sk_buff *skb, struct packet *p)
 	}
 	p->key.sport = f->sport;
 	p->key.dport = f->dport;
+	p->key.proto = f->known;
 	return LATER_KNOWN;
 }
 
@@ -131,7 +133,7 @@ static __noinline bool release(struct __sk_buff *skb, const struct fragment_key 
 /* What the first fragment does for the later ones. False: the packet is lost. */
 __noinline bool first_fragment(struct __sk_buff *skb, struct packet *p, __u64 flags)
 {
-	struct fragment v = {.known = 1};
+	struct fragment v = {};
 	struct fragment_key k;
 	struct fragment *f;
 
@@ -140,14 +142,15 @@ __noinline bool first_fragment(struct __sk_buff *skb, struct packet *p, __u64 fl
 	fragment_key(&k, p);
 	v.sport = p->key.sport;
 	v.dport = p->key.dport;
+	v.known = p->key.proto;
 	bpf_map_update_elem(&fragments, &k, &v, BPF_NOEXIST);
 	f = bpf_map_lookup_elem(&fragments, &k);
 	if (!f)
 		return true;
-	if (f->sport != v.sport || f->dport != v.dport || !f->known) {
+	if (f->sport != v.sport || f->dport != v.dport || f->known != v.known) {
 		f->sport = v.sport;
 		f->dport = v.dport;
-		*(volatile __u32 *)&f->known = 1;
+		*(volatile __u32 *)&f->known = v.known;
 	}
 	if (!f->held)
 		return true;

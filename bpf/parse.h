@@ -155,6 +155,11 @@ static __always_inline bool fits(struct packet *p, __u32 len)
 	return true;
 }
 
+static __always_inline bool has_ports(__u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
+}
+
 static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet *p)
 {
 	struct iphdr *ip = header(skb, p->l3);
@@ -171,7 +176,9 @@ static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet
 		return PARSED_OK;
 	p->id = ip->id;
 	p->part = frag & IP_OFFSET ? LATER : FIRST;
-	return frag & IP_OFFSET ? PARSED_LATER : PARSED_OK;
+	if (p->part == FIRST)
+		return PARSED_OK;
+	return has_ports(ip->protocol) ? PARSED_LATER : PARSED_OTHER;
 }
 
 /*
@@ -206,8 +213,10 @@ __noinline enum parsed parse_extensions(struct __sk_buff *skb, struct packet *p)
 				continue; /* an atomic fragment: the whole */
 			p->id = h.id;
 			p->part = bpf_ntohs(h.frag_off) & FRAGMENT_OFFSET6 ? LATER : FIRST;
-			if (p->part == LATER)
-				return PARSED_LATER;
+			if (p->part == LATER) /* the first says what follows the options */
+				return has_ports(h.next) || h.next == IPPROTO_DSTOPTS
+					       ? PARSED_LATER
+					       : PARSED_OTHER;
 		} else {
 			p->l4 += (h.len + 1) * 8;
 		}

@@ -148,7 +148,7 @@ struct fragment_key {
 struct fragment {
 	__u16 sport;
 	__u16 dport;
-	__u32 known; /* 1: the first fragment was here */
+	__u32 known; /* the protocol; 0: the first fragment was not here yet */
 	__u32 held;  /* fragments that came before it */
 };
 

@@ -61,6 +61,9 @@ func TestFragmentsInAnyOrder(t *testing.T) {
 					d := r.datagrams(t, vip)
 					d.byTheKernel()
 					d.byHand()
+					if vip.Addr().Is6() {
+						d.withOptions()
+					}
 				}
 				if n := r.reassembled() - before; n > 0 != tracked {
 					t.Errorf("the director's stack put %d datagrams together", n)
@@ -252,6 +255,35 @@ func (d *datagrams) byHand() {
 	}
 }
 
+// withOptions sends fragments with destination options in the part that is cut,
+// where RFC 8200 has them: each fragment announces them, not UDP.
+func (d *datagrams) withOptions() {
+	d.t.Helper()
+	b := random(5000)
+	for i, reverse := range []bool{false, true} {
+		frame, err := packet.Packet{Src: d.client.local(), Dst: d.vip, Protocol: lb.UDP, Payload: b, SrcMAC: d.fromClient.from, DstMAC: d.fromClient.to}.Bytes()
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		const next, head = 14 + 6, 14 + 40
+		options := slices.Clone(destination.bytes)
+		options[0], frame[next] = frame[next], unix.IPPROTO_DSTOPTS
+		parts, err := packet.Fragment(slices.Concat(frame[:head], options, frame[head:]), 1432, 1000+uint32(i))
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		if reverse {
+			slices.Reverse(parts)
+		}
+		for _, part := range parts {
+			if err := d.fromClient.Send(part); err != nil {
+				d.t.Fatal(err)
+			}
+		}
+		d.wantAt(fmt.Sprintf("options in the fragments, reversed=%v", reverse), d.server, d.seen, b)
+	}
+}
+
 func reversed(in [][]byte) [][]byte {
 	out := slices.Clone(in)
 	slices.Reverse(out)
@@ -273,4 +305,49 @@ func twice(in [][]byte) (out [][]byte) {
 		out = append(out, f, f)
 	}
 	return out
+}
+
+// ping sends an echo request of n bytes and wants them back.
+func ping(t *testing.T, from *netlab.Node, to netip.Addr, n int) {
+	t.Helper()
+	protocol, kind := unix.IPPROTO_ICMP, byte(8)
+	if to.Is6() {
+		protocol, kind = unix.IPPROTO_ICMPV6, 128
+	}
+	s := openProtocol(t, from.Namespace, unix.SOCK_DGRAM, protocol, to.Is6())
+	defer s.close()
+	b := random(n)
+	copy(b, []byte{kind, 0, 0, 0, 0, 0, 0, 1}) // the kernel fills in the checksum and its own identifier
+	if err := errors.Join(s.connect(netip.AddrPortFrom(to, 0)), s.send(b)); err != nil {
+		t.Fatal(err)
+	}
+	got, _, err := s.receive()
+	if err != nil || len(got) != n || !bytes.Equal(got[8:], b[8:]) {
+		t.Errorf("%s pings %v with %d bytes: %d bytes came back, %v", from.Name, to, n, len(got), err)
+	}
+}
+
+func TestFragmentsOfPingsAreTheStacks(t *testing.T) {
+	s := newScene(t, netlab.Options{Prefix: "lab", Clients: 1, Servers: 1, VIPs: []netip.Addr{netlab.VIP4, netlab.VIP6}, AssignVIPs: true})
+	client, server := s.Clients()[0], s.Servers()[0]
+	for _, n := range []*netlab.Node{client, server} {
+		if err := n.SetSysctl("net/ipv4/ping_group_range", "0 0"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.write(serverIs(server).Replace(both("always")))
+	s.start()
+	for _, v6 := range []bool{false, true} {
+		vip := of(v6, vips).Addr()
+		for _, n := range []int{100, 5000} {
+			ping(t, client, vip, n)
+			ping(t, server, vip, n)
+			ping(t, client, server.Addr(v6), n)
+			ping(t, server, client.Addr(v6), n)
+			ping(t, server, either(v6, server.Gateway4, server.Gateway6), n)
+		}
+	}
+	if drops := s.dropped(); len(drops) != 0 {
+		t.Errorf("drops %v", drops)
+	}
 }

@@ -88,13 +88,18 @@ type socket struct {
 // errors it gets (ip(7), IP_RECVERR) and waits patiently.
 func open(t *testing.T, n *netlab.Namespace, kind int, v6 bool) *socket {
 	t.Helper()
+	return openProtocol(t, n, kind, 0, v6)
+}
+
+func openProtocol(t *testing.T, n *netlab.Namespace, kind, protocol int, v6 bool) *socket {
+	t.Helper()
 	s := &socket{t: t, v6: v6}
 	family := unix.AF_INET
 	if v6 {
 		family = unix.AF_INET6
 	}
 	err := n.Do(func() (err error) {
-		s.fd, err = unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
+		s.fd, err = unix.Socket(family, kind|unix.SOCK_CLOEXEC, protocol)
 		return err
 	})
 	if err != nil {

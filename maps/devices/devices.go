@@ -53,6 +53,14 @@ func (t Table) Sync(want map[uint32]Device) error {
 		return err
 	}
 	var errs []error
+	for index := range have { // first: it makes room
+		if _, ok := want[index]; ok {
+			continue
+		}
+		if err := t.Map.Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, fmt.Errorf("delete device %d from map %s: %w", index, t.Map, err))
+		}
+	}
 	for index, d := range want {
 		v := d.value()
 		if old, ok := have[index]; ok && old == v {
@@ -60,14 +68,6 @@ func (t Table) Sync(want map[uint32]Device) error {
 		}
 		if err := t.Map.Put(index, v); err != nil {
 			errs = append(errs, fmt.Errorf("write device %d to map %s: %w", index, t.Map, err))
-		}
-	}
-	for index := range have {
-		if _, ok := want[index]; ok {
-			continue
-		}
-		if err := t.Map.Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			errs = append(errs, fmt.Errorf("delete device %d from map %s: %w", index, t.Map, err))
 		}
 	}
 	return errors.Join(errs...)

@@ -3,15 +3,15 @@
 
 GO       ?= go
 BIN      := bin/waggle
-PACKAGES := clang-19 clang-format-19 llvm-19 libbpf-dev linux-libc-dev bpftool iproute2 nftables
-VM_PACKAGES := qemu-system-x86 busybox-static kmod zstd xz-utils
+PACKAGES := clang-19 clang-format-19 llvm-19 libbpf-dev linux-libc-dev bpftool iproute2 nftables iptables
+VM_PACKAGES := qemu-system-x86 busybox-static kmod zstd xz-utils wireguard-tools
 LINT     := .cache/bin/golangci-lint
 LINT_VERSION := v2.15.0
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 SOURCES  := $(wildcard bpf/*.c bpf/*.h test/bench/*.c)
 
 .DEFAULT_GOAL := build
-.PHONY: build generate demo test test-unit test-vm bench lint fmt check-generated clean help packages vm-packages
+.PHONY: build generate demo test test-unit test-vm soak bench lint fmt check-generated clean help packages vm-packages
 
 build: ## the binary bin/waggle; needs only Go
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN) ./cmd/waggle
@@ -39,6 +39,9 @@ test-unit: ## the tests that need no root
 test-vm: vm-packages ## under Debian's kernels in QEMU (root); a part: KERNEL=6.12 PKG=./loader RUN=TestX
 	$(GO) test -tags privileged -count 1 -v -timeout 2h ./test/vm -full \
 		$(if $(KERNEL),-kernel '$(KERNEL)') $(if $(PKG),-pkg '$(PKG)') $(if $(RUN),-tests '$(RUN)')
+
+soak: packages ## five minutes of 5,000 connections a second to one masqueraded backend (root)
+	$(GO) test -tags privileged -count 1 -v -timeout 30m ./test/lab -run FollowEachOther -soak 5m
 
 bench: packages ## ns a packet, by the kernel's own test runs (root)
 	$(GO) run ./test/bench $(BENCH)

@@ -117,6 +117,12 @@ func failureCases() []testCase {
 			vip := netip.AddrPortFrom(e.vip(1).Addr(), e.server(1).Port())
 			sctp.Frontends = []lb.Frontend{{Addr: vip, Protocol: lb.SCTP}, e.frontend(e.vip(1))}
 			e.holds(e.apply(sctp))
+			client, chunk := e.client(), []byte{11, 0, 0, 4} // COOKIE ACK
+			// the reply finds the bit of the backend's protocol
+			for range 2 {
+				e.wants(Packet{From: Client, Src: client, Dst: vip, Protocol: lb.SCTP, Payload: chunk}, Outcome{Verdict: lb.Forward, Src: client, Dst: e.server(2)})
+				e.wants(Packet{From: Backend, Src: e.server(2), Dst: client, Protocol: lb.SCTP, Payload: chunk}, Outcome{Verdict: lb.Forward, Src: vip, Dst: client})
+			}
 			other := *sctp
 			other.Frontends = []lb.Frontend{{Addr: e.vip(1), Protocol: lb.SCTP}}
 			if err := e.rig.Dataplane().Supports(&other); err == nil {

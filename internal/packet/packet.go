@@ -123,6 +123,9 @@ func Parse(b []byte) (Packet, error) {
 	case *layers.UDP:
 		p.Src, p.Dst = netip.AddrPortFrom(src, uint16(l4.SrcPort)), netip.AddrPortFrom(dst, uint16(l4.DstPort))
 		p.ZeroChecksum, p.Payload = l4.Checksum == 0, l4.Payload
+	case *layers.SCTP:
+		p.Src, p.Dst = netip.AddrPortFrom(src, uint16(l4.SrcPort)), netip.AddrPortFrom(dst, uint16(l4.DstPort))
+		p.Payload = l4.Payload
 	default:
 		p.Payload = d.NetworkLayer().LayerPayload()
 	}

@@ -42,13 +42,16 @@ static __always_inline enum verdict forward_known(struct __sk_buff *skb, struct 
 	return forward(skb, p, f, id);
 }
 
-/* What a reply says about its flow is kept in the forward entry. */
-static __always_inline void follow_reply(const struct packet *p, struct flow *r)
+/*
+ * What a reply says about its flow is kept in the forward entry. Apart, as the stack that it needs
+ * is short where the hook masquerades, and few packets come here.
+ */
+static __noinline void follow_reply(const struct packet *p, struct flow *r)
 {
 	struct flow_key k;
 	struct flow *f;
 
-	if (!forward_key(&k, &p->key, r))
+	if (!p || !r || !forward_key(&k, &p->key, r))
 		return;
 	f = bpf_map_lookup_elem(&flows, &k);
 	if (f && p->key.proto == IPPROTO_TCP)

@@ -423,3 +423,61 @@ func (s *scene) wantDrops(reason string) {
 		s.t.Errorf("dropped: %v", got)
 	}
 }
+
+func TestMasqueradedConnectionsOutliveTheDaemonAndTheWord(t *testing.T) {
+	s := newScene(t, netlab.Options{Prefix: "lab", Clients: 1, Servers: 2})
+	for i, srv := range s.Servers() {
+		s.serve(srv, fmt.Sprintf("s%d", i+1), 8080)
+		s.isolate(srv)
+	}
+	s.write(masquerading("always", vips, s.Servers()...))
+	s.start()
+	var streams []*stream
+	for i := range 6 {
+		streams = append(streams, s.stream(vips[i%2]))
+	}
+	s.kill()
+	s.goesOn(streams)
+	if err := s.never("nobody"); err != nil { // new connections are masqueraded with the daemon dead
+		t.Error(err)
+	}
+	s.start()
+	s.goesOn(streams)
+	s.write(masquerading("never", vips, s.Servers()[0]))
+	s.eventually("new connections are not masqueraded", func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		c, err := s.Clients()[0].Dial(ctx, "tcp", vip4.String())
+		if err != nil {
+			return nil // the server has no route to the client
+		}
+		c.Close()
+		return errors.New("they are")
+	})
+	s.goesOn(streams)
+	s.finish(streams)
+}
+
+func TestAServerThatAppearsSeesTheDirector(t *testing.T) {
+	s := revealing(t, 1, 1, "always")
+	server, err := s.AddServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.isolate(server)
+	s.reveal(server, 8080)
+	s.write(masquerading("always", vips, server))
+	everyWay(t, func(t *testing.T, network string, vip netip.AddrPort) {
+		s.eventually("the new server answers", func() error {
+			tk, err := callWithin(time.Second, s.Clients()[0], network, 0, vip)
+			if err != nil {
+				return err
+			}
+			defer tk.Close()
+			if want := gateway(server, vip); tk.seen.Addr() != want {
+				return fmt.Errorf("%s to %s: the server sees %s, want %s", network, vip, tk.seen, want)
+			}
+			return tk.exchange(64 << 10)
+		})
+	})
+}

@@ -28,7 +28,6 @@ func (s *scene) bridgedPod(n *node, role, prefix4, prefix6, last string) *host {
 	s.ip(n.Namespace, strings.NewReplacer("POD", role).Replace(`
 		link add POD type veth peer name eth0 netns {POD}
 		link set POD master cni0
-		link set POD type bridge_slave hairpin on
 		link set POD up
 	`))
 	s.ip(p.Namespace, strings.NewReplacer("P4", prefix4, "P6", prefix6, "N", last).Replace(`
@@ -59,7 +58,36 @@ func bridgeNetfilter(s *scene) {
 	s.everyWay(client, a, b)
 	s.policyHeld(s.node)
 	s.refuses(s.node, a, b)
+	s.rename(client, a, b)
 	s.droppedOnly("redirect")
+}
+
+// rename gives the bridge another Ethernet address, as it takes by itself when
+// a port with a lower one comes: ports must know it.
+func (s *scene) rename(client, a, b *host) {
+	s.Helper()
+	s.ip(s.node.Namespace, "link set cni0 address 02:00:00:00:00:77")
+	for _, p := range []*host{a, b} {
+		s.ip(p.Namespace, "neigh flush dev eth0")
+	}
+	svc := service{81, []*host{b}, false}
+	s.settle([]*host{client, a}, a, b)
+	for _, v6 := range []bool{false, true} {
+		s.eventually("a connection by the new address", func() error {
+			before := s.counter(s.node.Namespace, "invalid")
+			if _, err := visit(a, "udp", vip(svc.port, v6), 0); err != nil {
+				return err
+			}
+			if _, err := visit(a, "tcp", vip(svc.port, v6), 1); err != nil {
+				return err
+			}
+			if got := s.counter(s.node.Namespace, "invalid") - before; got != 0 {
+				return fmt.Errorf("%d packets were invalid", got)
+			}
+			return nil
+		})
+	}
+	s.reaches(a, svc, false)
 }
 
 // Only what is routed meets the policy: of a connection from pod to pod it

@@ -215,8 +215,7 @@ func (s *scene) reaches(from *host, svc service, masked bool) {
 			for range 2 * len(svc.pods) {
 				who, err := visit(from, network, vip(svc.port, v6), 1<<20)
 				if err != nil {
-					s.Errorf("%s to %s %v: %v", from.name, network, vip(svc.port, v6), err)
-					break
+					s.Fatalf("%s to %s %v: %v", from.name, network, vip(svc.port, v6), err)
 				}
 				seen[who.name]++
 				if (who.saw != from.addr(v6)) != masked {

@@ -33,6 +33,17 @@ static __always_inline __u32 with_state(__u32 word, enum flow_state state)
 	return (word & ~0xffu) | state;
 }
 
+/* Ages from here on are the future: a packet on another CPU may be newer than t. */
+#define AGE_FUTURE (~0u << 16)
+
+/* Half a wrap of 32-bit jiffies is past too: a daemon may have been away for weeks. */
+static __always_inline bool older(struct flow *f, __u32 t, __u32 seconds)
+{
+	__u32 age = t - f->seen;
+
+	return age > seconds * hz && age < AGE_FUTURE;
+}
+
 /* A live entry, or NULL: what is dead is as good as absent. */
 static __always_inline struct flow *find(const struct flow_key *key)
 {

@@ -6,8 +6,17 @@
  */
 #pragma once
 
-/* Whether a flow is over: nothing but its entries' rest keeps its port. */
-static __always_inline bool is_over(const struct flow_key *e4)
+/*
+ * How long a finished flow keeps its port, if others are free: its last ACK comes up to a round
+ * trip after the FIN that finished it, and without that the backend sends its FIN again.
+ */
+#define KEEP_PORT_SECONDS 1
+
+/*
+ * Whether a flow is over: nothing but its entries' rest keeps its port. rested: and its last packet
+ * is some time ago.
+ */
+static __always_inline bool is_over(const struct flow_key *e4, bool rested)
 {
 	struct flow *r = find(e4), *f;
 	struct flow_key k;
@@ -23,6 +32,8 @@ static __always_inline bool is_over(const struct flow_key *e4)
 		return true;
 	if (k.proto != IPPROTO_TCP || !is_finished(state_of(word)))
 		return false;
+	if (rested && !(older(f, now(), KEEP_PORT_SECONDS) && older(r, now(), KEEP_PORT_SECONDS)))
+		return false;
 	return retire(&k, f, word);
 }
 
@@ -30,7 +41,7 @@ static __always_inline bool is_over(const struct flow_key *e4)
  * Takes a port whose E3 is another flow's, if that one is over: a new connection may take the port
  * of one in TIME_WAIT or CLOSE, else a busy client would use up the ports of two minutes.
  */
-static __noinline bool take_over(const struct flow_key *e3, struct flow *v)
+static __noinline bool take_over(const struct flow_key *e3, struct flow *v, bool rested)
 {
 	struct flow *f = e3 ? bpf_map_lookup_elem(&flows, e3) : NULL;
 	struct flow_key k;
@@ -38,7 +49,7 @@ static __noinline bool take_over(const struct flow_key *e3, struct flow *v)
 	if (!f || !v)
 		return false;
 	make_key(&k, e3->saddr, e3->sport, f->addr, f->port, e3, POSITION_E4);
-	if (!is_over(&k))
+	if (!is_over(&k, rested))
 		return false;
 	if (is_live(load_word(f)))
 		discard(f);
@@ -51,7 +62,8 @@ static __noinline bool take_over(const struct flow_key *e3, struct flow *v)
 struct masquerade {
 	struct work *w;
 	__u32 start;
-	__u32 taken; /* 0 or 1 */
+	__u32 rested; /* 1: only ports whose flow has rested */
+	__u32 taken;  /* 0 or 1 */
 	__u32 full;
 };
 
@@ -65,7 +77,7 @@ static __always_inline bool try_masquerade(struct masquerade *c, __u16 port)
 		c->taken = 1;
 		break;
 	case PLACE_TAKEN:
-		c->taken = take_over(&w->reply, &w->entry);
+		c->taken = take_over(&w->reply, &w->entry, c->rested);
 		break;
 	case PLACE_FULL:
 		c->full = 1;
@@ -80,6 +92,14 @@ static long try_masquerade_port(__u32 i, struct masquerade *c)
 	return !port || try_masquerade(c, port);
 }
 
+static __always_inline void try_masquerade_ports(struct masquerade *c)
+{
+	if (c->taken || c->full)
+		return;
+	c->start = bpf_get_prandom_u32();
+	bpf_loop(PORT_ATTEMPTS, try_masquerade_port, c, 0);
+}
+
 /* Whether a port is one that masquerading may use. */
 static __always_inline bool is_masq_port(__u16 port)
 {
@@ -89,18 +109,22 @@ static __always_inline bool is_masq_port(__u16 port)
 	return word && *word >> (port & 63) & 1;
 }
 
-/* Finds a port for E3, whose key lacks it, and enters it; the client's own port first. */
+/*
+ * Finds a port for E3, whose key lacks it, and enters it; the client's own port first, and those
+ * that were just closed last.
+ */
 static __noinline enum drop_reason masquerade_port(struct work *w)
 {
-	struct masquerade c = {.w = w};
+	struct masquerade c = {.w = w, .rested = 1};
 
 	if (!w)
 		return DROP_NO_PORT;
 	if (w->key.proto == IPPROTO_SCTP || is_masq_port(w->key.sport))
 		try_masquerade(&c, w->key.sport);
-	if (w->key.proto != IPPROTO_SCTP && !c.taken && !c.full) {
-		c.start = bpf_get_prandom_u32();
-		bpf_loop(PORT_ATTEMPTS, try_masquerade_port, &c, 0);
+	if (w->key.proto != IPPROTO_SCTP) {
+		try_masquerade_ports(&c);
+		c.rested = 0;
+		try_masquerade_ports(&c);
 	}
 	if (c.taken)
 		return DROP_NONE;

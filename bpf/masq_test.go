@@ -139,6 +139,37 @@ func TestANewConnectionTakesThePortOfAClosedOne(t *testing.T) {
 	}
 }
 
+// TestAPortIsLeftAloneWhileItsLastACKIsOnItsWay: as long as there are others.
+func TestAPortIsLeftAloneWhileItsLastACKIsOnItsWay(t *testing.T) {
+	for _, f := range families() {
+		p := masqueraded(t, f)
+		var list []uint16
+		for i := range uint16(32) {
+			list = append(list, 5000+i)
+		}
+		p.ports(list...)
+		seen := make(map[uint16]int)
+		for round := range 2 {
+			for i := range list {
+				client := port(f.client, 40000+uint16(i))
+				got := p.connect(f, client)
+				if seen[got]++; got == 0 || seen[got] != round+1 {
+					t.Fatalf("%s: connection %d of round %d left with port %d, had by %d before", f.name, i, round, got, seen[got]-1)
+				}
+				p.back(f, got, client, packet.SYN|packet.ACK)
+				for _, flags := range []packet.Flag{packet.ACK, packet.FIN | packet.ACK} {
+					p.through(packet.Packet{Src: client, Dst: f.vip, Protocol: lb.TCP, Flags: flags})
+				}
+				p.back(f, got, client, packet.FIN|packet.ACK)
+			}
+			p.sleep(2)
+		}
+		if l := p.load(1); l.Active != 0 || l.Inactive != 32 {
+			t.Errorf("%s: load %+v", f.name, l)
+		}
+	}
+}
+
 func TestMasqueradedFlowsPassTheHooksOnce(t *testing.T) {
 	for _, f := range families() {
 		p := masqueraded(t, f)

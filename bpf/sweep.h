@@ -24,17 +24,6 @@ struct bpf_iter__bpf_map_elem {
 
 volatile __u32 sweep_walked = 0;
 
-/* Ages from here on are the future: a packet on another CPU may be newer than t. */
-#define AGE_FUTURE (~0u << 16)
-
-/* Half a wrap of 32-bit jiffies is past too: a daemon may have been away for weeks. */
-static __always_inline bool older(struct flow *f, __u32 t, __u32 seconds)
-{
-	__u32 age = t - f->seen;
-
-	return age > seconds * hz && age < AGE_FUTURE;
-}
-
 /* Second step of an entry's end. */
 static __always_inline void sweep_dead(struct flow_key *key, struct flow *f, __u32 word, __u32 t)
 {

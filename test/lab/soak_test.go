@@ -6,6 +6,7 @@ package lab_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -124,17 +125,35 @@ func once(addr unix.Sockaddr) error {
 			return fmt.Errorf("limit the wait: %w", err)
 		}
 	}
-	if err := unix.Connect(fd, addr); err != nil {
+	if err := insist(func() error { return unix.Connect(fd, addr) }); err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
-	b := []byte("?")
-	if _, err := unix.Write(fd, b); err != nil {
+	b, n := []byte("?"), 0
+	err = insist(func() error {
+		_, err := unix.Write(fd, b)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
-	if n, err := unix.Read(fd, b); err != nil || n != 1 {
+	err = insist(func() error {
+		n, err = unix.Read(fd, b)
+		return err
+	})
+	if err != nil || n != 1 {
 		return fmt.Errorf("read %d bytes: %w", n, err)
 	}
 	return nil
+}
+
+// insist calls f again when a signal broke into it, as Go's own do. A connect
+// goes on where it was.
+func insist(f func() error) error {
+	for {
+		if err := f(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // answer serves the clients until the returned listener is shut down.
@@ -161,7 +180,7 @@ func (s *soak) answer(n *netlab.Node) (listener int) {
 				if err != nil {
 					return
 				}
-				// what fails here fails at the client
+				// what fails here fails at the client; without a time limit no signal breaks in
 				_, _ = unix.Read(fd, b)
 				_, _ = unix.Write(fd, b)
 				_, _ = unix.Read(fd, b)

@@ -180,6 +180,14 @@ static __noinline bool is_for_bridge(struct __sk_buff *skb)
 	return !__builtin_memcmp(eth->h_dest, d->bridge, ETH_ALEN);
 }
 
+#define VLAN_ID 0xfff /* of the tag; the rest is the priority */
+
+/* Whether a frame is a VLAN's. VLAN 0 is none: such a tag holds but a priority. */
+static __always_inline bool is_tagged(struct __sk_buff *skb)
+{
+	return skb->vlan_present && skb->vlan_tci & VLAN_ID;
+}
+
 static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 {
 	enum verdict verdict;
@@ -187,7 +195,7 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 	enum parsed got;
 	bool vip;
 
-	if (skb->vlan_present || !parse_addrs(skb, &p, l3))
+	if (is_tagged(skb) || !parse_addrs(skb, &p, l3))
 		return VERDICT_PASS;
 	vip = bit_is_set(&vip_bits, addr_bit(p.key.daddr));
 	if (!vip && !bit_is_set(&peer_bits, addr_bit(p.key.daddr)))
@@ -231,7 +239,7 @@ static __always_inline enum verdict egress(struct __sk_buff *skb, __u32 l3)
 	enum parsed got;
 	struct flow *r;
 
-	if (skb->vlan_present || !parse_addrs(skb, &p, l3))
+	if (is_tagged(skb) || !parse_addrs(skb, &p, l3))
 		return VERDICT_PASS;
 	got = parse_ports(skb, &p);
 	if (got == PARSED_OTHER)

@@ -119,3 +119,56 @@ func ethtool(device string, command, value uint32) (uint32, error) {
 	}
 	return arg[1], nil
 }
+
+// Commands and bits of linux/ethtool.h for VLAN tags.
+const (
+	getFlags = 0x25
+	setFlags = 0x26
+	vlanTx   = 1 << 7
+	vlanRx   = 1 << 8
+)
+
+// SetVLANOffload says whether a device keeps VLAN tags beside the packet or in
+// it, both ways.
+func (n *Namespace) SetVLANOffload(device string, on bool) error {
+	err := n.Do(func() error {
+		flags, err := ethtool(device, getFlags, 0)
+		if err != nil {
+			return err
+		}
+		flags &^= vlanTx | vlanRx
+		if on {
+			flags |= vlanTx | vlanRx
+		}
+		if _, err := ethtool(device, setFlags, flags); err != nil {
+			return err
+		}
+		got, err := ethtool(device, getFlags, 0)
+		if err == nil && got != flags {
+			err = fmt.Errorf("its flags are %#x afterwards, want %#x", got, flags)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("set VLAN offload of %s in namespace %s to %v: %w", device, n.Name, on, err)
+	}
+	return nil
+}
+
+// AddVLAN makes a VLAN device on a device, up and without addresses. The kernel
+// needs 8021q.
+func (n *Namespace) AddVLAN(lower, name string, id int) error {
+	link, err := n.handle.LinkByName(lower)
+	if err != nil {
+		return fmt.Errorf("find device %s in namespace %s: %w", lower, n.Name, err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex = name, link.Attrs().Index
+	if err := n.handle.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: id, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}); err != nil {
+		return fmt.Errorf("make VLAN %d on %s in namespace %s: %w", id, lower, n.Name, err)
+	}
+	if err := n.setUpDevice(name); err != nil {
+		return err
+	}
+	return n.waitUp(name)
+}

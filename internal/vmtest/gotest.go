@@ -4,14 +4,17 @@ package vmtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Workspace makes a directory for files that guests read: /tmp is another one
-// there. The caller removes it.
+// there. The caller removes it; what a process that died left is removed here.
 func Workspace() (string, error) {
 	root, err := Root()
 	if err != nil {
@@ -21,7 +24,20 @@ func Workspace() (string, error) {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return "", err
 	}
-	return os.MkdirTemp(cache, "vm-")
+	left, err := filepath.Glob(filepath.Join(cache, "vm-*-*"))
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range left {
+		var pid int
+		if _, err := fmt.Sscanf(filepath.Base(dir), "vm-%d-", &pid); err != nil || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			continue
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return "", fmt.Errorf("remove what a dead process left: %w", err)
+		}
+	}
+	return os.MkdirTemp(cache, fmt.Sprintf("vm-%d-", os.Getpid()))
 }
 
 // Build compiles a program of the repository, "./cmd/waggle" say, to run in

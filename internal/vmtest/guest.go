@@ -11,8 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -95,7 +97,7 @@ func (g *Guest) Run(ctx context.Context, cmds ...Command) ([]Result, Times, erro
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("the guest ran for longer than %v and was killed", timeout))
 	defer cancel()
-	start := time.Now()
+	begun := time.Now()
 	// killed with the context, by its own pid
 	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", g.arguments(job)...)
 	out, err := os.Create(filepath.Join(job, "qemu"))
@@ -104,14 +106,13 @@ func (g *Guest) Run(ctx context.Context, cmds ...Command) ([]Result, Times, erro
 	}
 	defer out.Close()
 	qemu.Stdout, qemu.Stderr = out, out
-	if err := qemu.Start(); err != nil {
+	ended, err := start(qemu)
+	if err != nil {
 		return nil, Times{}, fmt.Errorf("start the guest: %w: `make test-vm` installs what it needs", err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- qemu.Wait() }()
-	f := follower{job: job, cmds: cmds, start: start, kill: cancel}
+	f := follower{job: job, cmds: cmds, start: begun, kill: cancel}
 	err = f.follow(ended)
-	times := Times{Boot: f.boot, Total: time.Since(start)}
+	times := Times{Boot: f.boot, Total: time.Since(begun)}
 	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), context.Canceled) {
 		err = context.Cause(ctx)
 	}
@@ -122,6 +123,23 @@ func (g *Guest) Run(ctx context.Context, cmds ...Command) ([]Result, Times, erro
 		err = &ConsoleError{err, lastWords(job)}
 	}
 	return f.results, times, err
+}
+
+// start starts a process that ends with this one, however this one ends. The
+// kernel ends it with the thread that started it, so that thread waits for it
+// (prctl(2), PR_SET_PDEATHSIG).
+func start(cmd *exec.Cmd) (ended <-chan error, err error) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started, result := make(chan error, 1), make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			result <- cmd.Wait()
+		}
+	}()
+	return result, <-started
 }
 
 // write puts what the guest reads into the directory that it shares.

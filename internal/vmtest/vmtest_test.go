@@ -5,7 +5,10 @@ package vmtest
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -116,5 +119,33 @@ func TestArchiveEntriesAreAligned(t *testing.T) {
 	second := bytes.LastIndex(b, []byte("070701"))
 	if second%4 != 0 || len(b)%4 != 0 || !bytes.Contains(b, []byte("TRAILER!!!\x00")) {
 		t.Errorf("the second entry is at %d of %d", second, len(b))
+	}
+}
+
+func TestAWorkspaceOutlivesItsProcessOnlyUntilTheNext(t *testing.T) {
+	mine, err := Workspace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(mine)
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	left := filepath.Join(filepath.Dir(mine), fmt.Sprintf("vm-%d-left", dead.Process.Pid))
+	if err := os.Mkdir(left, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	next, err := Workspace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(next)
+	if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+		os.RemoveAll(left)
+		t.Errorf("%s is still there: %v", left, err)
+	}
+	if _, err := os.Stat(mine); err != nil {
+		t.Errorf("that of a process that runs is gone: %v", err)
 	}
 }

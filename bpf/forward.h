@@ -85,7 +85,15 @@ static __always_inline enum verdict from_backend(struct __sk_buff *skb, struct p
 	if (p->part == LATER) {
 		/* shows nothing of the flow's state */
 	} else if (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) {
+		if (flags & FLOW_MASQUERADE)
+			r->flags |= FLOW_REPLIED;
 		follow_reply(p, r);
+	} else if (flags & FLOW_MASQUERADE && p->key.proto == IPPROTO_TCP) {
+		/*
+		 * A bare ACK before any SYN is the backend's TIME_WAIT of another client's
+		 * connection of this port. The client resets that, and comes again with its SYN:
+		 * by the same port, which is now free there.
+		 */
 	} else if (!(flags & FLOW_REPLIED)) {
 		r->flags |= FLOW_REPLIED;
 		follow_reply(p, r);

@@ -170,6 +170,38 @@ func TestAPortIsLeftAloneWhileItsLastACKIsOnItsWay(t *testing.T) {
 	}
 }
 
+// TestAPortThatTheBackendRemembersIsKept: a backend that was the first to close
+// answers the SYN of another client by an ACK of the former connection.
+func TestAPortThatTheBackendRemembersIsKept(t *testing.T) {
+	for _, f := range families() {
+		p := masqueraded(t, f)
+		p.ports(5000, 5001, 5002, 5003, 5004, 5005, 5006, 5007)
+		client := port(f.client, 40000)
+		masq := p.connect(f, client)
+		for range 3 {
+			p.back(f, masq, client, packet.ACK)
+			if _, ok := p.through(packet.Packet{Src: client, Dst: f.vip, Protocol: lb.TCP, Flags: packet.RST}); !ok {
+				t.Errorf("%s: the client's reset is lost", f.name)
+			}
+			p.sleep(2)
+			if again := p.connect(f, client); again != masq {
+				t.Errorf("%s: the SYN left with port %d, and again with %d", f.name, masq, again)
+			}
+		}
+		p.back(f, masq, client, packet.SYN|packet.ACK)
+		p.through(packet.Packet{Src: client, Dst: f.vip, Protocol: lb.TCP, Flags: packet.ACK})
+		if l := p.load(1); l.Active != 1 || l.Inactive != 0 {
+			t.Errorf("%s: load %+v, want one that is established", f.name, l)
+		}
+		p.sleep(800) // longer than it could be half-open
+		for range 3 {
+			p.sweep()
+			p.sleep(2)
+		}
+		p.back(f, masq, client, packet.ACK)
+	}
+}
+
 func TestMasqueradedFlowsPassTheHooksOnce(t *testing.T) {
 	for _, f := range families() {
 		p := masqueraded(t, f)

@@ -112,10 +112,18 @@ static long least_step(__u32 i, struct scan *s)
 	return 0;
 }
 
+/*
+ * 0, and the verifier does not know it. Linux before 6.7 checks a callback of bpf_loop with what is
+ * on the stack before its first call only, and removes what that makes unreachable.
+ */
+volatile __u32 unknown_zero = 0;
+
 static __always_inline __u32 pick_least(__u32 base, __u32 count, __u32 flags)
 {
 	struct scan s = {.base = base, .count = count, .flags = flags};
 
+	s.best = s.weight = unknown_zero;
+	s.cost = unknown_zero;
 	bpf_loop(count < MAX_LEAST ? count : MAX_LEAST, least_step, &s, 0);
 	return s.best;
 }

@@ -69,7 +69,7 @@ func (l *Loader) NewGeneration() (*Generation, error) {
 	err := l.spec.LoadAndAssign(&g.LBObjects, &ebpf.CollectionOptions{MapReplacements: l.shared})
 	var ve *ebpf.VerifierError
 	if errors.As(err, &ve) {
-		return nil, fmt.Errorf("load the programs: the kernel's verifier refused: %w (waggle needs Linux 6.6 with BTF)", ve)
+		return nil, fmt.Errorf("load the programs: the kernel's verifier refused: %w (waggle needs Linux 6.1 with BTF)", ve)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load the programs: %w", err)

@@ -219,18 +219,18 @@ static __always_inline void count_resourced(const struct flow_key *key, __s32 n)
 		__sync_fetch_and_add(bucket, n);
 }
 
-/* Ends E2 and E3 of the masqueraded flow whose E4 is under r. */
-static __always_inline void discard_masquerade(const struct flow_key *r)
+/* Ends E2 and E3 of the masqueraded flow whose E4 is under r. k is room: the stack is short here.
+ */
+static __always_inline void discard_masquerade(const struct flow_key *r, struct flow_key *k)
 {
-	struct flow_key k;
 	struct flow *e2, *e3;
 
-	answer_key(&k, r, POSITION_E2);
-	e2 = find(&k);
+	answer_key(k, r, POSITION_E2);
+	e2 = find(k);
 	if (!e2)
 		return;
-	make_key(&k, r->saddr, r->sport, e2->addr, e2->port, r, POSITION_E3);
-	e3 = find(&k);
+	make_key(k, r->saddr, r->sport, e2->addr, e2->port, r, POSITION_E3);
+	e3 = find(k);
 	if (e3 && same_addr(e3->addr, r->daddr) && e3->port == r->dport)
 		discard(e3);
 	discard(e2);
@@ -261,7 +261,7 @@ static __noinline void discard_replies(const struct flow_key *key, struct flow *
 	if (!e || !replies_to(e, key))
 		return;
 	if (e->flags & FLOW_MASQUERADE)
-		discard_masquerade(&k);
+		discard_masquerade(&k, &at);
 	discard(e);
 }
 

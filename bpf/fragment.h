@@ -30,8 +30,10 @@ static __always_inline bool pack(struct __sk_buff *skb, __u32 l3, struct held *t
 {
 	__u32 len = skb->len - l3;
 
-	asm volatile("" : "+r"(len)); /* the verifier wants to see len itself bounded from below */
-	if (len < 1 || len > HELD_BYTES)
+	if (len < sizeof(struct iphdr))
+		return false;
+	asm volatile("" : "+r"(len)); /* two comparisons: older verifiers bound no copy of len */
+	if (len > HELD_BYTES)
 		return false;
 	to->len = len;
 	return bpf_skb_load_bytes(skb, l3, to->bytes, len) == 0;
@@ -42,7 +44,10 @@ static __always_inline bool unpack(struct __sk_buff *skb, __u32 l3, const struct
 {
 	__u32 len = from->len;
 
-	if (len < 1 || len > HELD_BYTES)
+	if (len < sizeof(struct iphdr))
+		return false;
+	asm volatile("" : "+r"(len)); /* as above */
+	if (len > HELD_BYTES)
 		return false;
 	return !bpf_skb_change_tail(skb, l3 + len, 0) &&
 	       !bpf_skb_store_bytes(skb, l3, from->bytes, len, 0);

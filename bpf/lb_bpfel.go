@@ -347,6 +347,7 @@ const (
 	LBVarClockOffset         = "clock_offset"
 	LBVarHz                  = "hz"
 	LBVarSweepWalked         = "sweep_walked"
+	LBVarUnknownZero         = "unknown_zero"
 )
 
 // LoadLB returns the embedded CollectionSpec for LB.
@@ -453,6 +454,7 @@ type LBVariableSpecs struct {
 	ClockOffset         *ebpf.VariableSpec `ebpf:"clock_offset"`
 	Hz                  *ebpf.VariableSpec `ebpf:"hz"`
 	SweepWalked         *ebpf.VariableSpec `ebpf:"sweep_walked"`
+	UnknownZero         *ebpf.VariableSpec `ebpf:"unknown_zero"`
 }
 
 // LBObjects contains all objects after they have been loaded into the kernel.
@@ -556,6 +558,7 @@ type LBVariables struct {
 	ClockOffset         *ebpf.Variable `ebpf:"clock_offset"`
 	Hz                  *ebpf.Variable `ebpf:"hz"`
 	SweepWalked         *ebpf.Variable `ebpf:"sweep_walked"`
+	UnknownZero         *ebpf.Variable `ebpf:"unknown_zero"`
 }
 
 // LBPrograms contains all programs after they have been loaded into the kernel.

@@ -2,10 +2,14 @@
 /* The two hooks: what comes in, and what leaves. */
 #pragma once
 
-static __always_inline bool is_assigned(const addr_t addr)
+/* Copies the key: Linux 6.1 takes none from what a global function is given. */
+static __noinline bool is_assigned(const addr_t addr)
 {
-	__u32 *flags = bpf_map_lookup_elem(&node_addrs, addr);
+	addr_t k;
+	__u32 *flags;
 
+	copy_addr(k, addr);
+	flags = bpf_map_lookup_elem(&node_addrs, k);
 	return flags && *flags & NODE_ADDR_ASSIGNED;
 }
 
@@ -30,15 +34,13 @@ static __always_inline enum verdict unwanted(const struct packet *p, enum drop_r
 	return drop(reason);
 }
 
-/* What shows no ports. ICMP that is no error is the stack's: ping answers as ever. */
-__noinline enum verdict portless(struct __sk_buff *skb, struct packet *p, enum parsed why)
+/* What shows no ports, and is not ICMP. */
+__noinline enum verdict portless(struct packet *p, enum parsed why)
 {
 	if (!p)
 		return VERDICT_PASS;
 	switch (why) {
 	case PARSED_OTHER:
-		if (p->key.proto == IPPROTO_ICMP || p->key.proto == IPPROTO_ICMPV6)
-			return icmp_in(skb, p);
 		return unwanted(p, DROP_PROTOCOL);
 	case PARSED_EXTENSION:
 		return unwanted(p, DROP_EXTENSION);
@@ -208,8 +210,10 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 	    (skb->pkt_type != PACKET_OTHERHOST || !l3 || !is_for_bridge(skb)))
 		return VERDICT_PASS;
 	got = parse_ports(skb, &p);
+	if (got == PARSED_OTHER && (p.key.proto == IPPROTO_ICMP || p.key.proto == IPPROTO_ICMPV6))
+		return icmp_in(skb, &p); /* what is no error is the stack's: ping answers as ever */
 	if (got != PARSED_OK && got != PARSED_LATER)
-		return vip ? portless(skb, &p, got) : icmp_in(skb, &p);
+		return vip ? portless(&p, got) : VERDICT_PASS;
 	if (p.part != WHOLE) {
 		verdict = join(skb, &p, BPF_F_INGRESS);
 		if (verdict != VERDICT_PASS)

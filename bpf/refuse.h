@@ -12,6 +12,7 @@
 #define ICMP6_UNREACHABLE 1
 #define ICMP6_PORT	  4
 #define ANSWER_TTL	  64
+#define MAX_QUOTED	  1232 /* IPv6: 1280 less 40 less 8, RFC 4443 section 3.1 */
 
 struct icmp_error {
 	__u8 type, code;
@@ -111,12 +112,18 @@ static __always_inline bool quoted_sum(struct __sk_buff *skb, const struct packe
 	if (partial)
 		left = p->l4 - p->l3;
 	*sum = partial ? (__u16)~check : 0;
-	if (left < 4 || left > sizeof(q->bytes) || bpf_skb_load_bytes(skb, p->l3, q->bytes, left))
+	/* the verifier bounds what is compared: left itself, not a difference of it */
+	asm volatile("" : "+r"(left));
+	if (left < 4)
+		return false;
+	asm volatile("" : "+r"(left));
+	if (left > MAX_QUOTED || bpf_skb_load_bytes(skb, p->l3, q->bytes, left))
 		return false;
 	for (i = 0; i < 3; i++) {
 		__u32 n = left < 512 ? left : 512;
 
-		if (off > sizeof(q->bytes) - 208 || (i == 2 && n > 208))
+		asm volatile("" : "+r"(n)); /* as above */
+		if (n > 512)
 			break;
 		if (n)
 			*sum = bpf_csum_diff(0, 0, (__be32 *)(q->bytes + off), n & ~3u, *sum);

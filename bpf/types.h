@@ -259,5 +259,5 @@ struct work {
 
 /* Bytes of a packet that an ICMP error carries, and the checksum's working space. */
 struct quote {
-	__u8 bytes[1232]; /* IPv6: 1280 less 40 less 8, RFC 4443 section 3.1 */
+	__u8 bytes[3 * 512]; /* MAX_QUOTED, in the pieces that bpf_csum_diff takes */
 };

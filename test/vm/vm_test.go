@@ -31,7 +31,8 @@ var (
 // suite is a package whose tests run in a guest.
 type suite struct {
 	pkg     string
-	pattern string // all if empty
+	pattern string   // all if empty
+	flags   []string // of the test binary
 	// sample are flags, for each line of kernels, that leave a part; -full runs
 	// without them. A rig takes a second where instructions are
 	// emulated, most of it the verifier's.
@@ -50,10 +51,18 @@ var suites = []suite{
 		"6.12": {"-test.run", "TestConformance/ipv6/UDP/^(flow|masquerade|reuse|refuse|schedule)$"},
 	}},
 	{pkg: labs, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed)$"},
+	// its tests on this machine leave what needs modules to the guests
+	{pkg: cni, flags: []string{"-shapes", "all"}, sample: map[string][]string{
+		"6.1":  {"-shapes", "guest"},
+		"6.12": {"-shapes", "guest"},
+	}},
 }
 
-// labs run binaries that a guest cannot build.
-const labs = "./test/lab"
+// labs and cni run binaries that a guest cannot build.
+const (
+	labs = "./test/lab"
+	cni  = "./test/cni"
+)
 
 // chosen are the suites that the flags leave.
 func chosen() []suite {
@@ -87,7 +96,7 @@ func (b *builder) command(t *testing.T, s suite, line string) vmtest.Command {
 		if c, err = vmtest.GoTest(t.Context(), b.workspace, s.pkg); err != nil {
 			t.Fatal(err)
 		}
-		if s.pkg == labs {
+		if s.pkg == labs || s.pkg == cni {
 			for name, tags := range map[string]string{"waggle": "", "waggle-clsact": "clsact"} {
 				if _, err := vmtest.Build(t.Context(), b.workspace, name, "./cmd/waggle", "-tags", tags); err != nil {
 					t.Fatal(err)
@@ -97,7 +106,7 @@ func (b *builder) command(t *testing.T, s suite, line string) vmtest.Command {
 		}
 		b.commands[s.pkg] = c
 	}
-	c.Args = append(slices.Clip(c.Args), "-test.run", s.pattern)
+	c.Args = append(append(slices.Clip(c.Args), "-test.run", s.pattern), s.flags...)
 	if !*full {
 		c.Args = append(c.Args, s.sample[line]...) // the last -test.run counts
 	}
@@ -136,7 +145,7 @@ func run(t *testing.T, k vmtest.Kernel, commands []vmtest.Command) {
 	for i := range commands {
 		commands[i].Output = io.MultiWriter(&outputs[i], t.Output())
 	}
-	g := vmtest.Guest{Kernel: k, Modules: []string{"veth"}, Timeout: 30 * time.Minute}
+	g := vmtest.Guest{Kernel: k, Modules: []string{"veth", "br_netfilter"}, Timeout: 30 * time.Minute}
 	results, times, err := g.Run(t.Context(), commands...)
 	fmt.Fprintf(t.Output(), "%v: boot %.1f s, all %.1f s\n", k, times.Boot.Seconds(), times.Total.Seconds())
 	passed := 0

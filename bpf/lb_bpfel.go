@@ -228,7 +228,7 @@ const (
 
 type LBQuote struct {
 	_     structs.HostLayout
-	Bytes [1232]uint8
+	Bytes [1536]uint8
 }
 
 type LBRule uint32

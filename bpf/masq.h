@@ -51,8 +51,7 @@ static __noinline bool take_over(const struct flow_key *e3, struct flow *v, bool
 	make_key(&k, e3->saddr, e3->sport, f->addr, f->port, e3, POSITION_E4);
 	if (!is_over(&k, rested))
 		return false;
-	if (is_live(load_word(f)))
-		discard(f);
+	/* it died with its flow, unless another CPU was faster: then it is that one's */
 	if (!claim(f))
 		return false;
 	fill(f, v);

@@ -66,13 +66,15 @@ static __noinline bool has_owner(const struct flow_key *key, const struct flow *
 }
 
 /* An entry without what it belongs to lost a race to exist. Age first: it costs no lookup. */
-static __always_inline void sweep_other(struct flow_key *key, struct flow *e, __u32 t)
+static __always_inline void sweep_other(struct flow_key *key, struct flow *e, __u32 word, __u32 t)
 {
 	if (!older(e, t, 10))
 		return;
 	if (key->position == POSITION_E4 ? has_forward(key, e) : has_owner(key, e))
 		return;
-	discard(e);
+	/* as it was when the walk met it: meanwhile it may have become another flow's */
+	if (replace_word(e, word, with_state(word, STATE_DEAD)))
+		e->seen = t;
 }
 
 static __always_inline void sweep_forward(struct flow_key *key, struct flow *f, __u32 word, __u32 t)
@@ -117,7 +119,7 @@ int sweep(struct bpf_iter__bpf_map_elem *ctx)
 	else if (is_live(word) && key.position == POSITION_E1)
 		sweep_forward(&key, f, word, now());
 	else if (is_live(word))
-		sweep_other(&key, f, now());
+		sweep_other(&key, f, word, now());
 	if (++sweep_walked % SWEEP_STRIDE == 0)
 		bpf_seq_write(ctx->meta->seq, &byte, sizeof(byte));
 	return 0;

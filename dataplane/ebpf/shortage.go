@@ -67,6 +67,12 @@ func countShortages(drops *ebpf.Map) (counts [len(shortages)]uint64, err error) 
 	return counts, err
 }
 
+func (d *Dataplane) drops() *ebpf.Map {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.loader.Map("drops")
+}
+
 // shortageWatcher logs shortages as they happen.
 type shortageWatcher struct {
 	task.Readiness
@@ -86,7 +92,7 @@ func (t *shortageWatcher) Run(ctx context.Context) error {
 	l := &shortageLog{log: t.d.log}
 	first, last := true, ""
 	for {
-		counts, err := countShortages(t.d.loader.Map("drops"))
+		counts, err := countShortages(t.d.drops())
 		if err == nil {
 			l.note(counts, time.Now(), first)
 			first, last = false, ""

@@ -5,9 +5,14 @@
 package lab_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -91,4 +96,60 @@ func (s *scene) crowd(client *netlab.Node, n int) (talks []*talk, failed int) {
 	}
 	wg.Wait()
 	return talks, failed
+}
+
+// TestPortsOfConnectionsThatTheServerClosedComeBack: the server remembers such
+// a connection for a minute, and takes the next one from its port only if it
+// is plainly newer; if not, it answers so that the client clears that up.
+func TestPortsOfConnectionsThatTheServerClosedComeBack(t *testing.T) {
+	s := newScene(t, netlab.Options{Prefix: "lab", Clients: 3, Servers: 1})
+	s.args = []string{"--masquerade-ports", "1024-1279"}
+	server := s.Servers()[0]
+	l, err := server.Listen(t.Context(), "tcp", netip.AddrPortFrom(server.V4, 8080).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte("bye"))
+			c.Close()
+		}
+	}()
+	s.write(masquerading("always", vips[:1], server))
+	s.start()
+	var done atomic.Int64
+	var wg sync.WaitGroup
+	for i := range 48 {
+		wg.Go(func() {
+			for done.Add(1) <= 1000 { // four for each port
+				if err := farewell(s.Clients()[i%3]); err != nil {
+					t.Errorf("connection %d: %v", done.Load(), err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// farewell opens a connection, and closes it when the server has.
+func farewell(from *netlab.Node) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := from.Dial(ctx, "tcp", vip4.String())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if b, err := io.ReadAll(c); err != nil || string(b) != "bye" {
+		return fmt.Errorf("read %q: %w", b, err)
+	}
+	return nil
 }

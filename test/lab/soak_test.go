@@ -31,6 +31,7 @@ var soakFor = flag.Duration("soak", 0, "how long to soak; 0: a fixed number of c
 const (
 	soakConnections = 40_000 // of the short form: more than there are ports
 	soakRate        = 5_000  // connections a second that the long form must reach
+	soakTooFast     = 20_000 // faster than ports can rest for a second: some last ACKs find their flow gone
 	soakClients     = 4
 	soakThreads     = 16 // of each client, and of the server
 )
@@ -94,6 +95,9 @@ func TestConnectionsToOneMasqueradedBackendFollowEachOther(t *testing.T) {
 	}
 	drops := s.drops()
 	delete(drops, "busy") // one SYN of a tuple whose former flow is just being ended: the next one passes
+	if rate > soakTooFast {
+		delete(drops, "no_flow")
+	}
 	if len(drops) > 0 {
 		t.Errorf("dropped: %v", drops)
 	}

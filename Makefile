@@ -11,7 +11,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unk
 SOURCES  := $(wildcard bpf/*.c bpf/*.h test/bench/*.c)
 
 .DEFAULT_GOAL := build
-.PHONY: build generate demo test test-unit test-vm soak bench lint fmt check-generated clean help packages vm-packages
+.PHONY: build generate demo test test-unit test-vm fuzz soak bench lint fmt check-generated clean help packages vm-packages
 
 build: ## the binary bin/waggle; needs only Go
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN) ./cmd/waggle
@@ -42,6 +42,9 @@ test-vm: vm-packages ## under Debian's kernels in QEMU (root); a part: KERNEL=6.
 
 soak: packages ## five minutes of 5,000 connections a second to one masqueraded backend (root)
 	$(GO) test -tags privileged -count 1 -v -timeout 30m ./test/lab -run FollowEachOther -soak 5m
+
+fuzz: packages ## 50M packets through the programs, against a model (root); PACKETS=N SEED=N
+	$(GO) run ./test/fuzz -packets $(or $(PACKETS),50000000) $(if $(SEED),-seed $(SEED))
 
 bench: packages ## ns a packet, by the kernel's own test runs (root)
 	$(GO) run ./test/bench $(BENCH)

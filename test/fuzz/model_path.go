@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"github.com/waggle-lb/waggle/bpf"
+)
+
+// hook is one of the four programs.
+type hook struct {
+	name    string
+	ingress bool
+	l3      int
+}
+
+var hooks = []hook{{"tc_ingress", true, ethLen}, {"tc_egress", false, ethLen}, {"tc_ingress_l3", true, 0}, {"tc_egress_l3", false, 0}}
+
+// arrival is a frame at a hook.
+type arrival struct {
+	hook  hook
+	frame []byte
+	dev   *device
+}
+
+// step says what becomes of a frame, and brings the model's state forward.
+func (m *model) step(a arrival) outcome {
+	m.out, m.err = outcome{}, nil
+	p, ok := addresses(append([]byte(nil), a.frame...), be16(a.frame[12:]), a.hook.l3)
+	switch {
+	case !ok || (a.hook.ingress && a.kind() != forHost):
+		m.hit("pass: not IP, or for others")
+		m.pass(&p)
+	case a.hook.ingress:
+		m.ingress(a, &p)
+	default:
+		m.egress(a, &p)
+	}
+	return m.out
+}
+
+// kind is what the kernel takes a frame for by its MAC address.
+func (a arrival) kind() kind {
+	switch {
+	case [6]byte(a.frame) == a.dev.mac:
+		return forHost
+	case a.frame[0]&1 != 0:
+		return forMany
+	}
+	return forOthers
+}
+
+type kind int
+
+const (
+	forHost kind = iota
+	forMany
+	forOthers
+)
+
+func (m *model) ingress(a arrival, p *pkt) {
+	toVIP, toPeer := m.vipBits.has(p.dst), m.peerBits.has(p.dst)
+	if !toVIP && !toPeer {
+		m.hit("pass: neither a VIP nor a backend")
+		m.pass(p)
+		return
+	}
+	shows := p.transport()
+	switch {
+	case shows == showsOther && (p.proto == protoICMP || p.proto == protoICM6):
+		m.icmpIn(p)
+		return
+	case !toVIP && shows != showsPorts && shows != showsLater:
+		m.hit("pass: no ports, to a backend")
+		m.pass(p)
+		return
+	case shows == showsOther:
+		m.unwanted(a, p, bpf.LBDropReasonDROP_PROTOCOL)
+		return
+	case shows == showsExtension:
+		m.unwanted(a, p, bpf.LBDropReasonDROP_EXTENSION)
+		return
+	case shows == showsNonsense:
+		m.unwanted(a, p, bpf.LBDropReasonDROP_MALFORMED)
+		return
+	}
+	if p.part != whole && !m.join(a, p) {
+		return
+	}
+	if toVIP {
+		m.toVIP(a, p)
+	} else if !m.unmasquerade(p) {
+		m.toBackend(p)
+	}
+}
+
+// unwanted: nobody's packet to a VIP's address is passed to this machine's own
+// services, if the address is its own, and must not go elsewhere if not.
+func (m *model) unwanted(a arrival, p *pkt, r reason) {
+	if _, isVIP := m.vips[vipKey{Addr: p.dst}]; !isVIP || m.assigned[p.dst] {
+		m.hit("pass: to a VIP's address, not a service's")
+		m.pass(p)
+		return
+	}
+	m.hit("unwanted: " + reasonNames[r])
+	if r == bpf.LBDropReasonDROP_UNKNOWN_PORT {
+		m.refuse(a, p, r, false)
+	} else {
+		m.drop(r)
+	}
+}
+
+func (m *model) toVIP(a arrival, p *pkt) {
+	f := m.get(p.key(e1))
+	if f == nil {
+		m.newFlow(a, p)
+		return
+	}
+	id := m.backendOf(f)
+	if m.repicks(p, f, id) {
+		m.retire(f)
+		m.newFlow(a, p)
+		return
+	}
+	m.hit("forward: of a known flow")
+	m.known(p, f, id)
+}
+
+// repicks says whether a packet of a live flow wants another backend: "port
+// reuse" in docs/packet-path.md.
+func (m *model) repicks(p *pkt, f *entry, id uint32) bool {
+	b := m.backends[id]
+	if p.proto == protoTCP {
+		switch {
+		case !isSYN(p.flags):
+			return false
+		case isFinished(f.State):
+			m.hit("repick: SYN on a finished flow")
+			return true
+		case id == 0 || !b.serves():
+			m.hit("repick: SYN, and the backend is gone or quiesced")
+			return true
+		}
+		m.hit("forward: SYN of a live flow stays")
+		return false
+	}
+	if id != 0 && b.State == uint8(bpf.LBBackendStateBACKEND_ACTIVE) {
+		return false
+	}
+	if _, served := m.vips[p.vip()]; !served {
+		m.hit("forward: UDP, backend and service gone")
+		return false
+	}
+	m.hit("repick: UDP, backend gone")
+	return true
+}
+
+// known sends a packet of a flow that was there before.
+func (m *model) known(p *pkt, f *entry, id uint32) {
+	if p.proto == protoTCP && p.part != later &&
+		(p.flags&(tcpSYN|tcpFIN|tcpRST) != 0 || f.State != uint8(bpf.LBFlowStateSTATE_ESTABLISHED)) {
+		m.follow(f, p.flags, "in")
+	}
+	m.forward(p, f, id)
+}
+
+func (m *model) forward(p *pkt, f *entry, id uint32) {
+	m.touch(f, p)
+	s := m.stat(id)
+	s.InPackets++
+	s.InBytes += uint64(p.bytes())
+	k := p.key(r1)
+	p.rewrite(destination, f.Addr, f.Port)
+	if f.Flags&fResourced != 0 {
+		e := m.get(k)
+		if e == nil {
+			m.broken("a resourced flow has no R1")
+			m.drop(bpf.LBDropReasonDROP_BUSY)
+			return
+		}
+		m.hit("forward: with another client port")
+		p.rewrite(source, e.Addr, e.Port)
+	}
+	m.pass(p)
+}
+
+func (p *pkt) vip() vipKey { return vipKey{Addr: p.dst, Port: p.dport, Proto: p.proto} }
+
+func (m *model) newFlow(a arrival, p *pkt) {
+	if m.unmasquerade(p) { // a masquerade port may be a frontend's
+		return
+	}
+	v, ok := m.vips[p.vip()]
+	if !ok {
+		m.unwanted(a, p, bpf.LBDropReasonDROP_UNKNOWN_PORT)
+		return
+	}
+	if p.proto == protoTCP && !isSYN(p.flags) {
+		m.stray(a, p)
+		return
+	}
+	id := m.pick(m.services[v.Service], p)
+	b := m.backends[id]
+	if id == 0 || b.Hash == 0 {
+		m.hit("refuse: empty pool")
+		m.refuse(a, p, bpf.LBDropReasonDROP_EMPTY_POOL, false)
+		return
+	}
+	f := flow{Addr: b.Addr, Port: b.Port, Backend: id, ServiceHash: m.services[v.Service].Hash, BackendHash: b.Hash}
+	if v.Flags&uint32(bpf.LBVipFlagsVIP_MASQUERADE) != 0 || p.src == b.Addr {
+		f.Flags = fMasq
+	}
+	e, r := m.insert(p, f)
+	switch r {
+	case bpf.LBDropReasonDROP_NONE:
+		m.hit("new flow: to a VIP")
+		m.stat(id).Connections++
+		m.forward(p, e, id)
+	case bpf.LBDropReasonDROP_REPLY_TAKEN:
+		m.hit("refuse: no port at the backend")
+		m.refuse(a, p, r, false)
+	default:
+		m.drop(r)
+	}
+}
+
+// stray is TCP to a frontend that neither belongs to a flow nor begins one.
+func (m *model) stray(a arrival, p *pkt) {
+	switch {
+	case m.assigned[p.dst]:
+		m.hit("stray: passed, the address is ours")
+		m.pass(p)
+	case p.flags&tcpRST != 0 || p.part != whole:
+		m.hit("stray: dropped, no RST to a reset or a fragment")
+		m.drop(bpf.LBDropReasonDROP_NO_FLOW)
+	default:
+		m.hit("refuse: RST")
+		m.refuse(a, p, bpf.LBDropReasonDROP_NO_FLOW, true)
+	}
+}
+
+func (m *model) egress(a arrival, p *pkt) {
+	shows := p.transport()
+	if shows == showsOther {
+		m.icmpOut(p)
+		return
+	}
+	if shows != showsPorts && shows != showsLater {
+		m.hit("pass: no ports, at egress")
+		m.pass(p)
+		return
+	}
+	if p.part != whole && (m.peerBits.has(p.src) || m.peerBits.has(p.dst)) {
+		if !m.join(a, p) {
+			return
+		}
+	} else if shows == showsLater {
+		m.hit("pass: a fragment of others, at egress")
+		m.pass(p)
+		return
+	}
+	if r := m.get(p.key(e4)); r != nil {
+		m.fromBackend(p, r)
+		return
+	}
+	if m.masquerade(a, p) {
+		return
+	}
+	if _, frontend := m.vips[p.vip()]; frontend && a.kind() != forOthers {
+		m.hit("egress: untranslated")
+		m.drop(bpf.LBDropReasonDROP_UNTRANSLATED)
+		return
+	}
+	m.hit("pass: of no flow, at egress")
+	m.pass(p)
+}
+
+// fromBackend: a reply, or whatever the backend sends on the flow's tuple.
+func (m *model) fromBackend(p *pkt, r *entry) {
+	id := m.backendOf(r)
+	if p.part != later && m.tells(p, r) {
+		if k, ok := m.forwardOf(r); ok {
+			if f := m.flows[k]; f != nil && p.proto == protoTCP {
+				m.follow(f, p.flags, "out")
+			} else if f != nil {
+				f.Flags |= fReplied
+			}
+		}
+	}
+	m.touch(r, p)
+	s := m.stat(id)
+	s.OutPackets++
+	s.OutBytes += uint64(p.bytes())
+	k := p.key(r4)
+	p.rewrite(source, r.Addr, r.Port)
+	m.hit("reply: from the VIP")
+	if r.Flags&fResourced != 0 {
+		e := m.get(k)
+		if e == nil {
+			m.broken("a resourced flow has no R4")
+			m.drop(bpf.LBDropReasonDROP_BUSY)
+			return
+		}
+		m.hit("reply: to the client's own port")
+		p.rewrite(destination, e.Addr, e.Port)
+	}
+	m.pass(p)
+}
+
+// tells says whether a reply says something of its flow's state: SYN, FIN, RST,
+// and the first. Of a masqueraded TCP flow a bare ACK may be the backend's about
+// a former connection of the port.
+func (m *model) tells(p *pkt, r *entry) bool {
+	masqueraded := r.Flags&fMasq != 0
+	switch {
+	case p.flags&(tcpSYN|tcpFIN|tcpRST) != 0:
+		if masqueraded {
+			r.Flags |= fReplied
+		}
+		return true
+	case masqueraded && p.proto == protoTCP:
+		m.hit("reply: an ACK to a masqueraded port tells nothing")
+		return false
+	case r.Flags&fReplied != 0:
+		return false
+	}
+	r.Flags |= fReplied
+	return true
+}

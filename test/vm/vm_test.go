@@ -50,7 +50,7 @@ var suites = []suite{
 		"6.1":  {"-test.run", "TestConformance/ipv4/TCP/^(flow|masquerade|reuse|refuse|restart)$"},
 		"6.12": {"-test.run", "TestConformance/ipv6/UDP/^(flow|masquerade|reuse|refuse|schedule)$"},
 	}},
-	{pkg: labs, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed)$"},
+	{pkg: labs, flags: []string{"-vlans"}, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed|TestVLANs)$"},
 	// its tests on this machine leave what needs modules to the guests
 	{pkg: cni, flags: []string{"-shapes", "all"}, sample: map[string][]string{
 		"6.1":  {"-shapes", "guest"},

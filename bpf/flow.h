@@ -102,11 +102,12 @@ static __always_inline bool change_state(struct flow *f, __u32 word, __u8 state)
 	__u8 old = state_of(word);
 	__u32 id;
 
+	backend_of(f); /* before the state changes, as a stale hint moves the count by it */
 	if (!replace_word(f, word, with_state(word, state)))
 		return false;
 	if (state < STATE_DEAD && is_active(state) == is_active(old))
 		return true;
-	id = backend_of(f);
+	id = f->backend; /* also if it is gone: what was counted is taken back */
 	if (!id)
 		return true;
 	count_entry(id, old, -1);

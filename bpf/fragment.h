@@ -50,7 +50,7 @@ static __always_inline bool unpack(struct __sk_buff *skb, __u32 l3, const struct
 	if (len > HELD_BYTES)
 		return false;
 	return !bpf_skb_change_tail(skb, l3 + len, 0) &&
-	       !bpf_skb_store_bytes(skb, l3, from->bytes, len, 0);
+	       !bpf_skb_store_bytes(skb, l3, from->bytes, len, BPF_F_RECOMPUTE_CSUM);
 }
 
 /* Keeps a later fragment until the first comes. False: there is no room for it. */

@@ -68,7 +68,7 @@ static __always_inline bool quoted_v6(struct __sk_buff *skb, struct packet *q)
 	return parse_extensions(skb, q) == PARSED_OK;
 }
 
-/* Reads the packet that is quoted at l3. False: it shows no ports. */
+/* Reads the packet that is quoted at l3, in bytes bytes. False: it shows no ports. */
 static __noinline bool parse_quoted(struct __sk_buff *skb, struct packet *q, bool v4)
 {
 	__be16 ports[2];
@@ -82,7 +82,8 @@ static __noinline bool parse_quoted(struct __sk_buff *skb, struct packet *q, boo
 	if (q->key.proto != IPPROTO_TCP && q->key.proto != IPPROTO_UDP &&
 	    q->key.proto != IPPROTO_SCTP)
 		return false;
-	if (bpf_skb_load_bytes(skb, q->l4, ports, sizeof(ports)))
+	if (q->l4 + sizeof(ports) > q->l3 + q->bytes || /* a padded frame is longer */
+	    bpf_skb_load_bytes(skb, q->l4, ports, sizeof(ports)))
 		return false;
 	q->key.sport = bpf_ntohs(ports[0]);
 	q->key.dport = bpf_ntohs(ports[1]);
@@ -138,7 +139,8 @@ static __noinline __u32 rewrite_quoted(struct __sk_buff *skb, struct packet *q, 
 	if (q->key.proto == IPPROTO_SCTP)
 		return sum;
 	at = checksum_at(q);
-	if (bpf_skb_load_bytes(skb, at, &check, 2)) /* TCP: only 8 bytes may be there */
+	if (at + 2 > q->l3 + q->bytes || /* TCP: only 8 bytes may be there */
+	    bpf_skb_load_bytes(skb, at, &check, 2))
 		return sum;
 	if (q->key.proto == IPPROTO_UDP && !check)
 		return sum;
@@ -243,6 +245,7 @@ __noinline enum verdict icmp_in(struct __sk_buff *skb, struct packet *p)
 	if (!p || icmp_kind(skb, p) != ICMP_ERROR)
 		return VERDICT_PASS;
 	q.l3 = p->l4 + ICMP_HEADER;
+	q.bytes = p->l3 + p->bytes - q.l3;
 	if (!parse_quoted(skb, &q, p->v4))
 		return VERDICT_PASS;
 	if (!translate_error(skb, p, &q, POSITION_E1))
@@ -295,6 +298,7 @@ __noinline enum verdict icmp_out(struct __sk_buff *skb, struct packet *p)
 	q.l3 = p->l4 + ICMP_HEADER;
 	if (kind == ICMP_REDIRECT && !p->v4)
 		q.l3 = redirected_v6(skb, p);
+	q.bytes = p->l3 + p->bytes - q.l3;
 	if (!q.l3 || !parse_quoted(skb, &q, p->v4))
 		return VERDICT_PASS;
 	if (kind == ICMP_REDIRECT)

@@ -156,12 +156,17 @@ static __noinline enum drop_reason resource(struct work *w)
 	w->entry.port = w->key.sport;
 	key_at(&k, &w->reply, POSITION_R4);
 	c.got = place(&k, &w->entry);
-	w->entry.port = w->reply.dport;
-	key_at(&k, &w->key, POSITION_R1);
-	if (c.got == PLACED)
+	if (c.got == PLACED) {
+		w->entry.port = w->reply.dport;
+		key_at(&k, &w->key, POSITION_R1);
 		c.got = place(&k, &w->entry);
-	if (c.got == PLACED)
-		return DROP_NONE;
+		if (c.got == PLACED)
+			return DROP_NONE;
+		key_at(&k, &w->reply, POSITION_R4);
+		f = find(&k);
+		if (f)
+			discard(f);
+	}
 	/* no room, or another CPU is doing the same; what it wins, it does not share */
 	f = find(&w->reply);
 	if (f)

@@ -147,6 +147,7 @@ static __always_inline enum drop_reason insert_masquerade(struct work *w, const 
 							  const addr_t addr)
 {
 	enum drop_reason reason;
+	struct flow *e3;
 
 	make_key(&w->reply, w->key.daddr, w->key.dport, addr, 0, &w->key, POSITION_E3);
 	w->entry = *r;
@@ -161,7 +162,12 @@ static __always_inline enum drop_reason insert_masquerade(struct work *w, const 
 	copy_addr(w->entry.addr, addr);
 	w->entry.port = w->reply.dport;
 	/* taken: another CPU's packet of this flow was faster; its port counts, ours is swept */
-	return place(&w->key, &w->entry) == PLACE_FULL ? DROP_FLOWS_FULL : DROP_NONE;
+	if (place(&w->key, &w->entry) != PLACE_FULL)
+		return DROP_NONE;
+	e3 = find(&w->reply);
+	if (e3)
+		discard(e3);
+	return DROP_FLOWS_FULL;
 }
 
 /* The first packet of a flow that leaves here, if the flow is to be masqueraded. */

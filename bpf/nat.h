@@ -50,6 +50,16 @@ extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak;
 const volatile bool checksum_by_helper = false;
 
 /*
+ * The sender of a UDP packet left its checksum out, and so it stays. The device's sum, if there is
+ * one, follows the ports, which nothing balances, and in IPv6 the address.
+ */
+static __always_inline void mend_unsummed(struct __sk_buff *skb, const struct packet *p, __u32 diff,
+					  __u64 ports)
+{
+	bpf_csum_update(skb, fold_csum(p->v4 ? ports : ports + diff));
+}
+
+/*
  * Kernels before 6.2 do not show ip_summed, so their helper must do it: one call for the address,
  * one for the port. An IPv6 header has no checksum of its own to balance the address, so what the
  * helper takes off the device's sum is put back.
@@ -57,9 +67,17 @@ const volatile bool checksum_by_helper = false;
 static __always_inline bool mend_by_helper(struct __sk_buff *skb, const struct packet *p,
 					   __u32 diff, __u16 from, __u16 to)
 {
+	__u64 ports = (__u64)(__u16)~bpf_htons(from) + bpf_htons(to);
 	__u32 at = checksum_at(p);
+	__u16 *check = header(skb, at);
 	__u64 flags = p->key.proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
 
+	if ((void *)(check + 1) > data_end(skb))
+		return false;
+	if (p->key.proto == IPPROTO_UDP && !*check) {
+		mend_unsummed(skb, p, diff, ports);
+		return true;
+	}
 	if (bpf_l4_csum_replace(skb, at, 0, diff, flags | BPF_F_PSEUDO_HDR))
 		return false;
 	if (!p->v4)
@@ -88,8 +106,6 @@ static __always_inline bool mend_checksum(struct __sk_buff *skb, const struct pa
 		return mend_by_helper(skb, p, diff, from, to);
 	kernel = bpf_cast_to_kern_ctx(skb);
 	summed = BPF_CORE_READ_BITFIELD(kernel, ip_summed);
-	if (summed == CHECKSUM_COMPLETE && p->v4)
-		bpf_csum_update(skb, ~diff);
 	check = header(skb, checksum_at(p));
 	if ((void *)(check + 1) > data_end(skb))
 		return false;
@@ -97,8 +113,12 @@ static __always_inline bool mend_checksum(struct __sk_buff *skb, const struct pa
 		*check = fold_csum((__u64)*check + diff);
 		return true;
 	}
-	if (udp && !*check)
-		return true; /* the sender left it out */
+	if (udp && !*check) {
+		mend_unsummed(skb, p, diff, ports);
+		return true;
+	}
+	if (summed == CHECKSUM_COMPLETE && p->v4)
+		bpf_csum_update(skb, ~diff);
 	*check = ~fold_csum((__u64)(__u16) ~*check + diff + ports);
 	if (udp && !*check)
 		*check = 0xffff;

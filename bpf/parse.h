@@ -196,7 +196,7 @@ __noinline enum parsed parse_extensions(struct __sk_buff *skb, struct packet *p)
 
 	if (!p)
 		return PARSED_MALFORMED;
-	for (i = 0; i < MAX_EXTENSIONS; i++) {
+	for (i = 0; i <= MAX_EXTENSIONS; i++) { /* the last time only looks what follows */
 		__u8 type = p->key.proto;
 
 		if (type != IPPROTO_HOPOPTS && type != IPPROTO_ROUTING &&
@@ -209,10 +209,10 @@ __noinline enum parsed parse_extensions(struct __sk_buff *skb, struct packet *p)
 		p->key.proto = h.next;
 		if (type == IPPROTO_FRAGMENT) {
 			p->l4 += sizeof(h);
-			if (!(bpf_ntohs(h.frag_off) & (FRAGMENT_OFFSET6 | 1)))
-				continue; /* an atomic fragment: the whole */
-			p->id = h.id;
-			p->part = bpf_ntohs(h.frag_off) & FRAGMENT_OFFSET6 ? LATER : FIRST;
+			if (bpf_ntohs(h.frag_off) & (FRAGMENT_OFFSET6 | 1)) { /* not the whole */
+				p->id = h.id;
+				p->part = bpf_ntohs(h.frag_off) & FRAGMENT_OFFSET6 ? LATER : FIRST;
+			}
 			if (p->part == LATER) /* the first says what follows the options */
 				return has_ports(h.next) || h.next == IPPROTO_DSTOPTS
 					       ? PARSED_LATER
@@ -259,7 +259,7 @@ static __always_inline enum parsed parse_ports(struct __sk_buff *skb, struct pac
 		len = sizeof(struct udphdr);
 	else
 		return PARSED_OTHER;
-	if (!pull(skb, p->l4 + len))
+	if (p->l4 + len > p->l3 + p->bytes || !pull(skb, p->l4 + len))
 		return PARSED_MALFORMED;
 	ports = header(skb, p->l4);
 	if (p->key.proto == IPPROTO_TCP) {

@@ -265,8 +265,10 @@ static __always_inline enum verdict egress(struct __sk_buff *skb, __u32 l3)
 		if (r)
 			return from_backend(skb, &p, r);
 	}
-	if (same_addr(p.key.saddr, p.key.daddr) ||
-	    bit_is_set(&masq_bits, backend_bit(p.key.daddr, p.key.dport, p.key.proto)))
+	verdict = leaving(skb, &p);
+	if (verdict == VERDICT_PASS &&
+	    (same_addr(p.key.saddr, p.key.daddr) ||
+	     bit_is_set(&masq_bits, backend_bit(p.key.daddr, p.key.dport, p.key.proto))))
 		return masquerade(skb, &p);
-	return leaving(skb, &p);
+	return verdict;
 }

@@ -104,6 +104,10 @@ func (m *model) takeOver(k key, v flow, rested bool) bool {
 	if !m.isOver(key{Saddr: k.Saddr, Daddr: e.Addr, Sport: k.Sport, Dport: e.Port, Proto: k.Proto, Position: uint8(e4)}, rested) {
 		return false
 	}
+	if e.live() { // it did not die with its flow: the sweeper's
+		m.hit("masquerade: an orphan keeps its port")
+		return false
+	}
 	e.flow = v
 	return true
 }

@@ -202,8 +202,11 @@ func (n *node) start(rules string) {
 	n.s.eventually("the daemon is ready", func() error {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		if strings.Contains(n.log.String(), "ready") {
+		if strings.Contains(n.log.String(), "msg=ready") {
 			return nil
+		}
+		if strings.Contains(n.log.String(), "level=ERROR") {
+			n.s.Fatalf("the daemon complains:\n%s", n.log.String())
 		}
 		select {
 		case <-p.Done():

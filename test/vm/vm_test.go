@@ -53,8 +53,8 @@ var suites = []suite{
 	{pkg: labs, flags: []string{"-vlans"}, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed|TestVLANs)$"},
 	// its tests on this machine leave what needs modules to the guests
 	{pkg: cni, flags: []string{"-shapes", "all"}, sample: map[string][]string{
-		"6.1":  {"-shapes", "guest"},
-		"6.12": {"-shapes", "guest"},
+		"6.1":  {"-shapes", "even"},
+		"6.12": {"-shapes", "odd"},
 	}},
 }
 

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -159,6 +160,9 @@ func (g *Guest) write(ctx context.Context, job string, cmds []Command) error {
 func (g *Guest) script(cmds []Command) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "export PATH=%s HOME=/root\n", quote("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
+	for _, dir := range hidden(g.Kernel.modules(), cmds) {
+		fmt.Fprintf(&b, "mkdir -p %s && mount --bind %s %s\n", quote(dir), quote("/host"+dir), quote(dir))
+	}
 	modules := "/lib/modules/" + g.Kernel.Release
 	fmt.Fprintf(&b, "mkdir -p %s && mount --bind %s %s\n", modules, quote(g.Kernel.modules()), modules)
 	b.WriteString("/bin/busybox ip link set lo up\n")
@@ -179,6 +183,19 @@ func (g *Guest) script(cmds []Command) string {
 	}
 	b.WriteString("/bin/busybox poweroff -f\n")
 	return b.String()
+}
+
+// hidden lists what a guest needs of the directories that are others there:
+// the checkout may be in one of them.
+func hidden(modules string, cmds []Command) []string {
+	dirs := []string{modules}
+	for _, c := range cmds {
+		dirs = append(dirs, c.Dir)
+	}
+	slices.Sort(dirs)
+	return slices.DeleteFunc(slices.Compact(dirs), func(dir string) bool {
+		return !slices.ContainsFunc([]string{"/tmp/", "/run/", "/var/"}, func(of string) bool { return strings.HasPrefix(dir, of) })
+	})
 }
 
 // quote makes one word of the shell.

@@ -15,9 +15,10 @@ $b mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro root
 $b mount -t tmpfs rw /rw
 $b mkdir /rw/upper /rw/work
 $b mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work overlay /new || fail "mount the overlay"
-for d in tmp run var vm; do
+for d in tmp run var vm host; do
 	$b mkdir -p /new/$d
 done
+$b mount --bind /new /new/host || fail "show what is hidden by what follows"
 for d in tmp run var; do
 	$b mount -t tmpfs -o mode=1777 $d /new/$d
 done

@@ -32,6 +32,7 @@ func (b *bench) scenes() (names []string, run []func() ([]row, error)) {
 		add("not ours "+f.name, func() ([]row, error) { return b.notOurs(f) })
 	}
 	add("masqueraded TCP v4", b.masquerade)
+	add("direct to a backend v4", b.direct)
 	return names, run
 }
 

@@ -145,23 +145,27 @@ func start(cmd *exec.Cmd) (ended <-chan error, err error) {
 
 // write puts what the guest reads into the directory that it shares.
 func (g *Guest) write(ctx context.Context, job string, cmds []Command) error {
+	root, err := Root()
+	if err != nil {
+		return err
+	}
 	initramfs, err := g.Kernel.initramfs(ctx)
 	if err != nil {
 		return err
 	}
 	return errors.Join(
 		os.WriteFile(filepath.Join(job, "initramfs"), initramfs, 0o600),
-		os.WriteFile(filepath.Join(job, "start"), []byte(g.script(cmds)), 0o600),
+		os.WriteFile(filepath.Join(job, "start"), []byte(g.script(root, cmds)), 0o600),
 	)
 }
 
 // script is what the guest runs once the files are there. Files that say that
 // something is complete are renamed into place.
-func (g *Guest) script(cmds []Command) string {
+func (g *Guest) script(root string, cmds []Command) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "export PATH=%s HOME=/root\n", quote("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
-	for _, dir := range hidden(g.Kernel.modules(), cmds) {
-		fmt.Fprintf(&b, "mkdir -p %s && mount --bind %s %s\n", quote(dir), quote("/host"+dir), quote(dir))
+	if isHidden(root) {
+		fmt.Fprintf(&b, "mkdir -p %s && mount --bind %s %s\n", quote(root), quote("/host"+root), quote(root))
 	}
 	modules := "/lib/modules/" + g.Kernel.Release
 	fmt.Fprintf(&b, "mkdir -p %s && mount --bind %s %s\n", modules, quote(g.Kernel.modules()), modules)
@@ -185,17 +189,11 @@ func (g *Guest) script(cmds []Command) string {
 	return b.String()
 }
 
-// hidden lists what a guest needs of the directories that are others there:
-// the checkout may be in one of them.
-func hidden(modules string, cmds []Command) []string {
-	dirs := []string{modules}
-	for _, c := range cmds {
-		dirs = append(dirs, c.Dir)
-	}
-	slices.Sort(dirs)
-	return slices.DeleteFunc(slices.Compact(dirs), func(dir string) bool {
-		return !slices.ContainsFunc([]string{"/tmp/", "/run/", "/var/"}, func(of string) bool { return strings.HasPrefix(dir, of) })
-	})
+// isHidden says whether a directory of the host is another one in guests: the
+// checkout, with workspaces and kernels, may be below one that they have of
+// their own.
+func isHidden(dir string) bool {
+	return slices.ContainsFunc([]string{"/tmp/", "/run/", "/var/"}, func(own string) bool { return strings.HasPrefix(dir, own) })
 }
 
 // quote makes one word of the shell.

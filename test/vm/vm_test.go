@@ -47,8 +47,8 @@ var suites = []suite{
 		"6.12": {"-test.skip", "^TestTCPStatesAndTimeouts$"},
 	}},
 	{pkg: "./dataplane/ebpf", sample: map[string][]string{
-		"6.1":  {"-test.run", "TestConformance/ipv4/TCP/^(flow|masquerade|reuse|refuse|restart)$"},
-		"6.12": {"-test.run", "TestConformance/ipv6/UDP/^(flow|masquerade|reuse|refuse|schedule)$"},
+		"6.1":  {"-test.run", "TestConformance/ipv4/TCP/^(flow|masquerade|restart)$"},
+		"6.12": {"-test.run", "TestConformance/ipv6/UDP/^(reuse|refuse|schedule)$"},
 	}},
 	{pkg: labs, flags: []string{"-vlans"}, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed|TestVLANs)$"},
 	// its tests on this machine leave what needs modules to the guests

@@ -180,12 +180,11 @@ func (g *generator) clientPort() uint16 {
 	return pick1(g, g.m.clientPorts)
 }
 
+// backend is one that a service has, or had.
 func (g *generator) backend(v6 bool) netip.AddrPort {
 	for {
-		s := g.m.services[1+uint32(g.IntN(len(g.m.services)))]
-		b := g.m.backends[pick1(g, s.backends)]
-		if s.v6 == v6 && b.Hash != 0 {
-			return end2(b.Addr, b.Port)
+		if b := pick1(g, g.m.endpoints); b.Addr().Is6() == v6 {
+			return b
 		}
 	}
 }

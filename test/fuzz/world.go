@@ -73,6 +73,7 @@ type world struct {
 	// pools that packets are made of
 	clients, nodes []netip.Addr
 	frontends      []frontend
+	endpoints      []netip.AddrPort // of backends, gone or not: both families have some
 	clientPorts    []uint16
 }
 
@@ -175,7 +176,7 @@ func (w *world) addBackend(r *rand.Rand, k *kernel, s *service, id uint32, host 
 	if err := setBit(k.MasqBits, b); err != nil {
 		return err
 	}
-	s.backends = append(s.backends, id)
+	s.backends, w.endpoints = append(s.backends, id), append(w.endpoints, at)
 	return w.put(k, id, backend{bpf.LBBackend{Hash: 0xb000 + uint64(id), Addr: at.Addr().As16(), Port: at.Port(),
 		Weight: uint16(r.IntN(4)), Service: s.ID, State: uint8(bpf.LBBackendStateBACKEND_ACTIVE)}})
 }

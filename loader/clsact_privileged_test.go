@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -158,7 +159,7 @@ func TestNoPacketIsMissedWhileProgramsAreSwapped(t *testing.T) {
 		out, err := client.Dial(t.Context(), "udp4", in.LocalAddr().String())
 		p.do(err)
 		defer out.Close()
-		received := receive(in, packets)
+		received, so := receive(in, packets)
 		var before uint64
 		p.do(counter.Lookup(uint32(0), &before))
 		ctx, stop := context.WithCancel(t.Context())
@@ -177,8 +178,9 @@ func TestNoPacketIsMissedWhileProgramsAreSwapped(t *testing.T) {
 			if _, err := out.Write([]byte("x")); err != nil {
 				t.Fatal(err)
 			}
-			if i%batch == 0 {
-				time.Sleep(time.Millisecond) // the socket's buffer is small
+			// the socket's buffer is small; what is lost is told by the total
+			for late := time.Now().Add(time.Second); i%batch == 0 && so.Load() <= int64(i) && time.Now().Before(late); {
+				time.Sleep(time.Millisecond)
 			}
 		}
 		got := <-received
@@ -195,9 +197,11 @@ func TestNoPacketIsMissedWhileProgramsAreSwapped(t *testing.T) {
 	})
 }
 
-// receive counts packets until there are n or none comes any more.
-func receive(c net.PacketConn, n int) <-chan int {
+// receive counts packets until there are n or none comes any more; so far is
+// the count while it goes on.
+func receive(c net.PacketConn, n int) (total <-chan int, soFar *atomic.Int64) {
 	result := make(chan int, 1)
+	soFar = new(atomic.Int64)
 	go func() {
 		buf, got := make([]byte, 16), 0
 		for ; got < n; got++ {
@@ -207,10 +211,11 @@ func receive(c net.PacketConn, n int) <-chan int {
 			if _, _, err := c.ReadFrom(buf); err != nil {
 				break
 			}
+			soFar.Add(1)
 		}
 		result <- got
 	}()
-	return result
+	return result, soFar
 }
 
 func TestOurQdiscGoesWithOurFiltersUnlessOthersUseIt(t *testing.T) {

@@ -120,7 +120,7 @@ func (s *session) explain(err error) error {
 		}
 	}
 	if now == nil || errors.Is(now, errDisturbed) {
-		now = fmt.Errorf("not seen again when the world was repeated with a look after each packet (%v): %w", now, err)
+		now = fmt.Errorf("not seen again when the world was repeated with a look after each packet (%w): %w", now, err)
 		again.history, again.done = s.history, s.done
 	}
 	var b strings.Builder

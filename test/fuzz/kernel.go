@@ -43,14 +43,14 @@ type kernel struct {
 	complete bool // the kernel knows checksumComplete
 	sweeper  *sweeper
 
-	hz        uint64 // of the kernel
-	epoch     time.Time
-	jiffies   uint64 // at epoch
-	clock     uint64 // what the programs are to see
-	shift     uint64 // what is added for that
-	out       []byte
-	in        []byte
-	ctx, back [192]byte
+	hz      uint64 // of the kernel
+	epoch   time.Time
+	jiffies uint64 // at epoch
+	clock   uint64 // what the programs are to see
+	shift   uint64 // what is added for that
+	out     []byte
+	in      []byte
+	ctx     [192]byte
 }
 
 // loadOptions say how the programs are loaded.
@@ -95,7 +95,7 @@ func load(o loadOptions, devices []*device, tap int) (*kernel, error) {
 	if err := spec.LoadAndAssign(&k.LBObjects, nil); err != nil {
 		var ve *ebpf.VerifierError
 		if errors.As(err, &ve) {
-			return nil, fmt.Errorf("load the programs: %+v", ve)
+			return nil, fmt.Errorf("load the programs: %+v", ve) //nolint:errorlint // its whole log is wanted
 		}
 		return nil, fmt.Errorf("load the programs: %w", err)
 	}

@@ -153,22 +153,22 @@ func (m *model) translate(p, q *pkt, e end, f *entry, other key) {
 }
 
 // requote rewrites an end of a quoted packet, as far as it is there.
-func (q *pkt) requote(e end, to addr, port uint16) {
-	before, after := setAddr(q.frame, q.l3, q.v4, e, to)
-	where := q.l4
+func (p *pkt) requote(e end, to addr, port uint16) {
+	before, after := setAddr(p.frame, p.l3, p.v4, e, to)
+	where := p.l4
 	if e == destination {
 		where += 2
 	}
-	before = append(before, q.frame[where:where+2]...)
-	put16(q.frame[where:], port)
-	after = append(slices.Clone(after), q.frame[where:where+2]...)
-	c := checkAt(q.l4, q.proto)
-	if c == 0 || c+2 > q.end || (q.proto == protoUDP && be16(q.frame[c:]) == 0) {
+	before = append(before, p.frame[where:where+2]...)
+	put16(p.frame[where:], port)
+	after = append(slices.Clone(after), p.frame[where:where+2]...)
+	c := checkAt(p.l4, p.proto)
+	if c == 0 || c+2 > p.end || (p.proto == protoUDP && be16(p.frame[c:]) == 0) {
 		return
 	}
-	sum := mend(be16(q.frame[c:]), before, after)
-	if q.proto == protoUDP && sum == 0 {
+	sum := mend(be16(p.frame[c:]), before, after)
+	if p.proto == protoUDP && sum == 0 {
 		sum = 0xffff
 	}
-	put16(q.frame[c:], sum)
+	put16(p.frame[c:], sum)
 }

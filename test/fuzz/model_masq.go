@@ -122,7 +122,7 @@ func (m *model) isOver(r key, rested bool) bool {
 	if !ok || f == nil {
 		return true
 	}
-	if k.Proto != protoTCP || !isFinished(f.State) || (rested && !(m.older(f, 1) && m.older(e, 1))) {
+	if k.Proto != protoTCP || !isFinished(f.State) || (rested && (!m.older(f, 1) || !m.older(e, 1))) {
 		return false
 	}
 	m.retire(f)

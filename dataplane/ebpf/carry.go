@@ -10,6 +10,7 @@ import (
 
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
+	"github.com/waggle-lb/waggle/maps/bits"
 	"github.com/waggle-lb/waggle/maps/slots"
 )
 
@@ -85,9 +86,22 @@ func (s *state) carryIDs(c *contents) {
 		}
 		have := s.adopt(rec, b.Addr, b.id)
 		have.weight, have.order = b.Weight, b.Order
-		// The bits of a gone service's protocols are unknown: all.
-		s.needBits(have, map[lb.Protocol]bool{lb.TCP: true, lb.UDP: true, lb.SCTP: true}, lb.MasqueradeAlways)
+		s.carryBits(have)
 		s.drain(have)
+	}
+}
+
+// carryBits holds the bits that are set for a backend: they outlive processes,
+// and a service that is gone no longer says which it needed.
+func (s *state) carryBits(b *backend) {
+	for _, p := range []lb.Protocol{lb.TCP, lb.UDP, lb.SCTP} {
+		bit := bits.Backend(b.addr, p)
+		if s.backendBits.table.IsSet(bit) {
+			s.needBit(b, p)
+		}
+		if s.masqBits.table.IsSet(bit) {
+			s.needMasqBit(b, p)
+		}
 	}
 }
 

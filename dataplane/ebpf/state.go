@@ -193,14 +193,24 @@ func (s *state) revive(b *backend) {
 // needBits sets the bits that packets from and to the backend need.
 func (s *state) needBits(b *backend, protocols map[lb.Protocol]bool, m lb.Masquerade) {
 	for p := range protocols {
-		if !b.bits[p] {
-			b.bits[p] = true
-			s.backendBits.hold(bits.Backend(b.addr, p))
+		s.needBit(b, p)
+		if m == lb.MasqueradeAlways {
+			s.needMasqBit(b, p)
 		}
-		if m == lb.MasqueradeAlways && !b.masqueraded[p] {
-			b.masqueraded[p] = true
-			s.masqBits.hold(bits.Backend(b.addr, p))
-		}
+	}
+}
+
+func (s *state) needBit(b *backend, p lb.Protocol) {
+	if !b.bits[p] {
+		b.bits[p] = true
+		s.backendBits.hold(bits.Backend(b.addr, p))
+	}
+}
+
+func (s *state) needMasqBit(b *backend, p lb.Protocol) {
+	if !b.masqueraded[p] {
+		b.masqueraded[p] = true
+		s.masqBits.hold(bits.Backend(b.addr, p))
 	}
 }
 

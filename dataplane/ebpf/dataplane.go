@@ -73,11 +73,7 @@ func New(opts Options) (*Dataplane, error) {
 	if opts.MasqueradePorts == (PortRange{}) {
 		opts.MasqueradePorts = DefaultMasqueradePorts
 	}
-	local, reserved, err := localPorts()
-	if err != nil {
-		return nil, err
-	}
-	ports, err := masqueradePorts(opts.MasqueradePorts, local, reserved)
+	ports, err := choosePorts(opts.MasqueradePorts, opts.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +152,7 @@ func (d *Dataplane) fill(g *loader.Generation, s *state, snap *lb.Snapshot) (rep
 	}
 	rep = s.apply(snap)
 	s.t.masqPorts.Write(d.ports)
-	if err := errors.Join(rep.Err, d.followMasquerade(s.t, s, now), follow()); err != nil {
+	if err := errors.Join(rep.Err, followDevices(s.t, s, now), follow()); err != nil {
 		return rep, err
 	}
 	return rep, d.loader.Publish(g)
@@ -272,6 +268,8 @@ func (d *Dataplane) Counters() (c dataplane.Counters, err error) {
 }
 
 // Supports implements dataplane.Dataplane.
-func (*Dataplane) Supports(svc *lb.Service) error { return supports(svc) }
+func (d *Dataplane) Supports(svc *lb.Service) error {
+	return cmp.Or(supports(svc), supportsMasquerade(svc, d.ports))
+}
 
 var _ dataplane.Dataplane = (*Dataplane)(nil)

@@ -5,6 +5,7 @@ package ebpf
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"slices"
@@ -32,7 +33,7 @@ const fewestPorts = 256
 // masqueradePorts returns the ports of a range that nobody else takes: not the
 // node's own connections (ip_local_port_range), not node ports, and not what
 // the administrator reserved (ip_local_reserved_ports). With fewer than
-// fewestPorts it fails.
+// fewestPorts there is an error, too.
 func masqueradePorts(from PortRange, local, reserved string) ([]uint16, error) {
 	taken := []PortRange{nodePorts}
 	words := strings.Fields(local)
@@ -59,10 +60,36 @@ func masqueradePorts(from PortRange, local, reserved string) ([]uint16, error) {
 		}
 	}
 	if len(ports) < fewestPorts {
-		return nil, fmt.Errorf("of the masquerade ports %d-%d only %d are nobody else's: widen --masquerade-ports, or narrow net.ipv4.ip_local_port_range (%d-%d)",
+		return ports, fmt.Errorf("of the masquerade ports %d-%d only %d are nobody else's: widen --masquerade-ports, or narrow net.ipv4.ip_local_port_range (%d-%d)",
 			from.First, from.Last, len(ports), taken[1].First, taken[1].Last)
 	}
 	return ports, nil
+}
+
+// choosePorts returns the ports for masquerading, and an error if a range that
+// somebody asked for has too few. Nobody asked for the default, and a kernel
+// that uses all ports itself must not keep what needs no masquerading from
+// being served: then it is a warning.
+func choosePorts(from PortRange, log *slog.Logger) ([]uint16, error) {
+	local, reserved, err := localPorts()
+	if err != nil {
+		return nil, err
+	}
+	ports, err := masqueradePorts(from, local, reserved)
+	if err != nil && from == DefaultMasqueradePorts {
+		log.Warn("masquerading is short of ports", "ports", len(ports), "error", err)
+		return ports, nil
+	}
+	return ports, err
+}
+
+// supportsMasquerade says whether there is a port for a service that asks for
+// masquerading.
+func supportsMasquerade(svc *lb.Service, ports []uint16) error {
+	if svc.Masquerade == lb.MasqueradeAlways && len(ports) == 0 {
+		return fmt.Errorf("service %s: masquerade: the kernel has all ports for its own connections: narrow net.ipv4.ip_local_port_range and start waggle again", svc.ID)
+	}
+	return nil
 }
 
 // ParsePortRange reads "1024-65535" or "8080".
@@ -128,9 +155,9 @@ func choose(addrs []netip.Addr, family lb.Family, isVIP func(netip.Addr) bool) n
 	return vip
 }
 
-// followMasquerade brings the devices' addresses and the ports up to date. It
-// is called with mu held, in the daemon's network namespace.
-func (d *Dataplane) followMasquerade(t *tables, s *state, now nlx.State) error {
+// followDevices tells the programs what the devices are, and with which
+// addresses they masquerade.
+func followDevices(t *tables, s *state, now nlx.State) error {
 	table := deviceTable(now, func(a netip.Addr) bool { return s.marks[a] > 0 })
 	for _, dev := range table {
 		s.useSource(dev.Addr4)

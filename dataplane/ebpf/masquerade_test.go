@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waggle-lb/waggle/internal/nlx"
+	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/maps/devices"
 )
 
@@ -135,4 +136,21 @@ func TestDevicesAreMasqueradedWithTheNextBestAddress(t *testing.T) {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	})
+}
+
+func TestAServiceIsMasqueradedOnlyIfThereArePorts(t *testing.T) {
+	svc := &lb.Service{ID: lb.ServiceID{Name: "web", Family: lb.IPv4}, Scheduler: "rr"}
+	all, some := &Dataplane{}, &Dataplane{ports: []uint16{5000}}
+	for _, d := range []*Dataplane{all, some} {
+		if err := d.Supports(svc); err != nil {
+			t.Errorf("%d ports: %v", len(d.ports), err)
+		}
+	}
+	svc.Masquerade = lb.MasqueradeAlways
+	if err := some.Supports(svc); err != nil {
+		t.Errorf("with a port: %v", err)
+	}
+	if err := all.Supports(svc); err == nil || !strings.Contains(err.Error(), "service web/ipv4: masquerade:") {
+		t.Errorf("without a port: %v", err)
+	}
 }

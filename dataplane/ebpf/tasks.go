@@ -54,7 +54,7 @@ func (t *follower) Run(ctx context.Context) error {
 func (d *Dataplane) follow(s nlx.State) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	err := errors.Join(nodeaddrs.Table{Map: d.gen.NodeAddrs}.Sync(s.Addrs), d.followMasquerade(d.tables, d.state, s))
+	err := errors.Join(nodeaddrs.Table{Map: d.gen.NodeAddrs}.Sync(s.Addrs), followDevices(d.tables, d.state, s))
 	changes, derr := d.loader.SetDevices(s.Links)
 	for _, c := range changes {
 		hook := "ingress"

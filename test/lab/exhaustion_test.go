@@ -78,6 +78,27 @@ func TestWhenMasqueradePortsRunOut(t *testing.T) {
 	}
 }
 
+// TestAKernelThatUsesAllPortsKeepsOnlyMasqueradeFromBeingServed: many machines
+// are tuned so.
+func TestAKernelThatUsesAllPortsKeepsOnlyMasqueradeFromBeingServed(t *testing.T) {
+	s := newScene(t, netlab.Options{Prefix: "lab", Clients: 1, Servers: 1})
+	if err := s.Director.SetSysctl("net/ipv4/ip_local_port_range", "1024 65535"); err != nil {
+		t.Fatal(err)
+	}
+	client, server := s.Clients()[0], s.Servers()[0]
+	s.serve(server, "s1", 8080)
+	s.write(s.yaml(server))
+	s.start()
+	s.logs(1, "masquerading is short of ports", "ip_local_port_range (1024-65535)")
+	for _, vip := range vips {
+		if _, err := ask(client, vip); err != nil {
+			t.Errorf("%v: %v", vip, err)
+		}
+	}
+	s.write(masquerading("always", vips, server))
+	s.logs(2, "service not served as desired", "masquerade: the kernel has all ports")
+}
+
 // crowd begins n connections at once, each with a few attempts to send its SYN.
 func (s *scene) crowd(client *netlab.Node, n int) (talks []*talk, failed int) {
 	var mu sync.Mutex

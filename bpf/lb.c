@@ -35,6 +35,7 @@
 #include "masq.h"
 #include "forward.h"
 #include "direct.h"
+#include "quoted.h"
 #include "icmp.h"
 #include "refuse.h"
 #include "path.h"
@@ -71,7 +72,7 @@ static __noinline int answer(struct __sk_buff *skb, enum verdict v, __u32 l3)
 	if (!parse_addrs(skb, &p, l3))
 		return TCX_DROP;
 	got = parse_ports(skb, &p);
-	if (got == PARSED_LATER) /* RFC 1122 section 3.2.2: no error about it */
+	if (got == PARSED_LATER || !may_be_host(p.key.saddr, p.v4)) /* RFC 1122 section 3.2.2 */
 		return TCX_DROP;
 	if (got != PARSED_OK || !may_answer()) {
 		count_drop(DROP_RATE_LIMITED);

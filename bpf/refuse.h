@@ -49,6 +49,16 @@ static __always_inline bool may_answer(void)
 	return true;
 }
 
+/* Whether the address may be a host's: others get no answer (RFC 1122 3.2.2, RFC 4443 2.4). */
+static __always_inline bool may_be_host(const addr_t addr, bool v4)
+{
+	const __u64 *w = (const __u64 *)addr;
+
+	if (v4) /* not "this network", loopback, multicast or broadcast */
+		return addr[12] && addr[12] != 127 && addr[12] < 224;
+	return addr[0] != 0xff && (w[0] || bpf_be64_to_cpu(w[1]) > 1);
+}
+
 static __always_inline bool turn_ethernet(struct __sk_buff *skb)
 {
 	struct ethhdr *eth = data(skb);
@@ -195,18 +205,25 @@ static __noinline bool make_unreachable(struct __sk_buff *skb, struct packet *p)
 	return !(p->v4 ? store_answer4(skb, p, len, sum) : store_answer6(skb, p, len, sum));
 }
 
-static __always_inline bool store_lengths(struct __sk_buff *skb, const struct packet *p)
+/*
+ * Turns the header of a segment into that of its RST, which begins a life of its own: the segment
+ * may have come with its last hop.
+ */
+static __always_inline bool turn_header(struct __sk_buff *skb, const struct packet *p)
 {
 	__u32 len = p->l4 - p->l3 + sizeof(struct tcphdr);
 
 	if (p->v4) {
 		struct iphdr *ip = header(skb, p->l3);
+		__u64 sum;
 
 		if ((void *)(ip + 1) > data_end(skb))
 			return false;
-		/* addresses change places: the same sum */
-		ip->check =
-			~fold_csum((__u64)(__u16)~ip->check + (__u16)~ip->tot_len + bpf_htons(len));
+		/* addresses change places: the same sum; the TTL is a word with the protocol */
+		sum = (__u64)(__u16)~ip->check + (__u16)~ip->tot_len + bpf_htons(len);
+		sum += (__u16)~bpf_htons(ip->ttl << 8) + bpf_htons(ANSWER_TTL << 8);
+		ip->check = ~fold_csum(sum);
+		ip->ttl = ANSWER_TTL;
 		ip->tot_len = bpf_htons(len);
 		ip->saddr = ((const __u32 *)p->key.daddr)[3];
 		ip->daddr = ((const __u32 *)p->key.saddr)[3];
@@ -217,6 +234,7 @@ static __always_inline bool store_lengths(struct __sk_buff *skb, const struct pa
 		if ((void *)(ip6 + 1) > data_end(skb))
 			return false;
 		ip6->payload_len = bpf_htons(len - sizeof(*ip6));
+		ip6->hop_limit = ANSWER_TTL;
 		copy_addr((__u8 *)&ip6->saddr, p->key.daddr);
 		copy_addr((__u8 *)&ip6->daddr, p->key.saddr);
 		return true;
@@ -256,5 +274,5 @@ static __noinline bool make_rst(struct __sk_buff *skb, struct packet *p)
 				       (__u32)bpf_csum_diff(0, 0, (__be32 *)&out, sizeof(out), 0));
 	if (bpf_skb_store_bytes(skb, p->l4, &out, sizeof(out), 0))
 		return false;
-	return store_lengths(skb, p);
+	return turn_header(skb, p);
 }

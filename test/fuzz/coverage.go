@@ -36,6 +36,7 @@ func (c coverage) missing() (out []string) {
 var rules = []string{
 	"answer: RST",
 	"answer: none about a later fragment",
+	"answer: none to what is no host",
 	"answer: port unreachable",
 	"answer: too many this second",
 	"change: a VIP's address is assigned, or no more",

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"slices"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -20,6 +21,10 @@ func (m *model) refuse(a arrival, p *pkt, r reason, reset bool) {
 	m.drop(r)
 	if p.part == later {
 		m.hit("answer: none about a later fragment")
+		return
+	}
+	if !isHost(p.src) {
+		m.hit("answer: none to what is no host")
 		return
 	}
 	if m.now-m.refilled >= hz || m.refilled == 0 {
@@ -45,6 +50,15 @@ func (m *model) refuse(a arrival, p *pkt, r reason, reset bool) {
 	if p.l3 == ethLen {
 		copy(m.out.frame, slices.Concat(a.frame[6:12], a.frame[:6]))
 	}
+}
+
+// isHost reports whether an address may be a host's.
+func isHost(a addr) bool {
+	ip := netip.AddrFrom16(a).Unmap()
+	if b := ip.AsSlice(); ip.Is4() && (b[0] == 0 || b[0] >= 240) {
+		return false
+	}
+	return !ip.IsUnspecified() && !ip.IsLoopback() && !ip.IsMulticast()
 }
 
 // internet is the checksum of RFC 1071.
@@ -125,11 +139,12 @@ func resetOf(p *pkt) []byte {
 	copy(out[at:], p.dst[16-size:])
 	copy(out[at+size:], p.src[16-size:])
 	if p.v4 {
-		var n [2]byte
-		put16(n[:], uint16(p.l4-p.l3+20))
-		put16(out[p.l3+10:], mend(be16(out[p.l3+10:]), out[p.l3+2:p.l3+4], n[:]))
-		copy(out[p.l3+2:], n[:])
+		old := slices.Clone(out[p.l3 : p.l3+10])
+		put16(out[p.l3+2:], uint16(p.l4-p.l3+20))
+		out[p.l3+8] = answerTTL
+		put16(out[p.l3+10:], mend(be16(out[p.l3+10:]), old, out[p.l3:p.l3+10]))
 	} else {
+		out[p.l3+7] = answerTTL
 		put16(out[p.l3+4:], uint16(p.l4-p.l3-40+20))
 	}
 	return out

@@ -104,6 +104,8 @@ func newWorld(r *rand.Rand, k *kernel) (*world, error) {
 		w.clients = append(w.clients, v4(198, 18, 0, i+1), v6(0x0c, i+1))
 	}
 	w.nodes = []netip.Addr{v4(198, 20, 0, 1), v6(0x20, 1)}
+	// no hosts, which get no answer
+	w.clients = append(w.clients, v4(239, 1, 2, 3), netip.AddrFrom16([16]byte{0: 0xff, 1: 0x0e, 15: 1}))
 	// where a header's bytes stand for an EtherType, these spell their family
 	w.clients = append(w.clients, v4(8, 0, 0, 9), netip.AddrFrom16([16]byte{0: 0xfd, 4: 0x86, 5: 0xdd, 15: 9}))
 	w.clientPorts = []uint16{1000, 1001, 1002, 1003, 40000, 40001, 40002, 40003}

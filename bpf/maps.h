@@ -55,7 +55,7 @@ struct {
 } flows SEC(".maps");
 
 /*
- * Reply key of a connection from a client to a backend without a VIP -> last new packet, low 32
+ * Reply key of a connection from a client to a backend without a VIP -> its first packet, low 32
  * bits of jiffies. A flow of the same client port would be mistaken for it. Written by ingress.
  */
 struct {

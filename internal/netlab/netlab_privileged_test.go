@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -95,45 +94,16 @@ func names(t *testing.T, prefix string) []string {
 	return paths
 }
 
-// serveTCP answers every connection with the peer's address and the text.
-func serveTCP(t *testing.T, ns *Namespace, addr netip.AddrPort, text string) {
+// serve answers with the text and the peer's address.
+func serve(t *testing.T, ns *Namespace, addr netip.AddrPort, text string) {
 	t.Helper()
-	l, err := ns.Listen(t.Context(), "tcp", addr.String())
+	stop, err := ns.Serve(addr, func(peer net.Addr) string {
+		return fmt.Sprintf("%s from %s\n", text, netip.MustParseAddrPort(peer.String()).Addr())
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			host := conn.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
-			fmt.Fprintf(conn, "%s from %s", text, host)
-			conn.Close()
-		}
-	}()
-}
-
-func serveUDP(t *testing.T, ns *Namespace, addr netip.AddrPort, text string) {
-	t.Helper()
-	conn, err := ns.ListenPacket(t.Context(), "udp", addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	go func() {
-		buf := make([]byte, 64)
-		for {
-			_, from, err := conn.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			host := from.(*net.UDPAddr).AddrPort().Addr().Unmap()
-			conn.WriteTo(fmt.Appendf(nil, "%s from %s", text, host), from)
-		}
-	}()
+	t.Cleanup(stop)
 }
 
 // ask sends one datagram or opens one connection and returns the answer.
@@ -146,16 +116,13 @@ func ask(ns *Namespace, network string, addr netip.AddrPort) (string, error) {
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(5 * time.Second))
-	buf := make([]byte, 64)
 	if network == "udp" {
 		if _, err := conn.Write([]byte("?")); err != nil {
 			return "", err
 		}
-		n, err := conn.Read(buf)
-		return string(buf[:n]), err
 	}
-	b, err := io.ReadAll(conn)
-	return string(b), err
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	return strings.TrimSuffix(line, "\n"), err
 }
 
 func wantAnswer(t *testing.T, ns *Namespace, network string, addr netip.AddrPort, want string) {
@@ -172,8 +139,7 @@ func TestEveryClientReachesEveryServer(t *testing.T) {
 		for _, v6 := range []bool{false, true} {
 			addr := netip.AddrPortFrom(server.Addr(v6), 7000)
 			text := fmt.Sprintf("server%d", i+1)
-			serveTCP(t, server.Namespace, addr, text)
-			serveUDP(t, server.Namespace, addr, text)
+			serve(t, server.Namespace, addr, text)
 			for _, client := range lab.Clients() {
 				want := fmt.Sprintf("%s from %s", text, client.Addr(v6))
 				wantAnswer(t, client.Namespace, "tcp", addr, want)
@@ -209,7 +175,7 @@ func TestVIPsAreAssignedOnlyWhenAsked(t *testing.T) {
 	routed := newLab(t, Options{Prefix: "vips", Clients: 1, VIPs: vips})
 	for _, vip := range vips {
 		addr := netip.AddrPortFrom(vip, 7000)
-		serveTCP(t, assigned.Director, addr, "director")
+		serve(t, assigned.Director, addr, "director")
 		client := assigned.Clients()[0]
 		wantAnswer(t, client.Namespace, "tcp", addr, fmt.Sprintf("director from %s", client.Addr(vip.Is6())))
 		// The other director has no route to it and says so.
@@ -228,8 +194,8 @@ func TestTwoLabsDoNotMeet(t *testing.T) {
 	}
 	for _, v6 := range []bool{false, true} {
 		addr := netip.AddrPortFrom(a.Servers()[0].Addr(v6), 7000)
-		serveTCP(t, a.Servers()[0].Namespace, addr, "a")
-		serveTCP(t, b.Servers()[0].Namespace, addr, "b")
+		serve(t, a.Servers()[0].Namespace, addr, "a")
+		serve(t, b.Servers()[0].Namespace, addr, "b")
 		wantAnswer(t, a.Clients()[0].Namespace, "tcp", addr, fmt.Sprintf("a from %s", a.Clients()[0].Addr(v6)))
 		wantAnswer(t, b.Clients()[0].Namespace, "tcp", addr, fmt.Sprintf("b from %s", b.Clients()[0].Addr(v6)))
 	}
@@ -243,7 +209,7 @@ func TestNodesAndDevicesComeAndGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := netip.AddrPortFrom(server.V6, 7000)
-	serveTCP(t, server.Namespace, addr, "late")
+	serve(t, server.Namespace, addr, "late")
 	wantAnswer(t, client.Namespace, "tcp", addr, "late from fd00:c:1::2")
 
 	extra, err := lab.AddNamespace("extra")

@@ -6,12 +6,9 @@ package cni_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"errors"
+	"crypto/rand"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
@@ -57,65 +54,22 @@ func rules(services ...service) string {
 	return b.String()
 }
 
-// serve answers on the host, on port 8080 of its addresses. TCP: a line with
-// its name and the address that it sees, then an echo. UDP: that line.
+// serve answers on the host, on port 8080 of its addresses, by a line with its
+// name and the address that it sees, and echoes.
 func (s *scene) serve(hosts ...*host) {
 	s.Helper()
 	for _, h := range hosts {
 		for _, v6 := range []bool{false, true} {
-			addr := netip.AddrPortFrom(h.addr(v6), podPort).String()
-			l, err := h.Listen(s.Context(), "tcp", addr)
+			stop, err := h.Serve(netip.AddrPortFrom(h.addr(v6), podPort), func(peer net.Addr) string {
+				return fmt.Sprintf("%s %s\n", h.name, peer)
+			})
 			if err != nil {
 				s.Fatal(err)
 			}
-			s.Cleanup(func() { l.Close() })
-			go accept(l, h.name)
-			pc, err := h.ListenPacket(s.Context(), "udp", addr)
-			if err != nil {
-				s.Fatal(err)
-			}
-			s.Cleanup(func() { pc.Close() })
-			go answer(pc, h.name)
+			s.Cleanup(stop)
 		}
 	}
 }
-
-func accept(l net.Listener, name string) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer c.Close()
-			if _, err := fmt.Fprintf(c, "%s %s\n", name, c.RemoteAddr()); err != nil {
-				return
-			}
-			// an echo that fails shows at the client
-			_, _ = io.Copy(c, c)
-		}()
-	}
-}
-
-func answer(pc net.PacketConn, name string) {
-	buf := make([]byte, 2048)
-	for {
-		_, from, err := pc.ReadFrom(buf)
-		if err != nil {
-			return
-		}
-		if _, err := fmt.Fprintf(writerTo{pc, from}, "%s %s\n", name, from); err != nil {
-			return
-		}
-	}
-}
-
-type writerTo struct {
-	pc net.PacketConn
-	to net.Addr
-}
-
-func (w writerTo) Write(b []byte) (int, error) { return w.pc.WriteTo(b, w.to) }
 
 // answerer says who answered, and whom it saw.
 type answerer struct {
@@ -157,35 +111,13 @@ func visit(from *host, network string, to netip.AddrPort, bytes int) (answerer, 
 		return answerer{}, fmt.Errorf("read the greeting: %w", err)
 	}
 	if network == "tcp" && bytes > 0 {
-		if err := echo(c, r, bytes); err != nil {
+		b := make([]byte, bytes)
+		rand.Read(b) // never fails
+		if err := netlab.Echo(c, r, b); err != nil {
 			return answerer{}, err
 		}
 	}
 	return parseAnswer(line)
-}
-
-// echo sends n bytes and reads them back.
-func echo(c net.Conn, r io.Reader, n int) error {
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(rand.Uint32())
-	}
-	sent := make(chan error, 1)
-	go func() {
-		_, err := c.Write(b)
-		sent <- err
-	}()
-	got := make([]byte, n)
-	if _, err := io.ReadFull(r, got); err != nil {
-		return fmt.Errorf("read the echo: %w", err)
-	}
-	if err := <-sent; err != nil {
-		return err
-	}
-	if !bytes.Equal(got, b) {
-		return errors.New("the echo differs")
-	}
-	return nil
 }
 
 // settle waits until neighbours are known: a datagram gets through to each

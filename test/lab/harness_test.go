@@ -196,53 +196,29 @@ func (s *scene) eventually(what string, f func() error) {
 	}
 }
 
-// server answers on the node: TCP by its name and then an echo of what comes,
-// UDP by its name.
+// serve answers on both addresses of the node by its name, and echoes.
 func (s *scene) serve(n *netlab.Node, name string, port uint16) {
 	s.t.Helper()
 	for _, v6 := range []bool{false, true} {
-		addr := netip.AddrPortFrom(n.Addr(v6), port).String()
-		l, err := n.Listen(s.t.Context(), "tcp", addr)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		s.t.Cleanup(func() { l.Close() })
-		go accept(l, name)
-		pc, err := n.ListenPacket(s.t.Context(), "udp", addr)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		s.t.Cleanup(func() { pc.Close() })
-		go func() {
-			buf := make([]byte, 2048)
-			for {
-				_, from, err := pc.ReadFrom(buf)
-				if err != nil {
-					return
-				}
-				if _, err := pc.WriteTo([]byte(name), from); err != nil {
-					return
-				}
-			}
-		}()
+		serveAt(s.t, n.Namespace, netip.AddrPortFrom(n.Addr(v6), port), named(name))
 	}
 }
 
-func accept(l net.Listener, name string) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer c.Close()
-			if _, err := fmt.Fprintf(c, "%-8s", name); err != nil {
-				return
-			}
-			// an echo that fails shows at the client
-			_, _ = io.Copy(c, c)
-		}()
+// serveAt answers at an address until the test ends.
+func serveAt(t *testing.T, n *netlab.Namespace, addr netip.AddrPort, greeting func(net.Addr) string) {
+	t.Helper()
+	stop, err := n.Serve(addr, greeting)
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(stop)
+}
+
+// nameSize is how long the part of an answer is that names the server.
+const nameSize = 8
+
+func named(name string) func(net.Addr) string {
+	return func(net.Addr) string { return fmt.Sprintf("%-*s", nameSize, name) }
 }
 
 // connect opens a TCP connection and returns it with the name of who answered.
@@ -256,7 +232,7 @@ func connect(from *netlab.Node, to netip.AddrPort) (net.Conn, string, error) {
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return nil, "", err
 	}
-	name := make([]byte, 8)
+	name := make([]byte, nameSize)
 	if _, err := io.ReadFull(c, name); err != nil {
 		c.Close()
 		return nil, "", fmt.Errorf("read the greeting: %w", err)
@@ -278,26 +254,11 @@ func ask(from *netlab.Node, to netip.AddrPort) (string, error) {
 		return "", err
 	}
 	buf := make([]byte, 64)
-	n, err := c.Read(buf)
-	return string(buf[:n]), err
+	if _, err := c.Read(buf); err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(buf[:nameSize])), nil
 }
 
 // echo sends b and reads it back.
-func echo(c net.Conn, b []byte) error {
-	sent := make(chan error, 1)
-	go func() {
-		_, err := c.Write(b)
-		sent <- err
-	}()
-	got := make([]byte, len(b))
-	if _, err := io.ReadFull(c, got); err != nil {
-		return fmt.Errorf("read the echo: %w", err)
-	}
-	if err := <-sent; err != nil {
-		return err
-	}
-	if !bytes.Equal(got, b) {
-		return errors.New("the echo differs")
-	}
-	return nil
-}
+func echo(c net.Conn, b []byte) error { return netlab.Echo(c, c, b) }

@@ -269,12 +269,7 @@ func TestTheMachinesOwnServicesKeepAnswering(t *testing.T) {
 	s := started(t, 1, true)
 	for _, vip := range vips {
 		own := netip.AddrPortFrom(vip.Addr(), 22)
-		l, err := s.Director.Listen(t.Context(), "tcp", own.String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { l.Close() })
-		go accept(l, "sshd")
+		serveAt(t, s.Director, own, named("sshd"))
 		c, who, err := connect(s.Clients()[0], own)
 		if err != nil || who != "sshd" {
 			t.Fatalf("%v: %q, %v", own, who, err)

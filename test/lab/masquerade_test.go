@@ -10,14 +10,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/netip"
 	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -25,136 +22,6 @@ import (
 
 	"github.com/waggle-lb/waggle/internal/netlab"
 )
-
-// seenSize is how long the part of an answer is that says whom the server saw.
-const seenSize = 64
-
-// reveal answers on all addresses of the node: TCP by the address that it sees
-// and then an echo, UDP by the address and the echo in one datagram.
-func (s *scene) reveal(n *netlab.Node, port uint16) {
-	s.t.Helper()
-	for _, v6 := range []bool{false, true} {
-		addr := netip.AddrPortFrom(n.Addr(v6), port).String()
-		l, err := n.Listen(s.t.Context(), "tcp", addr)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		s.t.Cleanup(func() { l.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer c.Close()
-					if _, err := fmt.Fprintf(c, "%-*s", seenSize, c.RemoteAddr()); err != nil {
-						return
-					}
-					_, _ = io.Copy(c, c)
-				}()
-			}
-		}()
-		pc, err := n.ListenPacket(s.t.Context(), "udp", addr)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		s.t.Cleanup(func() { pc.Close() })
-		go func() {
-			buf := make([]byte, 2048)
-			for {
-				k, from, err := pc.ReadFrom(buf)
-				if err != nil {
-					return
-				}
-				// a server without a route back cannot answer
-				_, _ = pc.WriteTo(fmt.Appendf(nil, "%-*s%s", seenSize, from, buf[:k]), from)
-			}
-		}()
-	}
-}
-
-// talk is a TCP connection, or a connected UDP socket, to a server that
-// reveals whom it sees.
-type talk struct {
-	net.Conn
-	seen netip.AddrPort
-}
-
-// call begins a talk, from a port of the caller's choice; 0: any.
-func call(from *netlab.Node, network string, port uint16, to netip.AddrPort) (*talk, error) {
-	return callWithin(patience, from, network, port, to)
-}
-
-func callWithin(limit time.Duration, from *netlab.Node, network string, port uint16, to netip.AddrPort) (*talk, error) {
-	d := &net.Dialer{Timeout: limit}
-	local := netip.AddrPortFrom(from.Addr(to.Addr().Is6()), port)
-	d.LocalAddr = net.TCPAddrFromAddrPort(local)
-	if network == "udp" {
-		d.LocalAddr = net.UDPAddrFromAddrPort(local)
-	}
-	d.Control = func(_, _ string, c syscall.RawConn) (err error) {
-		cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
-		return errors.Join(cerr, err)
-	}
-	c, err := from.DialWith(context.Background(), d, network, to.String())
-	if err != nil {
-		return nil, err
-	}
-	tk := &talk{Conn: c}
-	if err := tk.greet(limit); err != nil {
-		c.Close()
-		return nil, fmt.Errorf("%s to %s: %w", network, to, err)
-	}
-	return tk, nil
-}
-
-func (tk *talk) greet(limit time.Duration) error {
-	if err := tk.SetDeadline(time.Now().Add(limit)); err != nil {
-		return err
-	}
-	buf := make([]byte, seenSize)
-	if _, ok := tk.Conn.(*net.UDPConn); ok {
-		if _, err := tk.Write(nil); err != nil {
-			return err
-		}
-	}
-	if _, err := io.ReadFull(tk, buf); err != nil {
-		return fmt.Errorf("read whom the server sees: %w", err)
-	}
-	var err error
-	tk.seen, err = netip.ParseAddrPort(strings.TrimSpace(string(buf)))
-	return err
-}
-
-// exchange sends n random bytes and wants them back.
-func (tk *talk) exchange(n int) error {
-	if err := tk.SetDeadline(time.Now().Add(patience)); err != nil {
-		return err
-	}
-	b := random(n)
-	if _, ok := tk.Conn.(*net.UDPConn); !ok {
-		return echo(tk, b)
-	}
-	buf := make([]byte, 2048)
-	for at := 0; at < n; at += 1024 {
-		part := b[at:min(at+1024, n)]
-		if _, err := tk.Write(part); err != nil {
-			return err
-		}
-		k, err := tk.Read(buf)
-		if err != nil {
-			return fmt.Errorf("read the echo of byte %d: %w", at, err)
-		}
-		if k < seenSize || !bytes.Equal(buf[seenSize:k], part) {
-			return errors.New("the echo differs")
-		}
-		if who := strings.TrimSpace(string(buf[:seenSize])); who != tk.seen.String() {
-			return fmt.Errorf("the server sees %s, before %s", who, tk.seen)
-		}
-	}
-	return nil
-}
 
 // masquerading is a service of both protocols and families at each of the
 // VIPs, in YAML.

@@ -156,12 +156,11 @@ func wantWith(t *testing.T, what string, headers []header, shown [][]byte) {
 func (r *routed) tcpWith(t *testing.T, vip netip.AddrPort, headers []header) {
 	t.Helper()
 	v6 := vip.Addr().Is6()
-	l, err := r.server.Listen(t.Context(), "tcp", netip.AddrPortFrom(r.server.Addr(v6), 8080).String())
+	stop, err := r.server.Serve(netip.AddrPortFrom(r.server.Addr(v6), 8080), named("s"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	go accept(l, "s")
+	defer stop()
 	s := open(t, r.client.Namespace, unix.SOCK_STREAM, v6)
 	for _, h := range headers {
 		s.option(h.send, h.bytes)

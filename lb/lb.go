@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 )
 
 // Family is the address family of a Service. A Service never mixes families.
@@ -89,10 +90,24 @@ func (f Frontend) Compare(g Frontend) int {
 
 // Backend is one server behind a Service.
 type Backend struct {
+	// Addr has port 0 if the port is the one that the client asked for: a
+	// backend of a service that has frontends for any port.
 	Addr netip.AddrPort
 	// Weight is 0 to 65535. 0 is quiesced: connections stay, none is added.
 	Weight uint16
+	// Upper is how many connections it takes, active and inactive ones together,
+	// before it is overloaded and gets no new ones; 0: any number. It gets new
+	// ones again when it has less than Lower, or if that is 0 than Upper less a
+	// quarter (IPVS's u_threshold and l_threshold).
+	Upper, Lower uint32
+	// Unhealthy says that it does not serve: it gets nothing new, and what
+	// happens to its connections is Service.Lost.
+	Unhealthy bool
 }
+
+// Usable reports whether new connections may go to the backend, as far as it
+// does not depend on how many it has.
+func (b *Backend) Usable() bool { return b.Weight > 0 && !b.Unhealthy }
 
 // MaxWeight is the largest weight of a Backend. IPVS's netlink takes more,
 // but its counters of a cycle do not gain from it.
@@ -118,11 +133,100 @@ type Service struct {
 	ID ServiceID
 	// Scheduler is a name of package sched's registry.
 	Scheduler string
-	Frontends []Frontend
+	// SchedulerFlags are of the scheduler: sched.FlagNames has their words.
+	SchedulerFlags SchedulerFlags
+	Frontends      []Frontend
 	// Backends stand in the order of the kernel's IPVS list: the newest first.
 	Backends   []Backend
 	Masquerade Masquerade
+	Affinity   Affinity
+	// OnePacket says that each datagram of UDP is scheduled by itself, and
+	// nothing is kept of it: IPVS's one-packet scheduling. Answers keep the
+	// backend's address.
+	OnePacket bool
+	Lost      Lost
+	Reuse     Reuse
 }
+
+// SchedulerFlags are the flags of sh and mh (ipvsadm -b).
+type SchedulerFlags uint8
+
+// The flags; the numbers are those of IPVS (IP_VS_SVC_F_SCHED1 and 2), less
+// their place in its word.
+const (
+	// SchedulerFallback tries others when the backend that was hashed to
+	// cannot serve.
+	SchedulerFallback SchedulerFlags = 1 << 0
+	// SchedulerPort hashes the client's port too.
+	SchedulerPort SchedulerFlags = 1 << 1
+)
+
+// Affinity keeps a client, or a network of clients, at one backend: IPVS's
+// persistence. The zero value is none.
+type Affinity struct {
+	// Timeout is how long after the last new connection, in whole seconds; 0:
+	// no affinity. It lasts as long as such a connection does.
+	Timeout time.Duration
+	// Prefix is how many bits of the client's address count: up to 32, or 128
+	// for IPv6.
+	Prefix uint8
+	// Quiesced says that a backend of weight 0 gets new connections of its
+	// clients, as in IPVS without expire_quiescent_template.
+	Quiesced bool
+}
+
+// Enabled reports whether there is affinity.
+func (a Affinity) Enabled() bool { return a.Timeout > 0 }
+
+// Bits returns how many bits an address of the family has.
+func (f Family) Bits() int {
+	if f == IPv6 {
+		return 128
+	}
+	return 32
+}
+
+// Lost says what becomes of flows whose backend was removed, or is unhealthy.
+type Lost uint8
+
+// What becomes of them.
+const (
+	// LostKeep forwards TCP until it closes; UDP gets another backend at once.
+	LostKeep Lost = iota
+	// LostReset answers TCP with a reset; UDP gets another backend at once. As
+	// IPVS does with expire_nodest_conn.
+	LostReset
+	// LostDrop drops what comes, and lets the flow time out: so it goes on if
+	// the backend is back before that. As IPVS does by default.
+	LostDrop
+)
+
+var lostWords = [...]string{"keep", "reset", "drop"}
+
+// String returns the word of the YAML input: "keep", "reset" or "drop".
+func (l Lost) String() string { return lostWords[l] }
+
+// Reuse says when the SYN of a client port that has a flow gets a backend of
+// its own. A SYN of a live flow whose backend serves is a repetition, always.
+type Reuse uint8
+
+// When it does.
+const (
+	// ReuseAny picks afresh if the flow is finished (TIME_WAIT, CLOSE), and if
+	// its backend was removed or takes nothing new.
+	ReuseAny Reuse = iota
+	// ReuseFinished does for finished flows without affinity, and, with
+	// LostReset, those of a backend of weight 0: IPVS's conn_reuse_mode 1.
+	ReuseFinished
+	// ReuseNever goes on with the flow's backend, but, with LostReset, not one
+	// of weight 0: IPVS's conn_reuse_mode 0.
+	ReuseNever
+)
+
+var reuseWords = [...]string{"any", "finished", "never"}
+
+// String returns the word of the YAML input: "any", "finished" or "never".
+func (r Reuse) String() string { return reuseWords[r] }
 
 // Masquerade says whose address the backends of a service see as the client's.
 type Masquerade uint8

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -110,6 +112,23 @@ func TestEqual(t *testing.T) {
 	c.Frontends = []lb.Frontend{extra, a.Frontends[0]}
 	if !b.Equal(&c) || b.Equal(a) {
 		t.Error("frontends are not compared as a set")
+	}
+	for name, change := range map[string]func(*lb.Service){
+		"scheduler":  func(s *lb.Service) { s.Scheduler = "wrr" },
+		"flags":      func(s *lb.Service) { s.SchedulerFlags = lb.SchedulerPort },
+		"masquerade": func(s *lb.Service) { s.Masquerade = lb.MasqueradeAlways },
+		"affinity":   func(s *lb.Service) { s.Affinity.Timeout = time.Minute },
+		"one packet": func(s *lb.Service) { s.OnePacket = true },
+		"lost":       func(s *lb.Service) { s.Lost = lb.LostDrop },
+		"reuse":      func(s *lb.Service) { s.Reuse = lb.ReuseNever },
+		"threshold":  func(s *lb.Service) { s.Backends[0].Upper = 5 },
+		"health":     func(s *lb.Service) { s.Backends[0].Unhealthy = true },
+	} {
+		other := *a
+		other.Backends = slices.Clone(a.Backends)
+		if change(&other); a.Equal(&other) {
+			t.Errorf("services that differ in %s are equal", name)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"reflect"
 	"slices"
 )
 
@@ -135,12 +136,19 @@ func (s *Snapshot) Compare(next *Snapshot) Diff {
 // Equal reports whether two services say the same. Order of backends matters,
 // order of frontends does not.
 func (s *Service) Equal(t *Service) bool {
-	if s.ID != t.ID || s.Scheduler != t.Scheduler || s.Masquerade != t.Masquerade || !slices.Equal(s.Backends, t.Backends) || len(s.Frontends) != len(t.Frontends) {
+	if !s.alike(t) || !slices.Equal(s.Backends, t.Backends) || len(s.Frontends) != len(t.Frontends) {
 		return false
 	}
 	a := slices.SortedFunc(slices.Values(s.Frontends), Frontend.Compare)
 	b := slices.SortedFunc(slices.Values(t.Frontends), Frontend.Compare)
 	return slices.Equal(a, b)
+}
+
+// alike compares all but the lists; by reflection, so that no field is forgotten.
+func (s *Service) alike(t *Service) bool {
+	a, b := *s, *t
+	a.Frontends, a.Backends, b.Frontends, b.Backends = nil, nil, nil, nil
+	return reflect.DeepEqual(a, b)
 }
 
 // Sharing returns a snapshot that says the same as s, but uses prev's pointer

@@ -2,16 +2,13 @@
 
 package sched
 
-import (
-	"net/netip"
-
-	"github.com/waggle-lb/waggle/lb"
-)
+import "net/netip"
 
 // rr serves the usable backends in list order, one after another.
 var rr = Scheduler{
-	Name:    rrName,
+	Name:    "rr",
 	Doc:     "round robin: one after another, weights other than 0 ignored",
+	Rule:    Cursor,
 	compile: compileRR,
 }
 
@@ -19,47 +16,51 @@ var rr = Scheduler{
 // it was when the run was compiled. The zero address is the list's head.
 type rrState struct{ last netip.AddrPort }
 
-func compileRR(backends []lb.Backend, prev *Run, picks uint64) (*Run, error) {
-	last := lastPicked(prev, picks)
-	if prev != nil {
-		for _, o := range ops(prev.Backends, backends) {
-			// the pointer of a deleted backend falls back to its predecessor
-			if o.del >= 0 && o.before[o.del].Addr == last {
-				last = netip.AddrPort{}
-				if o.del > 0 {
-					last = o.before[o.del-1].Addr
-				}
-			}
-		}
-	}
-	r := &Run{Rule: Cursor, state: rrState{last}}
-	at := indexOf(backends, last) // head, if it is the zero address
-	for i, b := range backends {
-		if b.Weight == 0 {
-			continue
-		}
-		if i <= at {
+func compileRR(r, prev *Run, at Position) {
+	last := rrLast(r, prev, at)
+	r.state = rrState{last}
+	r.Slots = usable(r.Backends)
+	pointer := indexOf(r.Backends, last) // head, if it is the zero address
+	for _, i := range r.Slots {
+		if int(i) <= pointer {
 			r.Start++
 		}
-		r.Slots = append(r.Slots, i)
 	}
-	return r, nil
 }
 
-// lastPicked is the pointer after picks; zero if rr was not the scheduler, as
-// a scheduler bound anew starts at the head.
-func lastPicked(prev *Run, picks uint64) netip.AddrPort {
-	if prev == nil || prev.Scheduler != rrName {
+// rrLast is the pointer from which r starts. That of a deleted backend falls
+// back to its predecessor; a scheduler bound anew starts at the head.
+func rrLast(r, prev *Run, at Position) netip.AddrPort {
+	if prev == nil || prev.Scheduler != r.Scheduler {
 		return netip.AddrPort{}
 	}
-	if picks > 0 {
-		if i, ok := prev.Pick(picks - 1); ok {
-			return prev.Backends[i].Addr
+	s, _ := prev.state.(rrState)
+	pointer := indexOf(prev.Backends, s.last)
+	if slot, ok := prev.picked(at); ok {
+		pointer = int(prev.Slots[slot])
+	}
+	if pointer == head {
+		return netip.AddrPort{}
+	}
+	if last := prev.Backends[pointer].Addr; indexOf(r.Backends, last) >= 0 {
+		return last
+	}
+	still := index(r.Backends)
+	for ; pointer > head; pointer-- {
+		last := prev.Backends[pointer].Addr
+		if _, ok := still[last]; ok {
+			return last
 		}
 	}
-	s, _ := prev.state.(rrState)
-	return s.last
+	return netip.AddrPort{}
 }
 
-// rrName breaks the initialisation cycle between rr and its compile function.
-const rrName = "rr"
+// picked is the slot that a Cursor run picked last, when it stands at p; false
+// if it picked none yet.
+func (r *Run) picked(p Position) (slot int, ok bool) {
+	n := uint64(len(r.Slots))
+	if n == 0 || p.Next == r.Start {
+		return 0, false
+	}
+	return int((p.Next%n + n - 1) % n), true
+}

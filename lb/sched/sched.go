@@ -40,14 +40,20 @@ func (r Rule) String() string {
 }
 
 // Flags modify a rule. Their meaning depends on the rule; the numbers are the
-// dataplane's ABI (three bits).
+// dataplane's ABI (four bits).
 type Flags uint8
+
+// The flag of Cursor.
+const (
+	CursorPasses Flags = 1 << 0 // a pick that finds nobody may go to the top: see Position
+)
 
 // The flags of Hash.
 const (
 	HashPort     Flags = 1 << 0 // the source port takes part
 	HashDest     Flags = 1 << 1 // the destination address instead of the source
 	HashFallback Flags = 1 << 2 // try further slots when the backend cannot serve
+	HashSip      Flags = 1 << 3 // SipHash-1-3, not the multiplicative hash; runs may share their slots
 )
 
 // The flags of Least.
@@ -57,20 +63,27 @@ const (
 	LeastIdle     Flags = 1 << 2 // the first backend with no active connection wins (nq)
 )
 
+// MaxBackends is how many backends a service can have.
+const MaxBackends = 65535
+
 // Run is a compiled set. Immutable.
 type Run struct {
 	// Scheduler is the registry name it was compiled by.
 	Scheduler string
 	Rule      Rule
 	Flags     Flags
-	// Slots are indices into Backends.
-	Slots []int
+	// Slots are indices into Backends. Runs of mh share them: see HashSip.
+	Slots []uint16
 	// Backends are those that the run was compiled from, in list order.
 	Backends []lb.Backend
-	// Start is the first cursor value; Cursor picks Slots[cursor mod len].
+	// Start is the first position of Cursor, which takes Slots[position mod len].
 	Start uint64
+	// LastPass is the index in Slots at which the last pass of a cycle begins, if
+	// the flags have CursorPasses.
+	LastPass int
 
-	state any // what the scheduler needs to go on from here
+	last  []uint16 // of each backend the last weight other than 0; nil: what Backends say
+	state any      // what the scheduler needs to go on from here
 }
 
 // Scheduler compiles runs.
@@ -79,26 +92,18 @@ type Scheduler struct {
 	Name string
 	// Doc is one line for --help and the documentation.
 	Doc string
-	// compile makes the run for backends. prev is nil for a new service, else
-	// the run before, of the same scheduler (rebind false) or of another one
-	// (rebind true); picks is how many were taken from prev.
-	compile func(backends []lb.Backend, prev *Run, picks uint64) (*Run, error)
+	// Rule is that of its runs.
+	Rule Rule
+	// Flags are the flags that it takes.
+	Flags lb.SchedulerFlags
+	// compile completes the run r for r.Backends. prev is nil for a new service,
+	// else the run before, perhaps of another scheduler, and at where it stood.
+	compile func(r, prev *Run, at Position)
 }
 
 // schedulers is the registry: adding a scheduler is one file, one row here and
 // one golden file.
-var schedulers = []Scheduler{rr, wrr}
-
-// MaxSlots bounds one run: wrr's cycle has as many slots as the weights sum to,
-// divided by their greatest common divisor.
-const MaxSlots = 1 << 18
-
-// WeightError says that weights make a cycle longer than MaxSlots.
-type WeightError struct{ Slots int }
-
-func (e *WeightError) Error() string {
-	return fmt.Sprintf("weights make a cycle of %d picks, more than %d: divide them all by the same number", e.Slots, MaxSlots)
-}
+var schedulers = []Scheduler{rr, wrr, lc, wlc, sed, nq, sh, dh, mh}
 
 // Names returns the names of all schedulers, in the order of the registry.
 func Names() []string {
@@ -113,17 +118,20 @@ func Names() []string {
 type UnknownError struct{ Name string }
 
 func (e *UnknownError) Error() string {
-	if later[e.Name] {
-		return fmt.Sprintf("scheduler %q is not yet supported: write one of %s", e.Name, strings.Join(Names(), ", "))
+	if n := nearest[e.Name]; n != "" {
+		return fmt.Sprintf("scheduler %q is not supported: the nearest is %s", e.Name, n)
 	}
 	return fmt.Sprintf("unknown scheduler %q: write one of %s", e.Name, strings.Join(Names(), ", "))
 }
 
-// later are IPVS's schedulers that waggle does not have; naming them lets the
-// error say that the word is right and the feature is missing.
-var later = map[string]bool{
-	"lc": true, "wlc": true, "sh": true, "dh": true, "sed": true, "nq": true, "mh": true,
-	"fo": true, "ovf": true, "lblc": true, "lblcr": true, "twos": true,
+// nearest has IPVS's schedulers that waggle does not have, and what comes
+// nearest to each.
+var nearest = map[string]string{
+	"fo":    "sed with weight 65535 for the backend that shall have all, and 1 for those that stand by",
+	"ovf":   "sed with falling weights (65535, 255, 1) and upper thresholds: it goes on to the next when one is full",
+	"lblc":  "dh, which keeps a destination at one backend but does not look at load",
+	"lblcr": "dh, which keeps a destination at one backend but does not look at load",
+	"twos":  "wlc, which compares all backends, not two of them",
 }
 
 // Find returns the scheduler of this name or an *UnknownError.
@@ -135,29 +143,62 @@ func Find(name string) (Scheduler, error) {
 	return schedulers[i], nil
 }
 
-// Compile makes the run for backends, which stand in list order (newest
-// first). prev is the service's run before this change, nil for a new service,
-// and picks is how many picks were taken from it since it was compiled; both
-// decide where rr and wrr go on. A scheduler other than prev's is bound anew,
-// as ipvsadm -E -s does. backends is kept and must not change.
-func Compile(name string, backends []lb.Backend, prev *Run, picks uint64) (*Run, error) {
-	s, err := Find(name)
+// Compile makes the run for a service, whose backends stand in list order
+// (newest first). prev is the service's run before this change, nil for a new
+// service, and at is where it stands; both decide where rr and wrr go on, and
+// what mh remembers. A scheduler other than prev's is bound anew, as ipvsadm -E
+// -s does. The service is kept and must not change.
+func Compile(svc *lb.Service, prev *Run, at Position) (*Run, error) {
+	s, err := Find(svc.Scheduler)
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.compile(backends, prev, picks)
-	if err != nil {
+	if err := s.takes(svc.SchedulerFlags); err != nil {
 		return nil, err
 	}
-	r.Scheduler, r.Backends = name, backends
+	if n := len(svc.Backends); n > MaxBackends {
+		return nil, fmt.Errorf("service %s has %d backends, more than %d", svc.ID, n, MaxBackends)
+	}
+	r := &Run{
+		Scheduler: s.Name, Rule: s.Rule, Flags: hashFlags(svc.SchedulerFlags),
+		Backends: svc.Backends, last: lastWeights(svc.Backends, prev),
+	}
+	s.compile(r, prev, at)
 	return r, nil
 }
 
-// Pick returns the index into r.Backends that the n-th pick (from 0) of a
-// Cursor run takes; false if the run is empty or of another rule.
-func (r *Run) Pick(n uint64) (int, bool) {
-	if r.Rule != Cursor || len(r.Slots) == 0 {
-		return 0, false
+// Restore makes a run that stands for one that a former process compiled for
+// the service; it is only good as the prev of Compile. last are what LastWeight
+// said of each backend. rr and wrr go on where that run stood if Compile gets
+// its position.
+func Restore(svc *lb.Service, last []uint16) *Run {
+	r := &Run{Scheduler: svc.Scheduler, Backends: svc.Backends, last: make([]uint16, len(svc.Backends))}
+	copy(r.last, last)
+	for i, b := range svc.Backends {
+		if b.Weight > 0 {
+			r.last[i] = b.Weight
+		}
 	}
-	return r.Slots[(r.Start+n)%uint64(len(r.Slots))], true
+	// only these have a position; a table of mh would be built for nothing
+	if s, err := Find(svc.Scheduler); err == nil && s.Rule == Cursor && len(r.Backends) <= MaxBackends {
+		r.Rule = s.Rule
+		s.compile(r, nil, Position{})
+	}
+	return r
+}
+
+// LastWeight is, with mh, the last weight other than 0 of Backends[i], and 0 if
+// it never had one; with others its weight.
+func (r *Run) LastWeight(i int) uint16 {
+	if r.Scheduler != mhName {
+		return r.Backends[i].Weight
+	}
+	return r.lastWeight(i)
+}
+
+func (r *Run) lastWeight(i int) uint16 {
+	if r.last == nil {
+		return r.Backends[i].Weight
+	}
+	return r.last[i]
 }

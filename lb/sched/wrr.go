@@ -4,126 +4,94 @@ package sched
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/waggle-lb/waggle/lb"
 )
 
-const wrrName = "wrr"
-
-// wrr walks the list in passes with a falling threshold.
+// wrr walks the list in passes with a falling threshold. Its run is one cycle,
+// from the highest threshold to the lowest, so it depends on the list alone.
 var wrr = Scheduler{
-	Name:    wrrName,
+	Name:    "wrr",
 	Doc:     "weighted round robin: in each cycle a backend is picked as often as its weight says",
+	Rule:    Cursor,
 	compile: compileWRR,
 }
 
-// wrrState is what the kernel's ip_vs_wrr keeps: the backend picked last (zero:
-// the list's head), the current weight, and, derived from the list, the
-// weights' greatest common divisor and the highest threshold.
+// wrrState is what the kernel's ip_vs_wrr keeps, as it was when the run was
+// compiled: the backend picked last (zero: the list's head) and the current
+// weight; and the cycle, from which later ones are told.
 type wrrState struct {
-	last       netip.AddrPort
-	cw, mw, di int
+	last netip.AddrPort
+	cw   int
+	cycle
 }
 
-// measure derives di and mw: di = gcd of the positive weights (1 if there is
-// none), mw = largest weight - (di - 1).
-func (s *wrrState) measure(list []lb.Backend) {
-	s.di, s.mw = 0, 0
-	for _, b := range list {
-		w := int(b.Weight)
-		s.di, s.mw = gcd(s.di, w), max(s.mw, w)
+func compileWRR(r, prev *Run, at Position) {
+	s := wrrState{cycle: newCycle(r.Backends)}
+	r.Flags, r.Slots = CursorPasses, s.slots()
+	if n := len(s.levels); n > 0 {
+		r.LastPass = len(r.Slots) - s.levels[n-1].size
 	}
-	s.di = max(s.di, 1)
-	s.mw -= s.di - 1
+	s.begin(r, prev, at)
+	r.Start = s.position(r)
+	r.state = s
 }
 
-func gcd(a, b int) int {
-	for b != 0 {
-		a, b = b, a%b
-	}
-	return a
-}
-
-// changed is what any addition, deletion or edit does: back to the head, and
-// the current weight brought onto the new grid, not back to the top.
-func (s *wrrState) changed(list []lb.Backend) {
-	s.last = netip.AddrPort{}
-	s.measure(list)
-	switch {
-	case s.cw > s.mw || s.cw == 0:
-		s.cw = s.mw
-	case s.di > 1:
-		s.cw = s.cw/s.di*s.di + 1
-	}
-}
-
-// pick takes the next backend's index; at is the pointer, as an index.
-func (s *wrrState) pick(list []lb.Backend, at int) int {
-	for {
-		for at++; at < len(list); at++ {
-			if int(list[at].Weight) >= s.cw {
-				return at
-			}
-		}
-		at = head
-		if s.cw -= s.di; s.cw <= 0 {
+// begin finds the pointer and current weight from which r starts.
+func (s *wrrState) begin(r, prev *Run, at Position) {
+	var from []lb.Backend
+	if prev != nil {
+		if prev.Scheduler != r.Scheduler { // bound to a service that has backends
 			s.cw = s.mw
+			return
+		}
+		s.last, s.cw = prev.wrrAt(at)
+		from = prev.Backends
+	}
+	changes := history(from, r.Backends)
+	for i, m := range changes {
+		s.last = netip.AddrPort{}
+		if di := max(m.gcd, 1); i < len(changes)-1 {
+			s.regrid(di, m.max-(di-1))
+		} else {
+			s.regrid(s.di, s.mw)
 		}
 	}
 }
 
-// advance takes n picks and returns them; none if nobody has a weight.
-func (s *wrrState) advance(list []lb.Backend, n int) []int {
-	if s.mw == 0 || n == 0 {
-		return nil
+// regrid is what any addition, deletion or edit does beside going back to the
+// head: the current weight is brought onto the new grid, not back to the top.
+func (s *wrrState) regrid(di, mw int) {
+	switch {
+	case s.cw > mw || s.cw == 0:
+		s.cw = mw
+	case di > 1:
+		s.cw = s.cw/di*di + 1
 	}
-	out := make([]int, n)
-	at := indexOf(list, s.last)
-	for i := range out {
-		at = s.pick(list, at)
-		out[i] = at
-	}
-	s.last = list[at].Addr
-	return out
 }
 
-func compileWRR(backends []lb.Backend, prev *Run, picks uint64) (*Run, error) {
-	s := wrrBefore(backends, prev, picks)
-	sum := 0
-	for _, b := range backends {
-		sum += int(b.Weight)
+// wrrAt is the pointer and the current weight of a run that stands at p.
+func (r *Run) wrrAt(p Position) (last netip.AddrPort, cw int) {
+	s, _ := r.state.(wrrState)
+	slot, ok := r.picked(p)
+	switch {
+	case !ok:
+		return s.last, s.cw
+	case p.failed():
+		return netip.AddrPort{}, s.mw
 	}
-	if sum/s.di > MaxSlots {
-		return nil, &WeightError{sum / s.di}
-	}
-	r := &Run{Rule: Cursor, state: s}
-	r.Slots = s.advance(backends, sum/s.di)
-	return r, nil
+	return r.Backends[r.Slots[slot]].Addr, s.threshold(slot)
 }
 
-// wrrBefore is the state from which the new run starts.
-func wrrBefore(backends []lb.Backend, prev *Run, picks uint64) wrrState {
-	var s wrrState
-	if prev == nil { // built by adding one by one
-		for _, o := range ops(nil, backends) {
-			s.changed(o.after)
-		}
-		s.measure(backends)
-		return s
+// position is the slot at which a walk from s goes on.
+func (s *wrrState) position(r *Run) uint64 {
+	if len(r.Slots) == 0 {
+		return 0
 	}
-	if prev.Scheduler != wrrName { // bound to a service that has backends
-		s.measure(backends)
-		s.cw = s.mw
-		return s
+	first, size := s.pass(s.cw)
+	if pointer := indexOf(r.Backends, s.last); pointer != head {
+		first += slices.Index(r.Slots[first:first+size], uint16(pointer)) + 1
 	}
-	s = prev.state.(wrrState)
-	if n := uint64(len(prev.Slots)); n > 0 && picks > 0 {
-		// not modulo n: after a whole cycle the threshold is the last pick's,
-		// which goes on as the start did but reacts to changes differently
-		s.advance(prev.Backends, int((picks-1)%n)+1)
-	}
-	for _, o := range ops(prev.Backends, backends) {
-		s.changed(o.after)
-	}
-	return s
+	return uint64(first % len(r.Slots))
 }

@@ -17,29 +17,30 @@ const MaxSlots = 1 << 16
 // cycle is the order of wrr: passes over the list with a threshold that falls
 // from mw in steps of di to 1. Each serves those whose weight reaches it.
 type cycle struct {
-	di, mw  int
-	weights []int   // of each backend; 0 for those that are not usable
-	levels  []level // from the top
+	di, mw int
+	levels []level // from the top
 }
 
 // level is a row of passes that serve the same backends, as many as size: their
 // slots begin at first, their thresholds at cw.
 type level struct{ first, cw, size int }
 
-func newCycle(list []lb.Backend) cycle {
+// newCycle measures a list and returns the weights that count: 0 for those that
+// are not usable, and scaled ones if the cycle would be too long.
+func newCycle(list []lb.Backend) (c cycle, weights []int) {
 	var m measure
-	c := cycle{weights: make([]int, len(list))}
+	weights = make([]int, len(list))
 	for i, b := range list {
 		one := measured(b)
-		c.weights[i], m = one.max, m.and(one)
+		weights[i], m = one.max, m.and(one)
 	}
 	c.di = max(m.gcd, 1)
 	if m.sum/c.di > MaxSlots {
-		c.weights, c.di = scale(c.weights, m.sum), 1
-		m.max = slices.Max(c.weights)
+		weights, c.di = scale(weights, m.sum), 1
+		m.max = slices.Max(weights)
 	}
 	c.mw = m.max - (c.di - 1)
-	return c
+	return c, weights
 }
 
 // scale brings weights into proportion to MaxSlots: each w > 0 becomes
@@ -61,17 +62,18 @@ func scale(weights []int, sum int) []int {
 	return out
 }
 
-// slots lays out the cycle and notes its levels.
-func (c *cycle) slots() []uint16 {
+// slots lays out the cycle and notes its levels. It takes no time for passes in
+// which most do not serve, but for slots.
+func (c *cycle) slots(weights []int) []uint16 {
 	var order []uint16 // by falling weight, then list order
 	total := 0
-	for i, w := range c.weights {
+	for i, w := range weights {
 		if w > 0 {
 			order = append(order, uint16(i))
 			total += w
 		}
 	}
-	weight := func(i uint16) int { return c.weights[i] }
+	weight := func(i uint16) int { return weights[i] }
 	slices.SortStableFunc(order, func(a, b uint16) int { return cmp.Compare(weight(b), weight(a)) })
 	out := make([]uint16, 0, total/c.di)
 	var served []uint16 // by a pass, in list order

@@ -22,11 +22,11 @@ var flagWords = []struct {
 type FlagError struct{ Scheduler, Flag string }
 
 func (e *FlagError) Error() string {
-	takes := "takes no flags"
+	takes := "none"
 	if s, err := Find(e.Scheduler); err == nil && s.Flags != 0 {
-		takes = "takes " + strings.Join(FlagNames(s.Name, s.Flags), " and ")
+		takes = strings.Join(FlagNames(s.Name, s.Flags), " and ")
 	}
-	return fmt.Sprintf("scheduler %q %s: %q is none of it", e.Scheduler, takes, e.Flag)
+	return fmt.Sprintf("scheduler %q has no flag %q: it takes %s", e.Scheduler, e.Flag, takes)
 }
 
 // ParseFlags reads the words of ipvsadm: "sh-port", "sh-fallback", "mh-port"

@@ -53,7 +53,7 @@ const (
 	HashPort     Flags = 1 << 0 // the source port takes part
 	HashDest     Flags = 1 << 1 // the destination address instead of the source
 	HashFallback Flags = 1 << 2 // try further slots when the backend cannot serve
-	HashSip      Flags = 1 << 3 // SipHash-1-3, not the multiplicative hash; runs may share their slots
+	HashSip      Flags = 1 << 3 //nolint:staticcheck // SipHash-1-3, not the multiplicative hash; runs may share their slots
 )
 
 // The flags of Least.
@@ -128,7 +128,7 @@ func (e *UnknownError) Error() string {
 // nearest to each.
 var nearest = map[string]string{
 	"fo":    "sed with weight 65535 for the backend that shall have all, and 1 for those that stand by",
-	"ovf":   "sed with falling weights (65535, 255, 1) and upper thresholds: it goes on to the next when one is full",
+	"ovf":   "sed with weight 65535 and an upper threshold for the backend to be filled first, and 1 for those that take the rest",
 	"lblc":  "dh, which keeps a destination at one backend but does not look at load",
 	"lblcr": "dh, which keeps a destination at one backend but does not look at load",
 	"twos":  "wlc, which compares all backends, not two of them",
@@ -157,7 +157,7 @@ func Compile(svc *lb.Service, prev *Run, at Position) (*Run, error) {
 		return nil, err
 	}
 	if n := len(svc.Backends); n > MaxBackends {
-		return nil, fmt.Errorf("service %s has %d backends, more than %d", svc.ID, n, MaxBackends)
+		return nil, fmt.Errorf("service %s has %d backends: at most %d", svc.ID, n, MaxBackends)
 	}
 	r := &Run{
 		Scheduler: s.Name, Rule: s.Rule, Flags: hashFlags(svc.SchedulerFlags),

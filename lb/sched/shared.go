@@ -5,7 +5,6 @@ package sched
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"hash"
 	"runtime"
 	"sync"
 	"weak"
@@ -55,20 +54,13 @@ func forget(key tableKey) {
 	}
 }
 
-func keyOf(list []lb.Backend, turns []uint8) (key tableKey) {
-	h := sha256.New()
+func keyOf(list []lb.Backend, turns []uint8) tableKey {
+	content := make([]byte, 0, len(list)*19)
 	for i := range list {
-		writeRow(h, &list[i], turns[i])
+		addr := list[i].Addr.Addr().As16()
+		content = append(content, addr[:]...)
+		content = binary.BigEndian.AppendUint16(content, list[i].Addr.Port())
+		content = append(content, turns[i])
 	}
-	h.Sum(key[:0])
-	return key
-}
-
-func writeRow(h hash.Hash, b *lb.Backend, turns uint8) {
-	var row [19]byte
-	addr := b.Addr.Addr().As16()
-	copy(row[:], addr[:])
-	binary.BigEndian.PutUint16(row[16:], b.Addr.Port())
-	row[18] = turns
-	h.Write(row[:])
+	return sha256.Sum256(content)
 }

@@ -28,8 +28,10 @@ type wrrState struct {
 }
 
 func compileWRR(r, prev *Run, at Position) {
-	s := wrrState{cycle: newCycle(r.Backends)}
-	r.Flags, r.Slots = CursorPasses, s.slots()
+	var s wrrState
+	var weights []int
+	s.cycle, weights = newCycle(r.Backends)
+	r.Flags, r.Slots = CursorPasses, s.slots(weights)
 	if n := len(s.levels); n > 0 {
 		r.LastPass = len(r.Slots) - s.levels[n-1].size
 	}
@@ -57,6 +59,9 @@ func (s *wrrState) begin(r, prev *Run, at Position) {
 		} else {
 			s.regrid(s.di, s.mw)
 		}
+	}
+	if s.cw < 1 || s.cw > s.mw { // only if prev was no run of Compile or Restore
+		s.cw = s.mw
 	}
 }
 

@@ -3,18 +3,17 @@
 package file
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
 
 	"github.com/waggle-lb/waggle/lb"
-	"github.com/waggle-lb/waggle/lb/sched"
 )
 
 // parseAddrPort reads "192.0.2.1:80" or "[2001:db8::1]:80" as an address that
-// packets can be sent to from outside. role is "VIP" or "backend".
+// packets can be sent to from outside. role is "VIP" or "backend". Whether
+// port 0 has a place there depends on the service (checkPorts).
 func parseAddrPort(s, role string) (netip.AddrPort, *problem) {
 	ap, err := netip.ParseAddrPort(s)
 	if err != nil {
@@ -29,9 +28,6 @@ func parseAddrPort(s, role string) (netip.AddrPort, *problem) {
 	}
 	if kind := unusable(addr); kind != "" {
 		return ap, &problem{fmt.Sprintf("%s address %s cannot be a %s", kind, addr, role), "write a unicast address of this network"}
-	}
-	if ap.Port() == 0 {
-		return ap, &problem{"port 0 (any port) is not yet supported", "write a port from 1 to 65535"}
 	}
 	return ap, nil
 }
@@ -105,61 +101,4 @@ func parseFrontend(s string) (lb.Frontend, *problem) {
 	}
 	ap, bad := parseAddrPort(addr, "VIP")
 	return lb.Frontend{Addr: ap, Protocol: p}, bad
-}
-
-// checkPorts returns what is wrong with a backend's port behind a frontend. A
-// port cannot change in SCTP: its checksum covers the whole packet.
-func checkPorts(f lb.Frontend, backend netip.AddrPort) *problem {
-	port := f.Addr.Port()
-	if f.Protocol != lb.SCTP || backend.Port() == port {
-		return nil
-	}
-	return &problem{
-		fmt.Sprintf("backend %s has another port than %s, and ports of SCTP cannot be translated", backend, f),
-		fmt.Sprintf("write %s", netip.AddrPortFrom(backend.Addr(), port)),
-	}
-}
-
-// parseWeight reads a weight in decimal.
-func parseWeight(s string) (uint16, *problem) {
-	w, err := strconv.ParseInt(s, 10, 64)
-	switch {
-	case len(s) > 1 && s[0] == '0' && err == nil:
-		return 0, &problem{fmt.Sprintf("weight %q begins with 0, which is octal to some", s), "write it without"}
-	case errors.Is(err, strconv.ErrSyntax):
-		return 0, &problem{fmt.Sprintf("weight %q is not a whole number", s), fmt.Sprintf("write 0 to %d", lb.MaxWeight)}
-	case err != nil || w < 0 || w > lb.MaxWeight:
-		return 0, &problem{fmt.Sprintf("weight %s is out of range", s), fmt.Sprintf("write 0 to %d", lb.MaxWeight)}
-	}
-	return uint16(w), nil
-}
-
-// checkScheduler returns what is wrong with a scheduler's name.
-func checkScheduler(name string) *problem {
-	_, err := sched.Find(name)
-	if err == nil {
-		return nil
-	}
-	// The error says what to write after its first colon.
-	what, remedy, _ := strings.Cut(err.Error(), ": ")
-	return &problem{what, remedy}
-}
-
-// checkWeights returns what is wrong with the weights of a service together.
-// Only large ones can be too much for a scheduler; so only they are tried.
-func checkWeights(svc *lb.Service) *problem {
-	sum := 0
-	for _, b := range svc.Backends {
-		sum += int(b.Weight)
-	}
-	if sum <= sched.MaxSlots {
-		return nil
-	}
-	_, err := sched.Compile(svc.Scheduler, svc.Backends, nil, 0)
-	var long *sched.WeightError
-	if !errors.As(err, &long) {
-		return nil
-	}
-	what, remedy, _ := strings.Cut(long.Error(), ": ")
-	return &problem{what, remedy}
 }

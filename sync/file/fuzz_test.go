@@ -5,13 +5,16 @@ package file_test
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/lb/sched"
 	"github.com/waggle-lb/waggle/sync/file"
 )
 
@@ -65,32 +68,67 @@ func write(cfg *file.Config) string {
 	var b strings.Builder
 	if cfg.Format == file.IPVSADM {
 		for _, s := range cfg.Services {
-			option := map[lb.Protocol]string{lb.TCP: "-t", lb.UDP: "-u", lb.SCTP: "--sctp-service"}[s.Frontends[0].Protocol]
-			at := option + " " + s.Frontends[0].Addr.String()
-			fmt.Fprintf(&b, "-A %s -s %s\n", at, s.Scheduler)
-			for _, k := range slices.Backward(s.Backends) {
-				fmt.Fprintf(&b, "-a %s -r %s -m -w %d\n", at, k.Addr, k.Weight)
-			}
+			writeRules(&b, s)
 		}
 		if b.Len() > 0 {
 			return b.String()
 		}
 	}
 	fmt.Fprintf(&b, "apiVersion: %s\nkind: %s\nservices: [\n", file.APIVersion, file.Kind)
-	for i := 0; i < len(cfg.Services); {
-		name := cfg.Services[i].ID.Name
-		var frontends, backends strings.Builder
-		scheduler, masquerade := cfg.Services[i].Scheduler, cfg.Services[i].Masquerade
-		for ; i < len(cfg.Services) && cfg.Services[i].ID.Name == name; i++ {
-			for _, f := range cfg.Services[i].Frontends {
-				fmt.Fprintf(&frontends, "%q, ", f)
-			}
-			for _, k := range slices.Backward(cfg.Services[i].Backends) {
-				fmt.Fprintf(&backends, "{address: %q, weight: %d}, ", k.Addr, k.Weight)
-			}
+	for rest := cfg.Services; len(rest) > 0; {
+		n := 1
+		if len(rest) > 1 && rest[1].ID.Name == rest[0].ID.Name {
+			n = 2
 		}
-		fmt.Fprintf(&b, "{name: %q, scheduler: %s, masquerade: %s, frontends: [%s], backends: [%s]},\n", name, scheduler, masquerade, &frontends, &backends)
+		writeEntry(&b, rest[:n])
+		rest = rest[n:]
 	}
 	b.WriteString("]\n")
 	return b.String()
+}
+
+func writeRules(b *strings.Builder, s *lb.Service) {
+	f := s.Frontends[0]
+	at := map[lb.Protocol]string{lb.TCP: "-t ", lb.UDP: "-u ", lb.SCTP: "--sctp-service "}[f.Protocol] + f.Addr.String()
+	fmt.Fprintf(b, "-A %s -s %s", at, s.Scheduler)
+	if s.SchedulerFlags != 0 {
+		fmt.Fprintf(b, " -b %s", strings.Join(sched.FlagNames(s.Scheduler, s.SchedulerFlags), ","))
+	}
+	if s.OnePacket {
+		b.WriteString(" -o")
+	}
+	if a := s.Affinity; a.Enabled() {
+		mask := fmt.Sprint(a.Prefix)
+		if s.ID.Family == lb.IPv4 {
+			mask = net.IP(net.CIDRMask(int(a.Prefix), 32)).String()
+		}
+		fmt.Fprintf(b, " -p %d -M %s", a.Timeout/time.Second, mask)
+	}
+	b.WriteByte('\n')
+	for _, k := range slices.Backward(s.Backends) {
+		fmt.Fprintf(b, "-a %s -r %s -m -w %d -x %d -y %d\n", at, k.Addr, k.Weight, k.Upper, k.Lower)
+	}
+}
+
+// writeEntry writes the services of one name, at most one of each family.
+func writeEntry(b *strings.Builder, services []*lb.Service) {
+	var frontends, backends, masks strings.Builder
+	for _, s := range services {
+		for _, f := range s.Frontends {
+			fmt.Fprintf(&frontends, "%q, ", f)
+		}
+		for _, k := range slices.Backward(s.Backends) {
+			fmt.Fprintf(&backends, "{address: %q, weight: %d, upperThreshold: %d, lowerThreshold: %d, unhealthy: %v}, ",
+				k.Addr, k.Weight, k.Upper, k.Lower, k.Unhealthy)
+		}
+		mask := map[lb.Family]string{lb.IPv4: "mask", lb.IPv6: "mask6"}[s.ID.Family]
+		fmt.Fprintf(&masks, "%s: %d, ", mask, s.Affinity.Prefix)
+	}
+	s := services[0]
+	fmt.Fprintf(b, "{name: %q, scheduler: %s, flags: [%s], masquerade: %s, onePacket: %v, lostBackend: %s, portReuse: %s, frontends: [%s], backends: [%s]",
+		s.ID.Name, s.Scheduler, strings.Join(sched.FlagNames(s.Scheduler, s.SchedulerFlags), ", "), s.Masquerade, s.OnePacket, s.Lost, s.Reuse, &frontends, &backends)
+	if a := s.Affinity; a.Enabled() {
+		fmt.Fprintf(b, ", affinity: {timeout: %s, %squiesced: %s}", a.Timeout, &masks, map[bool]string{false: "pick", true: "keep"}[a.Quiesced])
+	}
+	b.WriteString("},\n")
 }

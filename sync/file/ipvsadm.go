@@ -4,10 +4,15 @@ package file
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"math/bits"
+	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/waggle-lb/waggle/lb"
 )
@@ -54,8 +59,8 @@ func parseIPVSADM(data []byte, errs *collector) []*lb.Service {
 	out := make([]*lb.Service, 0, len(p.order))
 	for _, s := range p.order {
 		slices.Reverse(s.Backends)
-		if bad := checkWeights(s.Service); bad != nil {
-			p.addProblem(s.line, "-w", bad)
+		if bad := checkLength(s.Service); bad != nil {
+			p.addProblem(s.line, "", bad)
 		}
 		out = append(out, s.Service)
 	}
@@ -114,17 +119,7 @@ func (p *ipvsadmReader) address(c *command, field string) (lb.Frontend, bool) {
 }
 
 func (p *ipvsadmReader) addService(c *command) {
-	scheduler, ok := c.values["-s"]
-	if !ok {
-		scheduler = ipvsadmScheduler
-	}
-	switch bad := checkScheduler(scheduler); {
-	case bad == nil:
-	case ok:
-		p.addProblem(c.line, "-s", bad)
-	case !p.complained(c.line, "-s"):
-		p.add(c.line, "-s", "without it ipvsadm means "+ipvsadmScheduler+", and "+bad.what, "add -s wrr")
-	}
+	scheduler, flags := p.scheduler(c)
 	f, ok := p.frontend(c)
 	if !ok {
 		return
@@ -133,18 +128,106 @@ func (p *ipvsadmReader) addService(c *command) {
 		p.addProblem(c.line, "", bad)
 		return
 	}
+	family := lb.FamilyOf(f.Addr.Addr())
+	_, onePacket := c.values["-o"]
+	if onePacket && f.Protocol != lb.UDP {
+		p.add(c.line, "-o", "one-packet scheduling is for UDP", "remove it, or write -u")
+	}
 	s := &server{
 		Service: &lb.Service{
-			ID:        lb.ServiceID{Name: f.String(), Family: lb.FamilyOf(f.Addr.Addr())},
-			Scheduler: scheduler,
-			Frontends: []lb.Frontend{f},
+			ID:             lb.ServiceID{Name: f.String(), Family: family},
+			Scheduler:      scheduler,
+			SchedulerFlags: flags,
+			Frontends:      []lb.Frontend{f},
+			Affinity:       p.affinity(c, family),
+			OnePacket:      onePacket,
 		},
 		line:  c.line,
 		first: make(map[netip.AddrPort]int),
 	}
+	if _, affinity := c.values["-p"]; f.Addr.Port() == 0 && !affinity && !p.complained(c.line, "-p") {
+		p.add(c.line, "", "port 0 (any port) without persistence", "add -p, or write a port from 1 to 65535")
+	}
 	p.services[f] = s
 	p.order = append(p.order, s)
 }
+
+// scheduler reads the scheduler of a service and its flags.
+func (p *ipvsadmReader) scheduler(c *command) (string, lb.SchedulerFlags) {
+	scheduler, given := c.values["-s"]
+	if !given {
+		scheduler = ipvsadmScheduler
+	}
+	if bad := checkScheduler(scheduler); bad != nil {
+		p.addProblem(c.line, "-s", bad)
+		return "", 0
+	}
+	words, given := c.values["-b"]
+	if !given {
+		return scheduler, 0
+	}
+	flags, bad := parseFlags(scheduler, strings.Split(words, ","))
+	if bad != nil && !p.complained(c.line, "-s") {
+		p.addProblem(c.line, "-b", bad)
+	}
+	return scheduler, flags
+}
+
+// affinity reads -p and -M.
+func (p *ipvsadmReader) affinity(c *command, family lb.Family) (a lb.Affinity) {
+	timeout, given := c.values["-p"]
+	mask, masked := c.values["-M"]
+	switch {
+	case !given && masked:
+		p.add(c.line, "-M", "a netmask without persistence (-p)", "add -p, or remove it")
+		return a
+	case !given:
+		return a
+	}
+	a = lb.Affinity{Timeout: defaultAffinity, Prefix: uint8(family.Bits())}
+	if timeout != "" {
+		seconds, bad := parseNumber("timeout", timeout, int64(minAffinity/time.Second), int64(maxAffinity/time.Second))
+		if bad != nil {
+			p.addProblem(c.line, "-p", bad)
+		}
+		a.Timeout = time.Duration(seconds) * time.Second
+	}
+	if masked {
+		var bad *problem
+		if a.Prefix, bad = parseMask(mask, family); bad != nil {
+			p.addProblem(c.line, "-M", bad)
+		}
+	}
+	return a
+}
+
+// parseMask reads a netmask as ipvsadm writes them: 255.255.255.0 for IPv4, the
+// number of bits for IPv6. The one that matches all is not a mask of clients.
+func parseMask(s string, family lb.Family) (uint8, *problem) {
+	if family == lb.IPv6 {
+		n, bad := parseNumber("netmask", s, 1, 128)
+		return uint8(n), bad
+	}
+	if n, err := strconv.ParseUint(s, 10, 8); err == nil && n >= 1 && n <= 32 {
+		return 0, &problem{fmt.Sprintf("netmask %s is a number of bits, which is the form of IPv6", s), "write " + dotted(int(n))}
+	}
+	addr, err := netip.ParseAddr(s)
+	if err != nil || !addr.Is4() {
+		return 0, &problem{fmt.Sprintf("bad netmask %q", s), "write one such as 255.255.255.0"}
+	}
+	octets := addr.As4()
+	n := bits.LeadingZeros32(^binary.BigEndian.Uint32(octets[:]))
+	switch {
+	case n == 0:
+		return 0, &problem{fmt.Sprintf("netmask %s keeps no bit of the client's address", s), "write 128.0.0.0 to 255.255.255.255"}
+	case s != dotted(n):
+		return 0, &problem{fmt.Sprintf("netmask %s has ones after a zero", s), "write one without, such as " + dotted(n)}
+	}
+	return uint8(n), nil
+}
+
+// dotted is the netmask of n bits for IPv4.
+func dotted(n int) string { return net.IP(net.CIDRMask(n, 32)).String() }
 
 func (p *ipvsadmReader) addServer(c *command) {
 	f, known := p.frontend(c)
@@ -179,12 +262,12 @@ func (p *ipvsadmReader) addServer(c *command) {
 }
 
 func (p *ipvsadmReader) backend(c *command) (b lb.Backend, ok bool) {
-	b.Weight = 1 // ipvsadm's default
-	if w, given := c.values["-w"]; given {
-		var bad *problem
-		if b.Weight, bad = parseWeight(w); bad != nil {
-			p.addProblem(c.line, "-w", bad)
-		}
+	before := len(p.list)
+	b.Weight = uint16(p.number(c, "-w", "weight", lb.MaxWeight, 1)) // 1 is ipvsadm's default
+	b.Upper = uint32(p.number(c, "-x", "upper threshold", maxThreshold, 0))
+	b.Lower = uint32(p.number(c, "-y", "lower threshold", maxThreshold, 0))
+	if bad := checkThresholds(&b, "-x ", "-y "); bad != nil && len(p.list) == before && !p.complained(c.line, "-x", "-y") {
+		p.addProblem(c.line, "-y", bad)
 	}
 	r, given := c.values["-r"]
 	if !given {
@@ -199,4 +282,17 @@ func (p *ipvsadmReader) backend(c *command) (b lb.Backend, ok bool) {
 		return b, false
 	}
 	return b, true
+}
+
+// number returns the value of an option, or otherwise if it is not there.
+func (p *ipvsadmReader) number(c *command, field, what string, most, otherwise int64) int64 {
+	s, given := c.values[field]
+	if !given {
+		return otherwise
+	}
+	n, bad := parseNumber(what, s, 0, most)
+	if bad != nil {
+		p.addProblem(c.line, field, bad)
+	}
+	return n
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -66,19 +67,48 @@ func dump(services []*lb.Service) string {
 		b.WriteString("no services\n")
 	}
 	for _, s := range services {
-		fmt.Fprintf(&b, "%s %s", s.ID, s.Scheduler)
-		if s.Masquerade != lb.MasqueradeNever {
-			fmt.Fprintf(&b, " masquerade %s", s.Masquerade)
-		}
-		b.WriteByte('\n')
+		fmt.Fprintf(&b, "%s %s%s\n", s.ID, s.Scheduler, extras(s))
 		for _, f := range s.Frontends {
 			fmt.Fprintf(&b, "  %s\n", f)
 		}
 		for _, k := range s.Backends {
-			fmt.Fprintf(&b, "  -> %s weight %d\n", k.Addr, k.Weight)
+			fmt.Fprintf(&b, "  -> %s weight %d", k.Addr, k.Weight)
+			if k.Upper != 0 {
+				fmt.Fprintf(&b, " thresholds %d %d", k.Upper, k.Lower)
+			}
+			if k.Unhealthy {
+				b.WriteString(" unhealthy")
+			}
+			b.WriteByte('\n')
 		}
 	}
 	return b.String()
+}
+
+// extras are the fields of a service that are not as if left out.
+func extras(s *lb.Service) (out string) {
+	for _, name := range sched.FlagNames(s.Scheduler, s.SchedulerFlags) {
+		out += " " + name
+	}
+	if a := s.Affinity; a != (lb.Affinity{}) {
+		out += fmt.Sprintf(" affinity %s/%d", a.Timeout, a.Prefix)
+		if a.Quiesced {
+			out += " quiesced keep"
+		}
+	}
+	if s.OnePacket {
+		out += " onePacket"
+	}
+	if s.Masquerade != lb.MasqueradeNever {
+		out += fmt.Sprintf(" masquerade %s", s.Masquerade)
+	}
+	if s.Lost != lb.LostKeep {
+		out += fmt.Sprintf(" lost %s", s.Lost)
+	}
+	if s.Reuse != lb.ReuseAny {
+		out += fmt.Sprintf(" reuse %s", s.Reuse)
+	}
+	return out
 }
 
 func outcome(input string) (string, error) {
@@ -140,8 +170,12 @@ func TestParseDefaultScheduler(t *testing.T) {
 	}
 
 	// ipvsadm text means what it means to ipvsadm.
-	if _, err := file.Parse("services", []byte("-A -t 203.0.113.1:80\n"), file.Options{DefaultScheduler: "wrr"}); err == nil {
-		t.Error("the default scheduler was taken for ipvsadm text, which has its own")
+	cfg, err = file.Parse("services", []byte("-A -t 203.0.113.1:80\n"), file.Options{DefaultScheduler: "wrr"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := cfg.Services[0].Scheduler; got != "wlc" {
+		t.Errorf("ipvsadm text without -s: scheduler %s, want wlc", got)
 	}
 
 	var unknown *sched.UnknownError
@@ -151,7 +185,7 @@ func TestParseDefaultScheduler(t *testing.T) {
 }
 
 func TestParseErrorsCanBeTakenApart(t *testing.T) {
-	_, err := file.Parse("etc/web", []byte("-A -t 203.0.113.1:80 -s rr\n-A -t 203.0.113.1:80 -s lc -o\n"), file.Options{})
+	_, err := file.Parse("etc/web", []byte("-A -t 203.0.113.1:80 -s rr\n-A -t 203.0.113.1:80 -s fo --pe sip\n"), file.Options{})
 	var all *file.Errors
 	if !errors.As(err, &all) {
 		t.Fatalf("got %v, want an *Errors", err)
@@ -164,7 +198,7 @@ func TestParseErrorsCanBeTakenApart(t *testing.T) {
 		fields = append(fields, e.Field)
 	}
 	slices.Sort(fields)
-	if diff := cmp.Diff([]string{"", "-o", "-s"}, fields); diff != "" {
+	if diff := cmp.Diff([]string{"", "--pe", "-s"}, fields); diff != "" {
 		t.Errorf("fields (-want +got):\n%s", diff)
 	}
 	var first *file.Error
@@ -197,6 +231,27 @@ func TestParseTakesWindowsText(t *testing.T) {
 		_, got, _ = strings.Cut(got, "\n")
 		if diff := cmp.Diff("203.0.113.1:80/TCP/ipv4 rr\n  203.0.113.1:80/TCP\n", got); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
+		}
+	}
+}
+
+// TestParseRefusesMoreBackendsThanARunCanName: of each family.
+func TestParseRefusesMoreBackendsThanARunCanName(t *testing.T) {
+	var text, doc strings.Builder
+	text.WriteString("-A -t 203.0.113.1:80 -s rr\n")
+	doc.WriteString("apiVersion: waggle.dev/v1alpha1\nkind: ServiceList\nservices:\n" +
+		"- name: web\n  frontends: [203.0.113.1:80/TCP]\n  backends:\n")
+	for i := range 65536 {
+		addr := netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)})
+		fmt.Fprintf(&text, "-a -t 203.0.113.1:80 -r %s:80 -m\n", addr)
+		fmt.Fprintf(&doc, "  - address: %s:80\n", addr)
+	}
+	for in, want := range map[string]string{
+		text.String(): "services:1: 65536 backends of ipv4: write at most 65535",
+		doc.String():  "services:7: services[0].backends: 65536 backends of ipv4: write at most 65535",
+	} {
+		if _, err := file.Parse("services", []byte(in), file.Options{}); err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
 		}
 	}
 }

@@ -28,32 +28,24 @@ func TestParseEveryLineOfIPVSADM(t *testing.T) {
 		{"-a -t 198.18.255.10:2101 -r 198.19.0.1:8080 -m -w 1", taken},
 		{"-a -t 198.18.255.10:2101 -r 198.19.0.2:8080 -m -w 3", taken},
 		{"-a -t 198.18.255.10:2101 -r 198.19.0.3:8080 -m -w 0", taken},
-		{"-A -t 198.18.255.10:2103 -s sh -p 360 -M 255.255.255.0 -b sh-fallback,sh-port", "-p: persistence is not yet supported: remove -p and -M; " +
-			"-M: persistence is not yet supported: remove -p and -M; " +
-			"-b: scheduler flags are not yet supported: remove it; " +
-			`-s: scheduler "sh" is not yet supported: write one of rr, wrr`},
+		{"-A -t 198.18.255.10:2103 -s sh -p 360 -M 255.255.255.0 -b sh-fallback,sh-port", taken},
 		{"-a -t 198.18.255.10:2103 -r 198.19.0.2:8080 -m -w 1", taken},
 		{"-a -t 198.18.255.10:2103 -r 198.19.0.10:8080 -m -w 1", taken},
 		{"-A -u 198.18.255.10:2102 -s wrr", taken},
 		{"-a -u 198.18.255.10:2102 -r 198.19.0.1:8080 -m -w 10", taken},
 		{"-a -u 198.18.255.10:2102 -r 198.19.0.2:8080 -m -w 5", taken},
-		{"-A -u 198.18.255.10:2105 -s rr -o", "-o: one-packet scheduling is not yet supported: remove it"},
+		{"-A -u 198.18.255.10:2105 -s rr -o", taken},
 		{"-a -u 198.18.255.10:2105 -r 198.19.0.1:8080 -m -w 1", taken},
-		{"-A -t [fd00:f::10]:2104 -s mh -p 100 -M 64 -b mh-port", "-p: persistence is not yet supported: remove -p and -M; " +
-			"-M: persistence is not yet supported: remove -p and -M; " +
-			"-b: scheduler flags are not yet supported: remove it; " +
-			`-s: scheduler "mh" is not yet supported: write one of rr, wrr`},
+		{"-A -t [fd00:f::10]:2104 -s mh -p 100 -M 64 -b mh-port", taken},
 		{"-a -t [fd00:f::10]:2104 -r [fd00:e::1]:8080 -m -w 1", taken},
 		{"-a -t [fd00:f::10]:2104 -r [fd00:e::2]:8080 -m -w 1", taken},
-		{"-A -f 55 -s wlc", mark + `; -s: scheduler "wlc" is not yet supported: write one of rr, wrr`},
+		{"-A -f 55 -s wlc", mark},
 		{"-a -f 55 -r 198.19.0.8:0 -i -w 2 --tun-type ipip", mark + "; " +
 			"-i: forwarding by tunnel (-i) is not yet supported: write -m instead; " +
 			"--tun-type: tunnels are not yet supported: remove it and write -m instead of -i"},
 		{"-a -f 55 -r 198.19.0.9:0 -g -w 2", mark + "; -g: forwarding by route (-g) is not yet supported: write -m instead"},
 		{"-A -f 56 -6 -s lc -p 360", mark + "; " +
-			"-6: services by firewall mark are not yet supported, and only they have this option: write a service for each address, with -t or -u; " +
-			"-p: persistence is not yet supported: remove -p and -M; " +
-			`-s: scheduler "lc" is not yet supported: write one of rr, wrr`},
+			"-6: services by firewall mark are not yet supported, and only they have this option: write a service for each address, with -t or -u"},
 	}
 	var got [][2]string
 	for _, group := range groups(string(data)) {

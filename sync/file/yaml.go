@@ -128,7 +128,7 @@ func (y *yamlReader) plain(n *yaml.Node, path string) bool {
 
 // notYet names the fields that waggle will have.
 func notYet(field string) bool {
-	return slices.Contains([]string{"affinity", "flags", "forwarding", "healthCheck", "thresholds"}, field)
+	return slices.Contains([]string{"forwarding", "healthCheck"}, field)
 }
 
 // fields returns the values of a mapping whose keys are some of known, each

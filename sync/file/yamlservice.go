@@ -17,54 +17,81 @@ type placed struct {
 	lb.Backend
 	line int
 	path string
+	// refused says that an error names it.
+	refused bool
 }
+
+// serviceFields and backendFields are the fields of their entries, in the order
+// of the page.
+var (
+	serviceFields = []string{"name", "frontends", "scheduler", "flags", "affinity", "onePacket", "masquerade", "lostBackend", "portReuse", "backends"}
+	backendFields = []string{"address", "weight", "upperThreshold", "lowerThreshold", "unhealthy"}
+)
 
 // service reads one element of services. It becomes one service for each
 // family that it has frontends of. What comes back after an error is of no
 // use: the file is refused.
 func (y *yamlReader) service(n *yaml.Node, path string) []*lb.Service {
-	f := y.fields(n, path, nil, "name", "frontends", "scheduler", "masquerade", "backends")
+	f := y.fields(n, path, nil, serviceFields...)
 	if f == nil {
 		return nil
 	}
-	name := y.name(n, f["name"], path+".name")
-	scheduler := y.scheduler(f["scheduler"], path+".scheduler")
-	masquerade := y.masquerade(f["masquerade"], path+".masquerade")
+	common := lb.Service{
+		ID:         lb.ServiceID{Name: y.name(n, f["name"], path+".name")},
+		Masquerade: lb.Masquerade(y.word(f["masquerade"], path+".masquerade", "never", "always")),
+		OnePacket:  y.boolean(f["onePacket"], path+".onePacket"),
+		Lost:       lb.Lost(y.word(f["lostBackend"], path+".lostBackend", "keep", "reset", "drop")),
+		Reuse:      lb.Reuse(y.word(f["portReuse"], path+".portReuse", "any", "finished", "never")),
+	}
+	common.Scheduler, common.SchedulerFlags = y.scheduler(f["scheduler"], f["flags"], path)
 	before := len(y.list)
 	frontends := y.frontends(n, f["frontends"], path+".frontends")
 	mended := len(y.list) == before
 	backends := y.backends(n, f["backends"], path+".backends")
+	affinity := y.affinity(f["affinity"], path+".affinity", frontends, mended)
 	if mended {
-		y.sctp(frontends, path+".frontends", backends)
+		y.ports(frontends, path+".frontends", backends, affinity.given)
+	}
+	if common.OnePacket {
+		y.onePacket(f["onePacket"], path+".onePacket", frontends, common.Masquerade)
 	}
 
 	var out []*lb.Service
 	for _, family := range []lb.Family{lb.IPv4, lb.IPv6} {
-		svc := &lb.Service{ID: lb.ServiceID{Name: name, Family: family}, Scheduler: scheduler, Masquerade: masquerade}
+		svc := common
+		svc.ID.Family = family
+		svc.Affinity = affinity.family[family]
 		for _, fe := range frontends {
 			if lb.FamilyOf(fe.Addr.Addr()) == family {
 				svc.Frontends = append(svc.Frontends, fe)
 			}
 		}
-		for _, b := range backends {
-			if lb.FamilyOf(b.Addr.Addr()) != family {
-				continue
-			}
-			svc.Backends = append(svc.Backends, b.Backend)
-			// A frontend that could not be read may be the one it waits for.
-			if len(svc.Frontends) == 0 && mended {
-				y.add(b.line, b.path, fmt.Sprintf("backend %s is %s and no frontend of the service is", b.Addr, family),
-					"add a frontend of this family or remove the backend")
-			}
-		}
-		slices.Reverse(svc.Backends)
-		if p := checkWeights(svc); p != nil {
+		// A frontend that could not be read may be the one that backends wait for.
+		svc.Backends = y.ofFamily(backends, family, mended && len(svc.Frontends) == 0)
+		if p := checkLength(&svc); p != nil {
 			y.addProblem(f["backends"].Line, path+".backends", p)
 		}
 		if len(svc.Frontends) > 0 {
-			out = append(out, svc)
+			out = append(out, &svc)
 		}
 	}
+	return out
+}
+
+// ofFamily returns the backends of one family, the newest first. alone says
+// that no frontend is of the family.
+func (y *yamlReader) ofFamily(backends []placed, family lb.Family, alone bool) (out []lb.Backend) {
+	for _, b := range backends {
+		if lb.FamilyOf(b.Addr.Addr()) != family {
+			continue
+		}
+		out = append(out, b.Backend)
+		if alone {
+			y.add(b.line, b.path, fmt.Sprintf("backend %s is %s and no frontend of the service is", b.Addr, family),
+				"add a frontend of this family or remove the backend")
+		}
+	}
+	slices.Reverse(out)
 	return out
 }
 
@@ -91,58 +118,85 @@ func (y *yamlReader) name(parent, n *yaml.Node, path string) string {
 	return s
 }
 
-func (y *yamlReader) scheduler(n *yaml.Node, path string) string {
-	if n == nil {
-		return y.opts.DefaultScheduler
-	}
-	s, ok := y.text(n, path)
-	if !ok {
-		return ""
-	}
-	if p := checkScheduler(s); p != nil {
-		y.addProblem(n.Line, path, p)
-	}
-	return s
-}
-
-func (y *yamlReader) masquerade(n *yaml.Node, path string) lb.Masquerade {
-	if n == nil {
-		return lb.MasqueradeNever
-	}
-	if !y.plain(n, path) {
-		return lb.MasqueradeNever
-	}
-	for _, m := range []lb.Masquerade{lb.MasqueradeNever, lb.MasqueradeAlways} {
-		if n.Kind == yaml.ScalarNode && n.Value == m.String() {
-			return m
+// scheduler reads the scheduler and its flags.
+func (y *yamlReader) scheduler(name, flags *yaml.Node, path string) (string, lb.SchedulerFlags) {
+	scheduler := y.opts.DefaultScheduler
+	if name != nil {
+		s, ok := y.text(name, path+".scheduler")
+		if !ok {
+			return "", 0
 		}
+		if p := checkScheduler(s); p != nil {
+			y.addProblem(name.Line, path+".scheduler", p)
+			return "", 0
+		}
+		scheduler = s
 	}
-	y.add(n.Line, path, fmt.Sprintf("unknown word %q", n.Value), fmt.Sprintf("write %s or %s", lb.MasqueradeNever, lb.MasqueradeAlways))
-	return lb.MasqueradeNever
+	if flags == nil {
+		return scheduler, 0
+	}
+	var words []string
+	for i, item := range y.items(flags, path+".flags") {
+		s, ok := y.text(item, fmt.Sprintf("%s.flags[%d]", path, i))
+		if !ok {
+			return scheduler, 0
+		}
+		words = append(words, s)
+	}
+	f, p := parseFlags(scheduler, words)
+	if p != nil {
+		y.addProblem(flags.Line, path+".flags", p)
+	}
+	return scheduler, f
 }
 
-// sctp checks that the backends have the ports of the frontends of SCTP.
-func (y *yamlReader) sctp(frontends []lb.Frontend, path string, backends []placed) {
+// onePacket checks a service that has it.
+func (y *yamlReader) onePacket(n *yaml.Node, path string, frontends []lb.Frontend, m lb.Masquerade) {
+	i := slices.IndexFunc(frontends, func(f lb.Frontend) bool { return f.Protocol != lb.UDP })
+	switch {
+	case i >= 0:
+		y.add(n.Line, path, fmt.Sprintf("one-packet scheduling is for UDP, and frontend %s is not", frontends[i]), "remove it, or write a service for UDP alone")
+	case m == lb.MasqueradeAlways:
+		y.add(n.Line, path, "nothing is kept of one packet, and masquerade: always needs a flow for the answer", "remove one of the two")
+	}
+}
+
+// ports checks the ports of frontends and backends together.
+func (y *yamlReader) ports(frontends []lb.Frontend, path string, backends []placed, affinity bool) {
 	for _, family := range []lb.Family{lb.IPv4, lb.IPv6} {
-		var first lb.Frontend
+		var sctp, fixed *lb.Frontend // the first of SCTP, the first other one that is for one port
 		for i, f := range frontends {
-			switch {
-			case f.Protocol != lb.SCTP || lb.FamilyOf(f.Addr.Addr()) != family:
-			case first == (lb.Frontend{}):
-				first = f
-			case f.Addr.Port() != first.Addr.Port():
-				y.add(y.seen.frontends[f], fmt.Sprintf("%s[%d]", path, i),
-					fmt.Sprintf("%s has another port than %s, and ports of SCTP cannot be translated", f, first), "write a service for each port")
-				return
-			}
-		}
-		for _, b := range backends {
-			if lb.FamilyOf(b.Addr.Addr()) != family {
+			if lb.FamilyOf(f.Addr.Addr()) != family {
 				continue
 			}
-			if p := checkPorts(first, b.Addr); p != nil {
-				y.addProblem(b.line, b.path, p)
+			at, port := fmt.Sprintf("%s[%d]", path, i), f.Addr.Port()
+			if port == 0 && !affinity {
+				y.addProblem(y.seen.frontends[f], at, &problem{"port 0 (any port) without affinity", "write a port from 1 to 65535, or add affinity: {timeout: 300s}"})
 			}
+			switch {
+			case f.Protocol == lb.SCTP && sctp == nil:
+				sctp = &f
+			case f.Protocol == lb.SCTP && port != sctp.Addr.Port():
+				y.add(y.seen.frontends[f], at, fmt.Sprintf("%s has another port than %s, and ports of SCTP cannot be translated", f, sctp), "write a service for each port")
+				return
+			case f.Protocol != lb.SCTP && port != 0 && fixed == nil:
+				fixed = &f
+			}
+		}
+		y.backendPorts(sctp, family, backends)
+		y.backendPorts(fixed, family, backends)
+	}
+}
+
+// backendPorts adds what is wrong with the backends' ports behind a frontend.
+func (y *yamlReader) backendPorts(f *lb.Frontend, family lb.Family, backends []placed) {
+	for i, b := range backends {
+		if f == nil || b.refused || lb.FamilyOf(b.Addr.Addr()) != family {
+			continue
+		}
+		if p := checkPorts(*f, b.Addr); p != nil {
+			y.addProblem(b.line, b.path, p)
+			backends[i].refused = true
 		}
 	}
 }
@@ -192,7 +246,7 @@ func (y *yamlReader) backends(parent, n *yaml.Node, path string) []placed {
 	var out []placed
 	for i, item := range y.items(n, path) {
 		at := fmt.Sprintf("%s[%d]", path, i)
-		f := y.fields(item, at, example, "address", "weight")
+		f := y.fields(item, at, example, backendFields...)
 		if f == nil {
 			continue
 		}
@@ -202,7 +256,14 @@ func (y *yamlReader) backends(parent, n *yaml.Node, path string) []placed {
 			continue
 		}
 		b := placed{line: address.Line, path: at + ".address"}
-		b.Weight = y.weight(f["weight"], at+".weight")
+		before := len(y.list)
+		b.Weight = uint16(y.number(f["weight"], at+".weight", 0, lb.MaxWeight, 1))
+		b.Upper = uint32(y.number(f["upperThreshold"], at+".upperThreshold", 0, maxThreshold, 0))
+		b.Lower = uint32(y.number(f["lowerThreshold"], at+".lowerThreshold", 0, maxThreshold, 0))
+		b.Unhealthy = y.boolean(f["unhealthy"], at+".unhealthy")
+		if p := checkThresholds(&b.Backend, "upperThreshold: ", "lowerThreshold: "); p != nil && len(y.list) == before {
+			y.addProblem(f["lowerThreshold"].Line, at+".lowerThreshold", p)
+		}
 		s, ok := y.text(address, b.path)
 		if !ok {
 			continue
@@ -227,22 +288,4 @@ func addBackend(first map[netip.AddrPort]int, addr netip.AddrPort, line int) *pr
 	}
 	first[addr] = line
 	return nil
-}
-
-func (y *yamlReader) weight(n *yaml.Node, path string) uint16 {
-	if n == nil {
-		return 1
-	}
-	if !y.plain(n, path) {
-		return 0
-	}
-	if n.Kind != yaml.ScalarNode || n.ShortTag() == "!!str" && n.Style != 0 {
-		y.add(n.Line, path, "not a number", fmt.Sprintf("write 0 to %d without quotes", lb.MaxWeight))
-		return 0
-	}
-	w, p := parseWeight(n.Value)
-	if p != nil {
-		y.addProblem(n.Line, path, p)
-	}
-	return w
 }

@@ -65,17 +65,16 @@ const mostThreshold = math.MaxInt32
 
 // leftOut says what the rules of a snapshot do not.
 func leftOut(s *lb.Snapshot, sorted bool) (notes []string) {
-	named := 0
+	named := false
 	for svc := range s.All() {
-		if len(svc.Frontends) == 1 && svc.Frontends[0].String() != svc.ID.Name {
-			named++
-		}
+		f := svc.Frontends
+		named = named || len(f) > 1 || len(f) == 1 && f[0].String() != svc.ID.Name
 		for _, what := range slices.Concat(serviceNotes(svc), backendNotes(svc, sorted)) {
 			notes = append(notes, fmt.Sprintf("service %s: %s", svc.ID, what))
 		}
 	}
-	if named > 0 {
-		notes = append(notes, fmt.Sprintf("names of services: %d are not in the text: read again, a service has the name of its frontend, such as 203.0.113.10:80/TCP", named))
+	if named {
+		notes = append(notes, "names of services are not in the text: read again, each has that of its frontend, such as 203.0.113.10:80/TCP")
 	}
 	return notes
 }
@@ -111,14 +110,13 @@ func serviceNotes(svc *lb.Service) (notes []string) {
 }
 
 func backendNotes(svc *lb.Service, sorted bool) (notes []string) {
-	var unhealthy, large []string
-	limited := 0
+	var unhealthy, limited, large []string
 	for _, b := range svc.Backends {
 		if b.Unhealthy {
 			unhealthy = append(unhealthy, b.Addr.String())
 		}
 		if b.Upper > 0 {
-			limited++
+			limited = append(limited, b.Addr.String())
 		}
 		if b.Upper > mostThreshold {
 			large = append(large, b.Addr.String())
@@ -128,9 +126,9 @@ func backendNotes(svc *lb.Service, sorted bool) (notes []string) {
 		notes = append(notes, "unhealthy has no form in ipvsadm, weight 0 stands for it: "+strings.Join(unhealthy, ", "))
 	}
 	switch {
-	case sorted && limited > 0:
-		notes = append(notes, fmt.Sprintf("thresholds of %d backends are not in the text: ipvsadm -S does not print them", limited))
-	case len(large) > 0:
+	case sorted && len(limited) > 0:
+		notes = append(notes, "thresholds are not in the text, as ipvsadm -S does not print them: "+strings.Join(limited, ", "))
+	case !sorted && len(large) > 0:
 		notes = append(notes, fmt.Sprintf("ipvsadm takes thresholds up to %d, these have more: %s", mostThreshold, strings.Join(large, ", ")))
 	}
 	return notes

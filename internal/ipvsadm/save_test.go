@@ -113,14 +113,14 @@ func TestWhatIsLeftOutIsNoted(t *testing.T) {
 		"service web/ipv4: portReuse: never has no form in ipvsadm: in IPVS it is net.ipv4.vs.conn_reuse_mode=0, for all services",
 		"service web/ipv4: unhealthy has no form in ipvsadm, weight 0 stands for it: 192.0.2.2:80",
 		"service web/ipv4: ipvsadm takes thresholds up to 2147483647, these have more: 192.0.2.1:80",
-		"names of services: 1 are not in the text: read again, a service has the name of its frontend, such as 203.0.113.10:80/TCP",
+		"names of services are not in the text: read again, each has that of its frontend, such as 203.0.113.10:80/TCP",
 	}
 	if diff := cmp.Diff(wantNotes, notes); diff != "" {
 		t.Errorf("notes (-want +got):\n%s", diff)
 	}
 
 	_, notes = save(t, true, web, empty, dns)
-	wantNotes[9] = "service web/ipv4: thresholds of 1 backends are not in the text: ipvsadm -S does not print them"
+	wantNotes[9] = "service web/ipv4: thresholds are not in the text, as ipvsadm -S does not print them: 192.0.2.1:80"
 	if diff := cmp.Diff(wantNotes, notes); diff != "" {
 		t.Errorf("notes, sorted (-want +got):\n%s", diff)
 	}

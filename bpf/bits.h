@@ -41,10 +41,20 @@ static __always_inline __u32 backend_bit(const addr_t addr, __u16 port, __u8 pro
 	return (spread_addr(addr) + port + ((__u32)proto << 16)) * GOLDEN_32 >> BITS_SHIFT;
 }
 
+/* Set while a backend has port 0: any port of its address may be in use as one. */
+volatile __u32 any_port = 0;
+
 static __always_inline bool bit_is_set(void *map, __u32 bit)
 {
 	__u32 word = bit >> 6;
 	__u64 *w = bpf_map_lookup_elem(map, &word);
 
 	return w && (*w >> (bit & 63) & 1);
+}
+
+/* The same for a backend's bit. One with port 0 has that of port 0. */
+static __always_inline bool backend_is_set(void *map, const addr_t addr, __u16 port, __u8 proto)
+{
+	return bit_is_set(map, backend_bit(addr, port, proto)) ||
+	       (any_port && bit_is_set(map, backend_bit(addr, 0, proto)));
 }

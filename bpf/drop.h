@@ -86,5 +86,11 @@ enum drop_reason {
 	 * keeps the kernel from making them.
 	 */
 	DROP_REDIRECT,
+	/*
+	 * of a flow whose backend was removed or is unhealthy, and the service says
+	 * `lostBackend: drop`. Do: nothing; the flow goes on if the backend comes back before it
+	 * times out.
+	 */
+	DROP_BACKEND_GONE,
 	DROP_MAX,
 };

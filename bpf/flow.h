@@ -52,67 +52,85 @@ static __always_inline struct flow *find(const struct flow_key *key)
 	return f && is_live(load_word(f)) ? f : NULL;
 }
 
-static __always_inline void count_entry(__u32 id, __u8 state, __s32 n)
+/* What an entry of this state is in the word of its backend's load. */
+static __always_inline __u64 one_entry(__u8 state)
 {
-	struct backend_load *l = bpf_map_lookup_elem(&load, &id);
-
-	if (l)
-		__sync_fetch_and_add(is_active(state) ? &l->active : &l->inactive, n);
+	return is_active(state) ? 1 : 1ull << 32;
 }
 
 /*
- * The id that the flow's backend has now, if the hint is another's; 0: gone. A count stands where
- * the hint says, so who changes the hint moves it.
+ * Adds to the load of a backend. Its number of entries as a whole says whether it is overloaded, as
+ * in IPVS: from upper on, until there are fewer than lower.
  */
-static __noinline __u32 mend_hint(struct flow *f)
+static __always_inline void add_load(__u32 id, __u64 n)
+{
+	struct backend_load *l = bpf_map_lookup_elem(&load, &id);
+	struct backend *b = backend_at(id);
+	__u32 all, lower;
+	__u64 sum;
+
+	if (!l || !b)
+		return;
+	sum = __sync_fetch_and_add((__u64 *)&l->active, n) + n;
+	if (!b->upper)
+		return;
+	all = (__u32)sum + (__u32)(sum >> 32);
+	lower = b->lower ? b->lower : b->upper - b->upper / 4;
+	if (all >= b->upper)
+		l->overloaded = 1;
+	else if (all < lower)
+		l->overloaded = 0;
+}
+
+/*
+ * The backend that the flow has now, if the hint is another's; NULL: gone. A count stands where the
+ * hint says, so who changes the hint moves it.
+ */
+static __noinline struct backend *mend_hint(struct flow *f)
 {
 	__u32 *id, old;
 	__u64 hash;
 	__u8 state;
 
 	if (!f)
-		return 0;
+		return NULL;
 	old = f->backend;
 	hash = f->backend_hash;
 	id = bpf_map_lookup_elem(&backend_ids, &hash);
 	if (!id)
-		return 0;
+		return NULL;
 	state = state_of(load_word(f));
-	if (__sync_val_compare_and_swap(&f->backend, old, *id) != old)
-		return *id;
-	if (state < STATE_REPLY) { /* counted: a forward entry, and live */
-		count_entry(old, state, -1);
-		count_entry(*id, state, 1);
+	if (__sync_val_compare_and_swap(&f->backend, old, *id) == old &&
+	    state < STATE_REPLY) { /* counted: a forward entry, and live */
+		add_load(old, -one_entry(state));
+		add_load(*id, one_entry(state));
 	}
-	return *id;
+	return backend_at(*id);
 }
 
-/* Id of the flow's backend: the hint, else the id that its hash has now; 0: gone. */
-static __always_inline __u32 backend_of(struct flow *f)
+/* The flow's backend: the hint's, else the one that its hash has now; NULL: gone. */
+static __always_inline struct backend *backend_of(struct flow *f)
 {
-	__u32 id = f->backend;
-	struct backend *b = backend_at(id);
+	struct backend *b = backend_at(f->backend);
 
-	return b && b->hash == f->backend_hash ? id : mend_hint(f);
+	return b && b->hash == f->backend_hash ? b : mend_hint(f);
 }
 
 /* Moves a forward entry to another state, and its count with it. False: somebody else did. */
 static __always_inline bool change_state(struct flow *f, __u32 word, __u8 state)
 {
 	__u8 old = state_of(word);
+	__u64 n = -one_entry(old);
 	__u32 id;
 
 	backend_of(f); /* before the state changes, as a stale hint moves the count by it */
 	if (!replace_word(f, word, with_state(word, state)))
 		return false;
-	if (state < STATE_DEAD && is_active(state) == is_active(old))
-		return true;
-	id = f->backend; /* also if it is gone: what was counted is taken back */
-	if (!id)
-		return true;
-	count_entry(id, old, -1);
 	if (state < STATE_DEAD)
-		count_entry(id, state, 1);
+		n += one_entry(state);
+	id = f->backend; /* also if it is gone: what was counted is taken back */
+	if (id && n)
+		add_load(id, n);
 	return true;
 }
 

@@ -54,10 +54,14 @@ static __noinline void follow_reply(const struct packet *p, struct flow *r)
 	if (!p || !r || !forward_key(&k, &p->key, r))
 		return;
 	f = bpf_map_lookup_elem(&flows, &k);
-	if (f && p->key.proto == IPPROTO_TCP)
+	if (!f)
+		return;
+	if (p->key.proto == IPPROTO_TCP)
 		follow_tcp(f, p->tcp_flags, OUT);
-	else if (f)
+	else
 		__sync_fetch_and_or(word_of(f), FLOW_REPLIED << 8);
+	if (f->flags & FLOW_AFFINITY)
+		assure(&k, f);
 }
 
 /* The client's own port stands in R4. */
@@ -79,7 +83,7 @@ static __noinline enum verdict return_resourced(struct __sk_buff *skb, struct pa
 static __always_inline enum verdict from_backend(struct __sk_buff *skb, struct packet *p,
 						 struct flow *r)
 {
-	__u32 id = backend_of(r);
+	struct backend *b = backend_of(r);
 	__u8 flags = r->flags;
 
 	if (p->part == LATER) {
@@ -99,7 +103,8 @@ static __always_inline enum verdict from_backend(struct __sk_buff *skb, struct p
 		follow_reply(p, r);
 	}
 	touch(r, p->bytes);
-	count_out(id, p->bytes);
+	if (b)
+		count_out(r->backend, p->bytes);
 	if (!rewrite(skb, p, r->addr, r->port, SOURCE))
 		return drop(DROP_REWRITE);
 	if (flags & FLOW_RESOURCED)

@@ -99,6 +99,15 @@ __noinline enum later later_fragment(struct __sk_buff *skb, struct packet *p)
 	return LATER_KNOWN;
 }
 
+/* What is known of a fragment's datagram. */
+static __always_inline struct fragment *datagram_of(const struct packet *p)
+{
+	struct fragment_key k;
+
+	fragment_key(&k, p);
+	return bpf_map_lookup_elem(&fragments, &k);
+}
+
 struct release {
 	struct __sk_buff *skb;
 	struct held_key k;

@@ -80,6 +80,7 @@ func loadSpec(t *testing.T, vars map[string]any, without ...string) *programs {
 	}
 	t.Cleanup(func() { p.LBObjects.Close() })
 	p.do(p.run(p.Clock))
+	p.do(p.Meta.Put(uint32(0), bpf.LBClocks{Timeouts: defaults}))
 	return p
 }
 
@@ -156,19 +157,36 @@ func (p *programs) backend(id uint32, addr netip.AddrPort, weight uint16) {
 // pool publishes a run of backend ids for service id.
 func (p *programs) pool(id uint32, rule bpf.LBRule, flags uint64, ids ...uint32) {
 	p.t.Helper()
-	base := p.slots
-	p.do(p.Slots.Put(base, uint64(0)))
-	for i := 0; i < len(ids); i += 2 {
-		w := uint64(ids[i])
-		if i+1 < len(ids) {
-			w |= uint64(ids[i+1]) << 32
+	base, count := p.slots, len(ids)
+	words := []uint64{0, 0}
+	if rule == bpf.LBRuleRULE_LEAST {
+		for _, id := range ids {
+			var b bpf.LBBackend
+			p.do(p.Backends.Lookup(id, &b))
+			if b.Weight > 0 {
+				words = append(words, uint64(id)|uint64(b.Weight)<<32)
+			}
 		}
-		p.do(p.Slots.Put(base+1+uint32(i/2), w))
+		count = len(words) - 2
+	} else {
+		for i := 0; i < len(ids); i += 2 {
+			w := uint64(ids[i])
+			if i+1 < len(ids) {
+				w |= uint64(ids[i+1]) << 32
+			}
+			words = append(words, w)
+		}
 	}
-	p.slots += 1 + uint32(len(ids)+1)/2
-	word := uint64(base) | uint64(len(ids))<<32 | uint64(rule)<<56 | flags<<61
+	for i, w := range words {
+		p.do(p.Slots.Put(base+uint32(i), w))
+	}
+	p.slots += uint32(len(words))
+	word := uint64(base) | uint64(count)<<32 | uint64(rule)<<56 | flags<<60
 	p.do(p.Services.Put(id, bpf.LBService{Hash: 0x5000 + uint64(id), Pool: word}))
 }
+
+// defaults are how long flows live, in seconds, by state: IPVS's.
+var defaults = [16]uint32{2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120, 300}
 
 func (p *programs) vip(vip netip.AddrPort, proto lb.Protocol, service uint32) {
 	p.t.Helper()

@@ -223,7 +223,7 @@ counted:
 	if (w->flow.flags & FLOW_DIRECT)
 		count_resourced(&w->key, 1);
 	else
-		count_entry(w->flow.backend, w->flow.state, 1);
+		add_load(w->flow.backend, one_entry(w->flow.state));
 	*made = f;
 	return DROP_NONE;
 }

@@ -33,6 +33,7 @@
 #include "nat.h"
 #include "fragment.h"
 #include "masq.h"
+#include "affinity.h"
 #include "forward.h"
 #include "direct.h"
 #include "quoted.h"
@@ -50,6 +51,7 @@ const enum flow_state *anchor_flow_state __attribute__((unused));
 const enum flow_flags *anchor_flow_flags __attribute__((unused));
 const enum rule *anchor_rule __attribute__((unused));
 const enum rule_flags *anchor_rule_flags __attribute__((unused));
+const enum service_options *anchor_service_options __attribute__((unused));
 const enum backend_state *anchor_backend_state __attribute__((unused));
 const enum drop_reason *anchor_drop_reason __attribute__((unused));
 const enum vip_flags *anchor_vip_flags __attribute__((unused));

@@ -13,31 +13,51 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type LBAffinityEntry struct {
+	_           structs.HostLayout
+	BackendHash uint64
+	Expires     uint64
+	Backend     uint32
+	Assured     uint32
+}
+
+type LBAffinityKey struct {
+	_           structs.HostLayout
+	Client      [16]uint8
+	ServiceHash uint64
+}
+
 type LBBackend struct {
-	_       structs.HostLayout
-	Hash    uint64
-	Addr    [16]uint8
-	Port    uint16
-	Weight  uint16
-	Service uint32
-	Order   uint32
-	State   uint8
-	Pad     [3]uint8
-	Pad1    [3]uint64
+	_          structs.HostLayout
+	Hash       uint64
+	Addr       [16]uint8
+	Port       uint16
+	Weight     uint16
+	Service    uint32
+	Order      uint32
+	State      uint8
+	Pad        uint8
+	LastWeight uint16
+	Upper      uint32
+	Lower      uint32
+	Pad1       [2]uint64
 }
 
 type LBBackendLoad struct {
-	_        structs.HostLayout
-	Active   uint32
-	Inactive uint32
+	_          structs.HostLayout
+	Active     uint32
+	Inactive   uint32
+	Overloaded uint32
+	Pad        uint32
 }
 
 type LBBackendState uint32
 
 const (
-	LBBackendStateBACKEND_FREE     LBBackendState = 0
-	LBBackendStateBACKEND_ACTIVE   LBBackendState = 1
-	LBBackendStateBACKEND_DRAINING LBBackendState = 2
+	LBBackendStateBACKEND_FREE      LBBackendState = 0
+	LBBackendStateBACKEND_ACTIVE    LBBackendState = 1
+	LBBackendStateBACKEND_DRAINING  LBBackendState = 2
+	LBBackendStateBACKEND_UNHEALTHY LBBackendState = 3
 )
 
 type LBBackendStats struct {
@@ -56,11 +76,12 @@ type LBBucket struct {
 }
 
 type LBClocks struct {
-	_       structs.HostLayout
-	Layout  uint32
-	Hz      uint32
-	Jiffies uint64
-	Ktime   uint64
+	_        structs.HostLayout
+	Layout   uint32
+	Hz       uint32
+	Jiffies  uint64
+	Ktime    uint64
+	Timeouts [16]uint32
 }
 
 type LBDevice struct {
@@ -99,7 +120,8 @@ const (
 	LBDropReasonDROP_NO_PORT      LBDropReason = 14
 	LBDropReasonDROP_NO_ADDRESS   LBDropReason = 15
 	LBDropReasonDROP_REDIRECT     LBDropReason = 16
-	LBDropReasonDROP_MAX          LBDropReason = 17
+	LBDropReasonDROP_BACKEND_GONE LBDropReason = 17
+	LBDropReasonDROP_MAX          LBDropReason = 18
 )
 
 type LBFlow struct {
@@ -123,6 +145,7 @@ const (
 	LBFlowFlagsFLOW_MASQUERADE LBFlowFlags = 2
 	LBFlowFlagsFLOW_RESOURCED  LBFlowFlags = 4
 	LBFlowFlagsFLOW_DIRECT     LBFlowFlags = 8
+	LBFlowFlagsFLOW_AFFINITY   LBFlowFlags = 16
 )
 
 type LBFlowKey struct {
@@ -158,11 +181,12 @@ const (
 )
 
 type LBFragment struct {
-	_     structs.HostLayout
-	Sport uint16
-	Dport uint16
-	Known uint32
-	Held  uint32
+	_       structs.HostLayout
+	Sport   uint16
+	Dport   uint16
+	Known   uint32
+	Held    uint32
+	Backend uint32
 }
 
 type LBFragmentKey struct {
@@ -189,13 +213,15 @@ type LBHeldKey struct {
 type LBLimits uint32
 
 const (
-	LBLimitsLAYOUT_VERSION    LBLimits = 2
+	LBLimitsLAYOUT_VERSION    LBLimits = 3
 	LBLimitsBITS_SHIFT        LBLimits = 14
 	LBLimitsBITS_WORDS        LBLimits = 4096
 	LBLimitsMAX_SERVICES      LBLimits = 65536
 	LBLimitsMAX_BACKENDS      LBLimits = 65536
 	LBLimitsMAX_VIPS          LBLimits = 131072
 	LBLimitsMAX_SLOTS         LBLimits = 1048576
+	LBLimitsHEADER_WORDS      LBLimits = 2
+	LBLimitsSLOT_CLOSED       LBLimits = 2147483648
 	LBLimitsMAX_FLOWS         LBLimits = 524288
 	LBLimitsMAX_NODE_ADDRS    LBLimits = 4096
 	LBLimitsMAX_DEVICES       LBLimits = 4096
@@ -206,7 +232,8 @@ const (
 	LBLimitsHELD_BYTES        LBLimits = 1500
 	LBLimitsMASQ_BITS         LBLimits = 16385
 	LBLimitsMASQ_WORDS        LBLimits = 17409
-	LBLimitsMAX_LEAST         LBLimits = 1024
+	LBLimitsMAX_LEAST         LBLimits = 16384
+	LBLimitsMAX_AFFINITY      LBLimits = 65536
 )
 
 type LBNodeAddrFlags uint32
@@ -243,18 +270,25 @@ const (
 type LBRuleFlags uint32
 
 const (
+	LBRuleFlagsRULE_CURSOR_PASSES  LBRuleFlags = 1
 	LBRuleFlagsRULE_HASH_PORT      LBRuleFlags = 1
 	LBRuleFlagsRULE_HASH_DEST      LBRuleFlags = 2
 	LBRuleFlagsRULE_HASH_FALLBACK  LBRuleFlags = 4
+	LBRuleFlagsRULE_HASH_SIP       LBRuleFlags = 8
 	LBRuleFlagsRULE_LEAST_WEIGHTED LBRuleFlags = 1
 	LBRuleFlagsRULE_LEAST_EXPECTED LBRuleFlags = 2
 	LBRuleFlagsRULE_LEAST_IDLE     LBRuleFlags = 4
 )
 
 type LBService struct {
-	_    structs.HostLayout
-	Hash uint64
-	Pool uint64
+	_        structs.HostLayout
+	Hash     uint64
+	Pool     uint64
+	Affinity uint32
+	Prefix   uint8
+	Options  uint8
+	Pad      uint16
+	Pad1     uint64
 }
 
 type LBServiceName struct {
@@ -262,8 +296,20 @@ type LBServiceName struct {
 	Name      [192]uint8
 	Scheduler [16]uint8
 	Family    uint8
-	Pad       [7]uint8
+	Flags     uint8
+	Pad       [6]uint8
 }
+
+type LBServiceOptions uint32
+
+const (
+	LBServiceOptionsSERVICE_ONE_PACKET     LBServiceOptions = 1
+	LBServiceOptionsSERVICE_KEEP_QUIESCED  LBServiceOptions = 2
+	LBServiceOptionsSERVICE_LOST_RESET     LBServiceOptions = 4
+	LBServiceOptionsSERVICE_LOST_DROP      LBServiceOptions = 8
+	LBServiceOptionsSERVICE_REUSE_FINISHED LBServiceOptions = 16
+	LBServiceOptionsSERVICE_REUSE_NEVER    LBServiceOptions = 32
+)
 
 type LBVip struct {
 	_       structs.HostLayout
@@ -286,68 +332,74 @@ type LBVipKey struct {
 }
 
 type LBWork struct {
-	_     structs.HostLayout
-	Key   LBFlowKey
-	Reply LBFlowKey
-	Flow  LBFlow
-	Entry LBFlow
+	_        structs.HostLayout
+	Key      LBFlowKey
+	Reply    LBFlowKey
+	Flow     LBFlow
+	Entry    LBFlow
+	Client   LBAffinityKey
+	Affinity LBAffinityEntry
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	LBMapBackendBits         = "backend_bits"
-	LBMapBackendIds          = "backend_ids"
-	LBMapBackends            = "backends"
-	LBMapBuckets             = "buckets"
-	LBMapDevices             = "devices"
-	LBMapDirect              = "direct"
-	LBMapDrops               = "drops"
-	LBMapFlows               = "flows"
-	LBMapFragments           = "fragments"
-	LBMapHeld                = "held"
-	LBMapLoad                = "load"
-	LBMapMasqBits            = "masq_bits"
-	LBMapMasqPorts           = "masq_ports"
-	LBMapMeta                = "meta"
-	LBMapNodeAddrs           = "node_addrs"
-	LBMapParcels             = "parcels"
-	LBMapPeerBits            = "peer_bits"
-	LBMapQuotes              = "quotes"
-	LBMapResourced           = "resourced"
-	LBMapServiceInfo         = "service_info"
-	LBMapServices            = "services"
-	LBMapSlots               = "slots"
-	LBMapStats               = "stats"
-	LBMapVipBits             = "vip_bits"
-	LBMapVips                = "vips"
-	LBMapWorks               = "works"
-	LBProgClock              = "clock"
-	LBProgSweep              = "sweep"
-	LBProgTcEgress           = "tc_egress"
-	LBProgTcEgressL3         = "tc_egress_l3"
-	LBProgTcIngress          = "tc_ingress"
-	LBProgTcIngressL3        = "tc_ingress_l3"
-	LBVarAnchorBackendState  = "anchor_backend_state"
-	LBVarAnchorDeviceFlags   = "anchor_device_flags"
-	LBVarAnchorDropReason    = "anchor_drop_reason"
-	LBVarAnchorFlowFlags     = "anchor_flow_flags"
-	LBVarAnchorFlowState     = "anchor_flow_state"
-	LBVarAnchorLimits        = "anchor_limits"
-	LBVarAnchorNodeAddrFlags = "anchor_node_addr_flags"
-	LBVarAnchorPosition      = "anchor_position"
-	LBVarAnchorRule          = "anchor_rule"
-	LBVarAnchorRuleFlags     = "anchor_rule_flags"
-	LBVarAnchorVipFlags      = "anchor_vip_flags"
-	LBVarChecksumByHelper    = "checksum_by_helper"
-	LBVarClockJiffies        = "clock_jiffies"
-	LBVarClockKtime          = "clock_ktime"
-	LBVarClockMoves          = "clock_moves"
-	LBVarClockOffset         = "clock_offset"
-	LBVarHz                  = "hz"
-	LBVarSweepWalked         = "sweep_walked"
-	LBVarUnknownZero         = "unknown_zero"
+	LBMapAffinity             = "affinity"
+	LBMapBackendBits          = "backend_bits"
+	LBMapBackendIds           = "backend_ids"
+	LBMapBackends             = "backends"
+	LBMapBuckets              = "buckets"
+	LBMapDevices              = "devices"
+	LBMapDirect               = "direct"
+	LBMapDrops                = "drops"
+	LBMapFlows                = "flows"
+	LBMapFragments            = "fragments"
+	LBMapHeld                 = "held"
+	LBMapLoad                 = "load"
+	LBMapMasqBits             = "masq_bits"
+	LBMapMasqPorts            = "masq_ports"
+	LBMapMeta                 = "meta"
+	LBMapNodeAddrs            = "node_addrs"
+	LBMapParcels              = "parcels"
+	LBMapPeerBits             = "peer_bits"
+	LBMapQuotes               = "quotes"
+	LBMapResourced            = "resourced"
+	LBMapServiceInfo          = "service_info"
+	LBMapServices             = "services"
+	LBMapSlots                = "slots"
+	LBMapStats                = "stats"
+	LBMapVipBits              = "vip_bits"
+	LBMapVips                 = "vips"
+	LBMapWorks                = "works"
+	LBProgClock               = "clock"
+	LBProgSweep               = "sweep"
+	LBProgTcEgress            = "tc_egress"
+	LBProgTcEgressL3          = "tc_egress_l3"
+	LBProgTcIngress           = "tc_ingress"
+	LBProgTcIngressL3         = "tc_ingress_l3"
+	LBVarAnchorBackendState   = "anchor_backend_state"
+	LBVarAnchorDeviceFlags    = "anchor_device_flags"
+	LBVarAnchorDropReason     = "anchor_drop_reason"
+	LBVarAnchorFlowFlags      = "anchor_flow_flags"
+	LBVarAnchorFlowState      = "anchor_flow_state"
+	LBVarAnchorLimits         = "anchor_limits"
+	LBVarAnchorNodeAddrFlags  = "anchor_node_addr_flags"
+	LBVarAnchorPosition       = "anchor_position"
+	LBVarAnchorRule           = "anchor_rule"
+	LBVarAnchorRuleFlags      = "anchor_rule_flags"
+	LBVarAnchorServiceOptions = "anchor_service_options"
+	LBVarAnchorVipFlags       = "anchor_vip_flags"
+	LBVarAnyPort              = "any_port"
+	LBVarChecksumByHelper     = "checksum_by_helper"
+	LBVarClockJiffies         = "clock_jiffies"
+	LBVarClockKtime           = "clock_ktime"
+	LBVarClockMoves           = "clock_moves"
+	LBVarClockOffset          = "clock_offset"
+	LBVarFlushLost            = "flush_lost"
+	LBVarHz                   = "hz"
+	LBVarSweepWalked          = "sweep_walked"
+	LBVarUnknownZero          = "unknown_zero"
 )
 
 // LoadLB returns the embedded CollectionSpec for LB.
@@ -404,6 +456,7 @@ type LBProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type LBMapSpecs struct {
+	Affinity    *ebpf.MapSpec `ebpf:"affinity"`
 	BackendBits *ebpf.MapSpec `ebpf:"backend_bits"`
 	BackendIds  *ebpf.MapSpec `ebpf:"backend_ids"`
 	Backends    *ebpf.MapSpec `ebpf:"backends"`
@@ -436,25 +489,28 @@ type LBMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type LBVariableSpecs struct {
-	AnchorBackendState  *ebpf.VariableSpec `ebpf:"anchor_backend_state"`
-	AnchorDeviceFlags   *ebpf.VariableSpec `ebpf:"anchor_device_flags"`
-	AnchorDropReason    *ebpf.VariableSpec `ebpf:"anchor_drop_reason"`
-	AnchorFlowFlags     *ebpf.VariableSpec `ebpf:"anchor_flow_flags"`
-	AnchorFlowState     *ebpf.VariableSpec `ebpf:"anchor_flow_state"`
-	AnchorLimits        *ebpf.VariableSpec `ebpf:"anchor_limits"`
-	AnchorNodeAddrFlags *ebpf.VariableSpec `ebpf:"anchor_node_addr_flags"`
-	AnchorPosition      *ebpf.VariableSpec `ebpf:"anchor_position"`
-	AnchorRule          *ebpf.VariableSpec `ebpf:"anchor_rule"`
-	AnchorRuleFlags     *ebpf.VariableSpec `ebpf:"anchor_rule_flags"`
-	AnchorVipFlags      *ebpf.VariableSpec `ebpf:"anchor_vip_flags"`
-	ChecksumByHelper    *ebpf.VariableSpec `ebpf:"checksum_by_helper"`
-	ClockJiffies        *ebpf.VariableSpec `ebpf:"clock_jiffies"`
-	ClockKtime          *ebpf.VariableSpec `ebpf:"clock_ktime"`
-	ClockMoves          *ebpf.VariableSpec `ebpf:"clock_moves"`
-	ClockOffset         *ebpf.VariableSpec `ebpf:"clock_offset"`
-	Hz                  *ebpf.VariableSpec `ebpf:"hz"`
-	SweepWalked         *ebpf.VariableSpec `ebpf:"sweep_walked"`
-	UnknownZero         *ebpf.VariableSpec `ebpf:"unknown_zero"`
+	AnchorBackendState   *ebpf.VariableSpec `ebpf:"anchor_backend_state"`
+	AnchorDeviceFlags    *ebpf.VariableSpec `ebpf:"anchor_device_flags"`
+	AnchorDropReason     *ebpf.VariableSpec `ebpf:"anchor_drop_reason"`
+	AnchorFlowFlags      *ebpf.VariableSpec `ebpf:"anchor_flow_flags"`
+	AnchorFlowState      *ebpf.VariableSpec `ebpf:"anchor_flow_state"`
+	AnchorLimits         *ebpf.VariableSpec `ebpf:"anchor_limits"`
+	AnchorNodeAddrFlags  *ebpf.VariableSpec `ebpf:"anchor_node_addr_flags"`
+	AnchorPosition       *ebpf.VariableSpec `ebpf:"anchor_position"`
+	AnchorRule           *ebpf.VariableSpec `ebpf:"anchor_rule"`
+	AnchorRuleFlags      *ebpf.VariableSpec `ebpf:"anchor_rule_flags"`
+	AnchorServiceOptions *ebpf.VariableSpec `ebpf:"anchor_service_options"`
+	AnchorVipFlags       *ebpf.VariableSpec `ebpf:"anchor_vip_flags"`
+	AnyPort              *ebpf.VariableSpec `ebpf:"any_port"`
+	ChecksumByHelper     *ebpf.VariableSpec `ebpf:"checksum_by_helper"`
+	ClockJiffies         *ebpf.VariableSpec `ebpf:"clock_jiffies"`
+	ClockKtime           *ebpf.VariableSpec `ebpf:"clock_ktime"`
+	ClockMoves           *ebpf.VariableSpec `ebpf:"clock_moves"`
+	ClockOffset          *ebpf.VariableSpec `ebpf:"clock_offset"`
+	FlushLost            *ebpf.VariableSpec `ebpf:"flush_lost"`
+	Hz                   *ebpf.VariableSpec `ebpf:"hz"`
+	SweepWalked          *ebpf.VariableSpec `ebpf:"sweep_walked"`
+	UnknownZero          *ebpf.VariableSpec `ebpf:"unknown_zero"`
 }
 
 // LBObjects contains all objects after they have been loaded into the kernel.
@@ -477,6 +533,7 @@ func (o *LBObjects) Close() error {
 //
 // It can be passed to LoadLBObjects or ebpf.CollectionSpec.LoadAndAssign.
 type LBMaps struct {
+	Affinity    *ebpf.Map `ebpf:"affinity"`
 	BackendBits *ebpf.Map `ebpf:"backend_bits"`
 	BackendIds  *ebpf.Map `ebpf:"backend_ids"`
 	Backends    *ebpf.Map `ebpf:"backends"`
@@ -507,6 +564,7 @@ type LBMaps struct {
 
 func (m *LBMaps) Close() error {
 	return _LBClose(
+		m.Affinity,
 		m.BackendBits,
 		m.BackendIds,
 		m.Backends,
@@ -540,25 +598,28 @@ func (m *LBMaps) Close() error {
 //
 // It can be passed to LoadLBObjects or ebpf.CollectionSpec.LoadAndAssign.
 type LBVariables struct {
-	AnchorBackendState  *ebpf.Variable `ebpf:"anchor_backend_state"`
-	AnchorDeviceFlags   *ebpf.Variable `ebpf:"anchor_device_flags"`
-	AnchorDropReason    *ebpf.Variable `ebpf:"anchor_drop_reason"`
-	AnchorFlowFlags     *ebpf.Variable `ebpf:"anchor_flow_flags"`
-	AnchorFlowState     *ebpf.Variable `ebpf:"anchor_flow_state"`
-	AnchorLimits        *ebpf.Variable `ebpf:"anchor_limits"`
-	AnchorNodeAddrFlags *ebpf.Variable `ebpf:"anchor_node_addr_flags"`
-	AnchorPosition      *ebpf.Variable `ebpf:"anchor_position"`
-	AnchorRule          *ebpf.Variable `ebpf:"anchor_rule"`
-	AnchorRuleFlags     *ebpf.Variable `ebpf:"anchor_rule_flags"`
-	AnchorVipFlags      *ebpf.Variable `ebpf:"anchor_vip_flags"`
-	ChecksumByHelper    *ebpf.Variable `ebpf:"checksum_by_helper"`
-	ClockJiffies        *ebpf.Variable `ebpf:"clock_jiffies"`
-	ClockKtime          *ebpf.Variable `ebpf:"clock_ktime"`
-	ClockMoves          *ebpf.Variable `ebpf:"clock_moves"`
-	ClockOffset         *ebpf.Variable `ebpf:"clock_offset"`
-	Hz                  *ebpf.Variable `ebpf:"hz"`
-	SweepWalked         *ebpf.Variable `ebpf:"sweep_walked"`
-	UnknownZero         *ebpf.Variable `ebpf:"unknown_zero"`
+	AnchorBackendState   *ebpf.Variable `ebpf:"anchor_backend_state"`
+	AnchorDeviceFlags    *ebpf.Variable `ebpf:"anchor_device_flags"`
+	AnchorDropReason     *ebpf.Variable `ebpf:"anchor_drop_reason"`
+	AnchorFlowFlags      *ebpf.Variable `ebpf:"anchor_flow_flags"`
+	AnchorFlowState      *ebpf.Variable `ebpf:"anchor_flow_state"`
+	AnchorLimits         *ebpf.Variable `ebpf:"anchor_limits"`
+	AnchorNodeAddrFlags  *ebpf.Variable `ebpf:"anchor_node_addr_flags"`
+	AnchorPosition       *ebpf.Variable `ebpf:"anchor_position"`
+	AnchorRule           *ebpf.Variable `ebpf:"anchor_rule"`
+	AnchorRuleFlags      *ebpf.Variable `ebpf:"anchor_rule_flags"`
+	AnchorServiceOptions *ebpf.Variable `ebpf:"anchor_service_options"`
+	AnchorVipFlags       *ebpf.Variable `ebpf:"anchor_vip_flags"`
+	AnyPort              *ebpf.Variable `ebpf:"any_port"`
+	ChecksumByHelper     *ebpf.Variable `ebpf:"checksum_by_helper"`
+	ClockJiffies         *ebpf.Variable `ebpf:"clock_jiffies"`
+	ClockKtime           *ebpf.Variable `ebpf:"clock_ktime"`
+	ClockMoves           *ebpf.Variable `ebpf:"clock_moves"`
+	ClockOffset          *ebpf.Variable `ebpf:"clock_offset"`
+	FlushLost            *ebpf.Variable `ebpf:"flush_lost"`
+	Hz                   *ebpf.Variable `ebpf:"hz"`
+	SweepWalked          *ebpf.Variable `ebpf:"sweep_walked"`
+	UnknownZero          *ebpf.Variable `ebpf:"unknown_zero"`
 }
 
 // LBPrograms contains all programs after they have been loaded into the kernel.

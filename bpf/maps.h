@@ -73,6 +73,14 @@ struct {
 	__type(value, __u32);
 } resourced SEC(".maps");
 
+/* Client of a service -> where it goes, for services with affinity. Written by the programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_AFFINITY);
+	__type(key, struct affinity_key);
+	__type(value, struct affinity_entry);
+} affinity SEC(".maps");
+
 /* Datagram -> ports, known from its first fragment. Written by the programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -153,7 +161,10 @@ struct {
 	__type(value, struct service);
 } services SEC(".maps");
 
-/* Runs: a cursor, then backend ids, two a word, the first in the low half. */
+/*
+ * Runs: a header of two words, then the slots, as the rule reads them (select.h); and the tables
+ * that runs of mh share.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

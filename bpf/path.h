@@ -21,6 +21,14 @@ static __always_inline struct vip *find_vip(const addr_t addr, __u16 port, __u8 
 	return bpf_map_lookup_elem(&vips, &k);
 }
 
+/* The frontend that a packet is to: its port's, else the one for any port. */
+static __always_inline struct vip *find_frontend(const struct packet *p)
+{
+	struct vip *v = find_vip(p->key.daddr, p->key.dport, p->key.proto);
+
+	return v ? v : find_vip(p->key.daddr, 0, p->key.proto);
+}
+
 /*
  * A packet to a VIP's address that no service asked for. The machine's own addresses keep their
  * own services, ssh first; a VIP that is only routed here must not leak to the default route.
@@ -59,6 +67,22 @@ static __always_inline enum verdict stray(const struct packet *p)
 	return refuse(DROP_NO_FLOW, VERDICT_RST);
 }
 
+/* Puts together the flow of packet p to a backend. */
+static __always_inline void lead(struct work *w, const struct packet *p, const struct vip *v,
+				 const struct service *svc, const struct backend *b, __u32 id)
+{
+	copy_addr(w->flow.addr, b->addr);
+	w->flow.port = b->port ? b->port : p->key.dport;
+	/* a client that is the backend must not meet its own address as the source */
+	if (v->flags & VIP_MASQUERADE || same_addr(p->key.saddr, b->addr))
+		w->flow.flags = FLOW_MASQUERADE;
+	if (svc->affinity)
+		w->flow.flags |= FLOW_AFFINITY;
+	w->flow.backend = id;
+	w->flow.service_hash = svc->hash;
+	w->flow.backend_hash = b->hash;
+}
+
 /* The first packet of a flow, or one that needs a new backend. */
 __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 {
@@ -76,27 +100,27 @@ __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 	/* first: masquerading may have taken the port of a frontend of this address */
 	if (unmasquerade(skb, p, &verdict))
 		return verdict;
-	v = find_vip(p->key.daddr, p->key.dport, p->key.proto);
+	v = find_frontend(p);
 	if (!v)
 		return unwanted(p, DROP_UNKNOWN_PORT);
 	if (p->key.proto == IPPROTO_TCP && !is_syn(p->tcp_flags))
 		return stray(p);
 	svc = bpf_map_lookup_elem(&services, &v->service);
-	id = svc ? pick(&p->key, *(volatile __u64 *)&svc->pool) : 0;
-	b = id ? backend_at(id) : NULL;
-	if (!b || !b->hash)
+	if (!svc)
+		return VERDICT_PASS;
+	id = choose(p, v->service);
+	b = backend_at(id);
+	if (!id || !b || !b->hash)
 		return refuse(DROP_EMPTY_POOL, VERDICT_ICMP);
 	w = begin(p);
 	if (!w)
 		return VERDICT_PASS;
-	copy_addr(w->flow.addr, b->addr);
-	w->flow.port = b->port;
-	/* a client that is the backend must not meet its own address as the source */
-	if (v->flags & VIP_MASQUERADE || same_addr(p->key.saddr, b->addr))
-		w->flow.flags = FLOW_MASQUERADE;
-	w->flow.backend = id;
-	w->flow.service_hash = svc->hash;
-	w->flow.backend_hash = b->hash;
+	lead(w, p, v, svc, b, id);
+	if (is_once(p, svc)) {
+		if (p->part != LATER)
+			count_connection(id);
+		return forward(skb, p, &w->flow, id);
+	}
 	reason = insert_flow(w, &f);
 	if (reason == DROP_REPLY_TAKEN)
 		return refuse(reason, VERDICT_ICMP);
@@ -106,43 +130,90 @@ __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 	return forward(skb, p, f, f->backend);
 }
 
-/* Whether a packet of a live entry wants a new backend: see "port reuse" in docs/packet-path.md. */
-static __always_inline bool wants_pick(const struct packet *p, __u32 word, __u32 id)
-{
-	struct backend *b;
+/* What becomes of a packet whose flow is there. */
+enum fate {
+	FATE_KEEP, /* goes on */
+	FATE_END,  /* the flow ends, and the packet may begin another */
+	FATE_DROP,
+};
 
-	if (p->key.proto == IPPROTO_TCP) {
-		if (!is_syn(p->tcp_flags))
-			return false;
-		if (is_finished(state_of(word)))
-			return true;
-		b = backend_at(id);
-		return !b || !serves(b);
-	}
-	if (id) {
-		b = backend_at(id);
-		if (b && b->state == BACKEND_ACTIVE)
-			return false;
-	}
-	/* the service is gone too: the flow runs on until its timeout */
-	return find_vip(p->key.daddr, p->key.dport, p->key.proto) != NULL;
+/* Whether it takes new flows, however many it has. */
+static __always_inline bool serves(const struct backend *b)
+{
+	return b->state == BACKEND_ACTIVE && b->weight;
+}
+
+/* A SYN of a flow's tuple: "port reuse" in docs/packet-path.md. */
+static __always_inline bool wants_pick(__u32 word, const struct backend *b, __u8 options)
+{
+	if (!(options & (SERVICE_REUSE_FINISHED | SERVICE_REUSE_NEVER)))
+		return is_finished(state_of(word)) || !b || !serves(b);
+	if (options & SERVICE_LOST_RESET && b && !b->weight)
+		return true;
+	return options & SERVICE_REUSE_FINISHED && is_finished(state_of(word)) &&
+	       !(word >> 8 & FLOW_AFFINITY);
+}
+
+static __always_inline enum fate fate_of(const struct packet *p, __u32 word,
+					 const struct backend *b)
+{
+	struct service *svc = b ? bpf_map_lookup_elem(&services, &b->service) : NULL;
+	bool tcp = p->key.proto == IPPROTO_TCP;
+	__u8 options = svc ? svc->options : 0;
+
+	if (tcp && is_syn(p->tcp_flags) && wants_pick(word, b, options))
+		return FATE_END;
+	if (b && b->state == BACKEND_ACTIVE)
+		return FATE_KEEP;
+	if (options & SERVICE_LOST_DROP)
+		return FATE_DROP;
+	if (tcp)
+		return options & SERVICE_LOST_RESET ? FATE_END : FATE_KEEP;
+	/* if the service is gone too, the flow runs on until its timeout */
+	return find_frontend(p) ? FATE_END : FATE_KEEP;
+}
+
+/*
+ * What becomes of a packet whose flow may want another backend: it is a SYN, or the backend does
+ * not serve. A flow that ends has ended.
+ */
+__noinline enum fate reconsider(struct packet *p)
+{
+	enum fate fate;
+	struct flow *f;
+	__u32 word;
+
+	if (!p)
+		return FATE_DROP;
+	f = find(&p->key);
+	if (!f)
+		return FATE_END;
+	word = load_word(f);
+	fate = fate_of(p, word, backend_of(f));
+	if (fate == FATE_END)
+		retire(&p->key, f, word);
+	return fate;
 }
 
 /* To a VIP, with ports known. */
 static __always_inline enum verdict to_vip(struct __sk_buff *skb, struct packet *p)
 {
 	struct flow *f = find(&p->key);
-	__u32 word, id;
+	struct backend *b;
+	enum fate fate;
 
 	if (!f)
 		return new_flow(skb, p);
-	word = load_word(f);
-	id = backend_of(f);
-	if (wants_pick(p, word, id)) {
-		retire(&p->key, f, word);
-		return new_flow(skb, p);
+	b = backend_of(f);
+	if (!b || b->state != BACKEND_ACTIVE ||
+	    (p->key.proto == IPPROTO_TCP && is_syn(p->tcp_flags))) {
+		fate = reconsider(p);
+		if (fate == FATE_DROP)
+			return drop(DROP_BACKEND_GONE);
+		if (fate == FATE_END)
+			return new_flow(skb, p);
 	}
-	return forward_known(skb, p, f, word, id);
+	return forward_known(skb, p, f, load_word(f), b ? f->backend : 0);
 }
 
 /* To an address that backends have, or that masquerading uses. */
@@ -231,7 +302,7 @@ static __always_inline enum verdict leaving(struct __sk_buff *skb, const struct 
 	if (skb->pkt_type == PACKET_OTHERHOST)
 		return VERDICT_PASS;
 	if (bit_is_set(&vip_bits, addr_bit(p->key.daddr)) &&
-	    find_vip(p->key.daddr, p->key.dport, p->key.proto))
+	    find_frontend(p))
 		return drop(DROP_UNTRANSLATED);
 	return VERDICT_PASS;
 }
@@ -259,7 +330,7 @@ static __always_inline enum verdict egress(struct __sk_buff *skb, __u32 l3)
 		return VERDICT_PASS;
 	}
 	p.key.pad = 0;
-	if (bit_is_set(&backend_bits, backend_bit(p.key.saddr, p.key.sport, p.key.proto))) {
+	if (backend_is_set(&backend_bits, p.key.saddr, p.key.sport, p.key.proto)) {
 		p.key.position = POSITION_E4;
 		r = find(&p.key);
 		if (r)
@@ -268,7 +339,7 @@ static __always_inline enum verdict egress(struct __sk_buff *skb, __u32 l3)
 	verdict = leaving(skb, &p);
 	if (verdict == VERDICT_PASS &&
 	    (same_addr(p.key.saddr, p.key.daddr) ||
-	     bit_is_set(&masq_bits, backend_bit(p.key.daddr, p.key.dport, p.key.proto))))
+	     backend_is_set(&masq_bits, p.key.daddr, p.key.dport, p.key.proto)))
 		return masquerade(skb, &p);
 	return verdict;
 }

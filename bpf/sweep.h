@@ -77,13 +77,40 @@ static __always_inline void sweep_other(struct flow_key *key, struct flow *e, __
 		e->seen = t;
 }
 
+/* Set while backends are gone whose flows are to be ended. */
+volatile __u32 flush_lost = 0;
+
+/* Whether a flow is to be ended as its backend is gone. */
+static __noinline bool is_lost(struct flow *f)
+{
+	struct service *svc;
+	struct backend *b;
+
+	if (!f)
+		return false;
+	b = backend_of(f);
+	if (!b || b->state == BACKEND_ACTIVE)
+		return false;
+	svc = bpf_map_lookup_elem(&services, &b->service);
+	return svc && svc->options & SERVICE_LOST_RESET;
+}
+
 static __always_inline void sweep_forward(struct flow_key *key, struct flow *f, __u32 word, __u32 t)
 {
-	__u32 seconds = timeouts[word & 15];
+	__u32 zero = 0, seconds;
 	struct flow_key k;
+	struct clocks *c;
 	struct flow *r;
 
-	if (!older(f, t, seconds))
+	if (word >> 8 & FLOW_AFFINITY)
+		prolong(key, f);
+	if (flush_lost && is_lost(f)) {
+		retire(key, f, word);
+		return;
+	}
+	c = bpf_map_lookup_elem(&meta, &zero);
+	seconds = c ? c->timeouts[word & 15] : 0;
+	if (!seconds || !older(f, t, seconds))
 		return;
 	reply_key(&k, key, f->addr, f->port);
 	if (word >> 8 & FLOW_RESOURCED) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The states of a flow: what a packet makes of one, how long it lasts, what counts as active. */
+/* The states of a flow: what a packet makes of one, and what counts as active. */
 #pragma once
 
 /*
@@ -32,12 +32,6 @@ static const __u8 tcp_next[8][16] = {
 	[OUT + ON_FIN] = {TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW},
 	[OUT + ON_ACK] = {ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES},
 	[OUT + ON_RST] = {CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL},
-};
-
-/* Seconds without a packet after which an entry of this state ends: IPVS's defaults. */
-static const __u16 timeouts[16] = {
-	[NO] = 2,  [ES] = 900, [SS] = 120, [SR] = 60,  [FW] = 120, [TW] = 120,
-	[CL] = 10, [CW] = 60,  [LA] = 30,  [LI] = 120, [SA] = 120, [STATE_UDP] = 300,
 };
 
 static __always_inline bool is_active(__u8 state)

@@ -11,13 +11,15 @@ typedef __u8 addr_t[16];
 
 /* Sizes that Go needs too, as enum for BTF. */
 enum limits {
-	LAYOUT_VERSION = 2, /* of the maps that outlive a process; another number: another table */
+	LAYOUT_VERSION = 3, /* of the maps that outlive a process; another number: another table */
 	BITS_SHIFT = 14,    /* of a 32-bit hash the top 18 bits are the bit's index */
 	BITS_WORDS = 1 << (18 - 6), /* 64 bits a word */
 	MAX_SERVICES = 1 << 16,
 	MAX_BACKENDS = 1 << 16,
 	MAX_VIPS = 1 << 17,  /* frontends, and one marker for each address */
-	MAX_SLOTS = 1 << 20, /* words of 8 bytes: headers, and two slots each */
+	MAX_SLOTS = 1 << 20, /* words of 8 bytes */
+	HEADER_WORDS = 2,    /* of a run in slots, before its slots */
+	SLOT_CLOSED = 1u << 31, /* beside a backend id: takes nothing new */
 	MAX_FLOWS = 1 << 19, /* entries: a flow has two */
 	MAX_NODE_ADDRS = 1 << 12,
 	MAX_DEVICES = 1 << 12,
@@ -28,7 +30,8 @@ enum limits {
 	HELD_BYTES = 1500,	     /* longest of them */
 	MASQ_BITS = 1 + 65536 / 4,   /* where masq_ports has a bit for each port */
 	MASQ_WORDS = MASQ_BITS + 65536 / 64,
-	MAX_LEAST = 1024, /* longest run that rule LEAST scans */
+	MAX_LEAST = 1 << 14,	/* longest run that rule LEAST scans */
+	MAX_AFFINITY = 1 << 16, /* clients that are kept at their backend */
 };
 
 /*
@@ -71,6 +74,7 @@ enum flow_flags {
 	FLOW_MASQUERADE = 1 << 1, /* it has E2 and E3 once its first packet left */
 	FLOW_RESOURCED = 1 << 2,  /* the backend sees another client port: R1 and R4 have it */
 	FLOW_DIRECT = 1 << 3,	  /* no service's: a direct connection, resourced */
+	FLOW_AFFINITY = 1 << 4,	  /* keeps its client's entry in affinity alive */
 };
 
 /* A packet's 5-tuple as the hook sees it, before the rewrite. */
@@ -104,7 +108,10 @@ struct flow {
 _Static_assert(sizeof(struct flow_key) == 40, "a flow entry is two cache lines");
 _Static_assert(sizeof(struct flow) == 56, "a flow entry is two cache lines");
 
-/* {addr, port, proto} is a frontend; {addr, 0, 0} marks the address as a VIP. */
+/*
+ * {addr, port, proto} is a frontend, {addr, 0, proto} one for every port that has none of its own;
+ * {addr, 0, 0} marks the address as a VIP.
+ */
 struct vip_key {
 	addr_t addr;
 	__u16 port;
@@ -150,6 +157,7 @@ struct fragment {
 	__u16 dport;
 	__u32 known; /* the protocol; 0: the first fragment was not here yet */
 	__u32 held;  /* fragments that came before it */
+	__u32 backend; /* of one-packet scheduling: where the datagram goes; 0: not known */
 };
 
 struct held_key {
@@ -171,27 +179,47 @@ enum rule {
 };
 
 enum rule_flags {
+	RULE_CURSOR_PASSES = 1 << 0,
 	RULE_HASH_PORT = 1 << 0,
 	RULE_HASH_DEST = 1 << 1,
 	RULE_HASH_FALLBACK = 1 << 2,
+	RULE_HASH_SIP = 1 << 3,
 	RULE_LEAST_WEIGHTED = 1 << 0,
 	RULE_LEAST_EXPECTED = 1 << 1,
 	RULE_LEAST_IDLE = 1 << 2,
 };
 
+enum service_options {
+	SERVICE_ONE_PACKET = 1 << 0,	 /* UDP: each datagram is scheduled, nothing is kept */
+	SERVICE_KEEP_QUIESCED = 1 << 1,	 /* affinity: weight 0 gets new flows of its clients */
+	SERVICE_LOST_RESET = 1 << 2,	 /* flows of backends that are gone are ended */
+	SERVICE_LOST_DROP = 1 << 3,	 /* their packets are dropped */
+	SERVICE_REUSE_FINISHED = 1 << 4, /* a SYN picks if its flow is finished, else not */
+	SERVICE_REUSE_NEVER = 1 << 5,	 /* nor then */
+};
+
 /*
  * pool is the published word, one aligned store: base (index of the run's header in slots) in bits
- * 0-31, count (slots of the run) in 32-55, rule in 56-60, flags in 61-63.
+ * 0-31, count (slots of the run) in 32-55, rule in 56-59, flags in 60-63. affinity, prefix and
+ * options are another.
  */
 struct service {
 	__u64 hash; /* identity; 0: free */
 	__u64 pool;
+	__u32 affinity; /* seconds; 0: none */
+	__u8 prefix;	/* of 128: the bits of a client's address that affinity looks at */
+	__u8 options;	/* enum service_options */
+	__u16 pad;
+	__u64 pad1;
 };
+
+_Static_assert(sizeof(struct service) == 32, "two services are one cache line");
 
 enum backend_state {
 	BACKEND_FREE = 0,
 	BACKEND_ACTIVE = 1,   /* takes new flows unless its weight is 0 */
 	BACKEND_DRAINING = 2, /* left the service; the id rests until its load is zero */
+	BACKEND_UNHEALTHY = 3, /* in the service, and does not serve */
 };
 
 struct backend {
@@ -202,16 +230,38 @@ struct backend {
 	__u32 service; /* index into services */
 	__u32 order;   /* place in the service's list, 0 = first = newest */
 	__u8 state;    /* enum backend_state */
-	__u8 pad[3];
-	__u64 pad1[3];
+	__u8 pad;
+	__u16 last_weight; /* the last one that was not 0: mh's tables go by it */
+	__u32 upper;	   /* connections that overload it; 0: none do */
+	__u32 lower;	   /* with fewer it no longer is; 0: upper less a quarter */
+	__u64 pad1[2];
 };
 
 _Static_assert(sizeof(struct backend) == 64, "a backend is one cache line");
 
-/* Gauges of flow entries; changed atomically by the programs, recounted by the audit. */
+/*
+ * Gauges of flow entries; the two are one word, which the programs change atomically, so that a
+ * flow never counts twice or not at all. Recounted by the audit.
+ */
 struct backend_load {
 	__u32 active;
 	__u32 inactive;
+	__u32 overloaded; /* 1: had upper flows, and not fewer than lower since */
+	__u32 pad;
+} __attribute__((aligned(8)));
+
+/* A client, or a network of them, of a service with affinity. */
+struct affinity_key {
+	addr_t client; /* its first bits, as the service's prefix says */
+	__u64 service_hash;
+};
+
+/* Where it goes. */
+struct affinity_entry {
+	__u64 backend_hash;
+	__u64 expires; /* jiffies64; it is put off as long as flows of it live */
+	__u32 backend; /* hint, as in struct flow */
+	__u32 assured; /* 1: a backend answered */
 };
 
 /* Per CPU, by backend id; zeroed when the id goes to another backend. */
@@ -228,7 +278,8 @@ struct service_name {
 	__u8 name[192];	    /* NUL-padded */
 	__u8 scheduler[16]; /* NUL-padded */
 	__u8 family;	    /* 4 or 6 */
-	__u8 pad[7];
+	__u8 flags;	    /* of the scheduler: 1 fallback, 2 port */
+	__u8 pad[6];
 };
 
 /* One element: what a reader needs to make sense of the other maps. */
@@ -237,6 +288,7 @@ struct clocks {
 	__u32 hz;      /* jiffies per second */
 	__u64 jiffies; /* a pair of clocks read together: jiffies64 ... */
 	__u64 ktime;   /* ... and CLOCK_MONOTONIC in ns */
+	__u32 timeouts[16]; /* by enum flow_state, in seconds: how long an idle flow lives */
 };
 
 enum node_addr_flags {
@@ -255,6 +307,8 @@ struct work {
 	struct flow_key reply; /* of E4, or at egress E3 */
 	struct flow flow;      /* E1 */
 	struct flow entry;     /* one of the others */
+	struct affinity_key client;
+	struct affinity_entry affinity;
 };
 
 /* Bytes of a packet that an ICMP error carries, and the checksum's working space. */

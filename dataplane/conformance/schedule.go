@@ -94,32 +94,38 @@ func followsScheduler(e *env, scheduler string) {
 	random := rand.New(rand.NewPCG(1, uint64(len(scheduler))))
 	list := e.list("4:3 3:2 2:1 1:4")
 	var run *sched.Run
-	var picks uint64
+	var at sched.Position
 	for round := range 40 {
 		if round > 0 {
 			list = e.edit(random, list)
 		}
-		var err error
-		if run, err = sched.Compile(scheduler, list, run, picks); err != nil {
-			e.Fatalf("compile %v: %v", list, err)
-		}
 		svc := e.service("web", scheduler, "", 1)
 		svc.Backends = list
+		var err error
+		if run, err = sched.Compile(svc, run, at); err != nil {
+			e.Fatalf("compile %v: %v", list, err)
+		}
+		at = sched.Position{Next: run.Start}
 		e.apply(svc)
 		want := make([]string, random.IntN(7))
 		for i := range want {
 			want[i] = "-"
-			if n, ok := run.Pick(uint64(i)); ok {
+			if n, ok := run.Select(sched.Packet{}, &at, unloaded(list)); ok {
 				want[i] = fmt.Sprint(e.serverNumber(list[n].Addr))
 			}
 		}
-		picks = uint64(len(want))
 		e.wantPicks(strings.Join(want, " "))
 		if e.Failed() {
 			e.Fatalf("in round %d, backends %v", round, list)
 		}
 	}
 }
+
+// unloaded are backends that nobody is connected to.
+type unloaded []lb.Backend
+
+func (u unloaded) Usable(i int) bool                  { return u[i].Usable() }
+func (u unloaded) Load(int) (active, inactive uint32) { return 0, 0 }
 
 // edit returns a copy of list with one change: an addition at the head, a
 // deletion, or another weight.

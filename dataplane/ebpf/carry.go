@@ -4,7 +4,6 @@ package ebpf
 
 import (
 	"fmt"
-	"slices"
 
 	cilium "github.com/cilium/ebpf"
 
@@ -17,7 +16,6 @@ import (
 // carried is a cursor that goes on in another generation.
 type carried struct {
 	rec *record
-	run *sched.Run
 	// base is the run's base in the former generation, cursor what was there
 	// when it was carried over.
 	base   uint32
@@ -40,20 +38,20 @@ func (s *state) carry(r *reader, prevSlots *cilium.Map) (follow func() error, er
 	if err != nil {
 		return nil, fmt.Errorf("read the former generation: %w", err)
 	}
-	rep := s.apply(snap)
-	for id, err := range rep.Failed {
-		s.log.Warn("service not carried over", "service", id.String(), "error", err)
-	}
 	table, err := slots.Open(prevSlots)
 	if err != nil {
 		return nil, err
 	}
-	cursors := s.carryCursors(c, table)
+	cursors := s.carryRuns(c, snap, table)
+	rep := s.apply(snap)
+	for id, err := range rep.Failed {
+		s.log.Warn("service not carried over", "service", id.String(), "error", err)
+	}
 	follow = func() error {
 		for _, c := range cursors {
-			if picks := table.Cursor(c.base) - c.cursor; c.rec.run == c.run && picks > 0 {
-				base := c.rec.pool.Base
-				s.t.slots.SetCursor(base, s.t.slots.Cursor(base)+picks)
+			if picks := table.Position(c.base).Next - c.cursor; c.rec.at.words > 0 && c.rec.run.Rule == sched.Cursor && picks > 0 {
+				base := c.rec.at.pool.Base
+				s.t.slots.SetNext(base, s.t.slots.Position(base).Next+picks)
 			}
 		}
 		return table.Close()
@@ -84,11 +82,40 @@ func (s *state) carryIDs(c *contents) {
 			s.log.Warn("backend not carried over", "service", row.ID.String(), "backend", b.Addr.String(), "error", err)
 			continue
 		}
+		if err := s.needPort(b.Addr.Port()); err != nil {
+			s.log.Warn("answers of a backend are not known", "service", row.ID.String(), "backend", b.Addr.String(), "error", err)
+		}
 		have := s.adopt(rec, b.Addr, b.id)
-		have.weight, have.order = b.Weight, b.Order
+		have.in = lb.Backend{Addr: b.Addr, Weight: b.Weight, Upper: b.Upper, Lower: b.Lower}
+		have.lastWeight, have.order = b.LastWeight, b.Order
 		s.carryBits(have)
 		s.drain(have)
 	}
+}
+
+// carryRuns makes the runs that are to come go on where those of the former
+// generation stood, and remember what they did. It returns the cursors that move
+// on meanwhile.
+func (s *state) carryRuns(c *contents, snap *lb.Snapshot, prev *slots.Table) (out []carried) {
+	for _, row := range c.services {
+		svc, rec := snap.Service(row.ID), s.records[row.hash]
+		if svc == nil || rec == nil {
+			continue
+		}
+		last := make([]uint16, len(svc.Backends))
+		for i, b := range svc.Backends {
+			if have := rec.backends[b.Addr]; have != nil {
+				last[i] = have.lastWeight
+			}
+		}
+		rec.run = sched.Restore(svc, last)
+		rec.stood = sched.Position{Next: rec.run.Start}
+		if row.pool.Rule == sched.Cursor && rec.run.Rule == sched.Cursor && prev.Has(row.pool.Base) {
+			rec.stood = prev.Position(row.pool.Base)
+			out = append(out, carried{rec, row.pool.Base, rec.stood.Next})
+		}
+	}
+	return out
 }
 
 // carryBits holds the bits that are set for a backend: they outlive processes,
@@ -103,56 +130,4 @@ func (s *state) carryBits(b *backend) {
 			s.needMasqBit(b, p)
 		}
 	}
-}
-
-// carryCursors sets the cursors of the services that are live.
-func (s *state) carryCursors(c *contents, prev *slots.Table) []carried {
-	var out []carried
-	for _, row := range c.services {
-		rec := s.records[row.hash]
-		if !row.live() || row.pool.Count == 0 || rec == nil || rec.pool.Count == 0 || rec.run.Rule != sched.Cursor || row.pool.Rule != sched.Cursor {
-			continue
-		}
-		old, err := prev.ReadIDs(row.pool.Base, row.pool.Count)
-		if err != nil {
-			s.log.Warn("cursor not carried over", "service", row.ID.String(), "error", err)
-			continue
-		}
-		now := make([]uint32, rec.pool.Count)
-		for i := range now {
-			now[i] = s.t.slots.ID(rec.pool.Base, uint32(i))
-		}
-		cursor := prev.Cursor(row.pool.Base)
-		s.t.slots.SetCursor(rec.pool.Base, resume(old, cursor, now, rec.run.Start))
-		out = append(out, carried{rec, rec.run, row.pool.Base, cursor})
-	}
-	return out
-}
-
-// maxRotation bounds the runs in which a rotation is looked for: the search may
-// take the square of it.
-const maxRotation = 4096
-
-// resume returns the cursor at which the run now goes on as old would have from
-// cursor: at the same place of the same cycle, which may begin elsewhere; else
-// behind the backend picked last; else at start. It is never less than start, so
-// that the picks from start can be told.
-func resume(old []uint32, cursor uint64, now []uint32, start uint64) uint64 {
-	n := uint64(len(now))
-	at := func(place uint64) uint64 { return start + (place%n+n-start%n)%n }
-	if slices.Equal(old, now) {
-		return at(cursor)
-	}
-	if len(old) == len(now) && len(now) <= maxRotation {
-		for r := range now {
-			if slices.Equal(old[:len(old)-r], now[r:]) && slices.Equal(old[len(old)-r:], now[:r]) {
-				return at(cursor%n + uint64(r))
-			}
-		}
-	}
-	last := old[(cursor+uint64(len(old))-1)%uint64(len(old))]
-	if i := slices.Index(now, last); i >= 0 {
-		return at(uint64(i) + 1)
-	}
-	return start
 }

@@ -43,6 +43,7 @@ type Options struct {
 	// MasqueradePorts are what masquerading takes its ports from, less what
 	// the kernel and node ports use; zero: DefaultMasqueradePorts.
 	MasqueradePorts PortRange
+	Timeouts        Timeouts
 
 	spec *cilium.CollectionSpec // tests set variables and sizes in it
 }
@@ -54,6 +55,7 @@ type Dataplane struct {
 	watcher *nlx.Watcher
 	names   *names
 	ports   []uint16 // for masquerading
+	idle    info.Timeouts
 	// published is ready once packets see what this process wrote.
 	published task.Readiness
 
@@ -77,6 +79,10 @@ func New(opts Options) (*Dataplane, error) {
 	if err != nil {
 		return nil, err
 	}
+	idle, err := opts.Timeouts.byState()
+	if err != nil {
+		return nil, err
+	}
 	l, err := loader.Open(loader.Options{PinPath: opts.PinPath, Log: opts.Log, Exclude: opts.ExcludeDevices, Spec: opts.spec})
 	if err != nil {
 		return nil, err
@@ -85,7 +91,7 @@ func New(opts Options) (*Dataplane, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	return &Dataplane{log: opts.Log, watcher: w, names: n, ports: ports, loader: l}, nil
+	return &Dataplane{log: opts.Log, watcher: w, names: n, ports: ports, idle: idle, loader: l}, nil
 }
 
 // Close releases the process's handles and the pin path. The kernel goes on
@@ -121,7 +127,7 @@ func (d *Dataplane) first(snap *lb.Snapshot) (rep dataplane.Report, err error) {
 	if err != nil {
 		return rep, err
 	}
-	t, err := openTables(&g.LBMaps)
+	t, err := openTables(&g.LBObjects)
 	if err != nil {
 		return rep, errors.Join(err, g.Close())
 	}
@@ -203,7 +209,7 @@ func (d *Dataplane) setClocks(g *loader.Generation) error {
 		}
 		measuredHz.Store(nearestRate(float64(now.Jiffies-before.Jiffies) * 1e9 / float64(now.Ktime-before.Ktime)))
 	}
-	now.Hz = measuredHz.Load()
+	now.Hz, now.Timeouts = measuredHz.Load(), d.idle
 	if err := g.Hz.Set(now.Hz); err != nil {
 		return fmt.Errorf("tell the programs what a jiffy is: %w", err)
 	}

@@ -13,31 +13,6 @@ import (
 	"github.com/waggle-lb/waggle/maps/info"
 )
 
-// timeout returns how long an entry of a state lives without a packet: the
-// defaults of IPVS (net/netfilter/ipvs/ip_vs_proto_tcp.c, ip_vs_proto_udp.c), as
-// bpf/flow.h has them.
-func timeout(state bpf.LBFlowState) time.Duration {
-	seconds := time.Duration(0)
-	switch state {
-	case bpf.LBFlowStateSTATE_NONE:
-		seconds = 2
-	case bpf.LBFlowStateSTATE_CLOSE:
-		seconds = 10
-	case bpf.LBFlowStateSTATE_LAST_ACK:
-		seconds = 30
-	case bpf.LBFlowStateSTATE_SYN_RECV, bpf.LBFlowStateSTATE_CLOSE_WAIT:
-		seconds = 60
-	case bpf.LBFlowStateSTATE_SYN_SENT, bpf.LBFlowStateSTATE_FIN_WAIT, bpf.LBFlowStateSTATE_TIME_WAIT,
-		bpf.LBFlowStateSTATE_LISTEN, bpf.LBFlowStateSTATE_SYNACK:
-		seconds = 120
-	case bpf.LBFlowStateSTATE_UDP:
-		seconds = 300
-	case bpf.LBFlowStateSTATE_ESTABLISHED:
-		seconds = 900
-	}
-	return seconds * time.Second
-}
-
 // Flows calls yield for every live flow, in no order, until yield returns an
 // error, which Flows returns. Flows that begin or end meanwhile may be missing.
 func (r *reader) Flows(yield func(dataplane.Flow) error) error {
@@ -86,7 +61,7 @@ func (r *reader) Flows(yield func(dataplane.Flow) error) error {
 			}
 		}
 		out.Idle = idle
-		out.Expires = max(0, timeout(state)-idle)
+		out.Expires = max(0, time.Duration(clocks.Timeouts[state])*time.Second-idle)
 		return yield(out)
 	})
 }

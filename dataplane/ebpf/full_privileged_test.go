@@ -25,7 +25,7 @@ type fullCase struct {
 }
 
 func fullCases() []fullCase {
-	six := serve("a", []int{1, 2, 3, 4, 5, 6, 7, 8, 9}, 1) // six words of slots
+	seven := serve("a", []int{1, 2, 3, 4, 5, 6, 7, 8, 9}, 1) // seven words of slots
 	return []fullCase{
 		{
 			full: "services", entries: map[string]uint32{"services": 4},
@@ -41,7 +41,7 @@ func fullCases() []fullCase {
 		},
 		{
 			full: "slots", entries: map[string]uint32{"slots": 16, "services": 4},
-			before:  []*lb.Service{six, serve("b", from(11, 19), 2)},
+			before:  []*lb.Service{seven, serve("b", from(11, 19), 2)},
 			more:    []*lb.Service{serve("c", from(21, 29), 3)},
 			failing: "c",
 		},
@@ -90,7 +90,7 @@ func TestTheFirstApplyTakesWhatFits(t *testing.T) {
 	for full, entries := range map[string]map[string]uint32{
 		"backends": {"backends": 8, "load": 8, "stats": 8, "backend_ids": 8},
 		"vips":     {"vips": 7},
-		"slots":    {"slots": 6},
+		"slots":    {"slots": 8},
 	} {
 		t.Run(full, func(t *testing.T) {
 			r := newRig(t, entries)
@@ -143,7 +143,7 @@ func TestAChangeThatAMapHasNoRoomForLeavesTheServiceAsItWas(t *testing.T) {
 func TestAWriteThatTheKernelRefusesIsTakenBack(t *testing.T) {
 	for full, room := range map[string]uint32{"service_info": 2, "backend_ids": 5} {
 		t.Run(full, func(t *testing.T) {
-			entries := map[string]uint32{"services": 4, "slots": 7, "backends": 7, "load": 7, "stats": 7, "backend_ids": 7}
+			entries := map[string]uint32{"services": 4, "slots": 10, "backends": 7, "load": 7, "stats": 7, "backend_ids": 7}
 			entries[full] = room
 			r := newRig(t, entries)
 			a, b, c := serve("a", from(1, 2), 1), serve("b", from(3, 4), 2), serve("c", from(5, 6), 3)

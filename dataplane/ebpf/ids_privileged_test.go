@@ -45,9 +45,7 @@ func TestARunRestsForTheGracePeriod(t *testing.T) {
 	r.age(0)
 	word := func() services.Pool { return r.d.state.t.services.Pool(1) }
 	ids := func(base uint32) []uint32 {
-		got, err := r.d.state.t.slots.ReadIDs(base, 2)
-		r.do(err)
-		return got
+		return []uint32{r.d.state.t.slots.ID(base, 0), r.d.state.t.slots.ID(base, 1)}
 	}
 	rest := map[uint32][]uint32{word().Base: ids(word().Base)}
 	for n := 3; n < 10; n++ {

@@ -9,8 +9,6 @@ import (
 
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
-	"github.com/waggle-lb/waggle/maps/services"
-	"github.com/waggle-lb/waggle/maps/slots"
 )
 
 // plan is a service that is about to be written, with everything it needs
@@ -22,11 +20,11 @@ type plan struct {
 	rec *record
 	// fresh says that rec was made for this plan.
 	fresh bool
-	// run replaces the record's; nil: that stays. cursor is what picks were
-	// counted from.
-	run    *sched.Run
-	pool   services.Pool
-	cursor uint64
+	// run replaces the record's, at its place; nil: that stays. position is
+	// where the record's stood.
+	run      *sched.Run
+	at       place
+	position sched.Position
 	// added are the backends that get an id of ids.
 	added []lb.Backend
 	ids   []uint32
@@ -62,7 +60,7 @@ func (s *state) plan(svc *lb.Service, entries uint32) (_ *plan, err error) {
 	if err := s.planVIPs(p, entries); err != nil {
 		return nil, err
 	}
-	if p.old != nil && p.old.Scheduler == svc.Scheduler && slices.Equal(p.old.Backends, svc.Backends) {
+	if p.old != nil && p.old.Scheduler == svc.Scheduler && p.old.SchedulerFlags == svc.SchedulerFlags && slices.Equal(p.old.Backends, svc.Backends) {
 		return p, nil
 	}
 	if err := s.planBackends(p); err != nil {
@@ -117,26 +115,16 @@ func (s *state) planRun(p *plan) (err error) {
 		p.run = nil
 		return err
 	}
-	pool := services.Pool{Count: uint32(len(p.run.Slots)), Rule: p.run.Rule, Flags: p.run.Flags}
-	if pool.Count > 0 {
-		base, ok := s.space.alloc(slots.Words(len(p.run.Slots)), s.now())
-		if !ok {
-			return &FullError{"slots", s.t.slots.Len()}
-		}
-		pool.Base = base
-	}
-	p.pool = pool
-	return nil
+	p.at, err = s.reserve(p.run)
+	return err
 }
 
 // compile makes the run that goes on where the present one is.
 func (s *state) compile(p *plan) (*sched.Run, error) {
-	var picks uint64
-	if prev := p.rec.run; prev != nil && p.rec.pool.Count > 0 {
-		p.cursor = s.t.slots.Cursor(p.rec.pool.Base)
-		picks = p.cursor - prev.Start
+	if prev := p.rec.run; prev != nil {
+		p.position = s.position(p.rec)
 	}
-	return sched.Compile(p.svc.Scheduler, p.svc.Backends, p.rec.run, picks)
+	return sched.Compile(p.svc, p.rec.run, p.position)
 }
 
 // cancel gives back what a plan reserved.
@@ -147,7 +135,13 @@ func (s *state) cancel(p *plan) {
 	for _, id := range p.ids {
 		s.backendIDs.release(id)
 	}
-	if p.pool.Count > 0 {
-		s.space.release(p.pool.Base, slots.Words(int(p.pool.Count)))
+	s.vacate(p.at, false)
+}
+
+// position is where a record's run stands.
+func (s *state) position(rec *record) sched.Position {
+	if rec.at.words > 0 && rec.run.Rule == sched.Cursor {
+		return s.t.slots.Position(rec.at.pool.Base)
 	}
+	return rec.stood
 }

@@ -35,9 +35,10 @@ type stored struct {
 	info.Service
 	hash       uint64
 	pool       services.Pool
+	settings   services.Settings
 	frontends  []lb.Frontend
 	masquerade lb.Masquerade   // what packets find at the frontends
-	backends   []storedBackend // active ones, in list order
+	backends   []storedBackend // those in the service, in list order
 }
 
 // live tells a service from one that only waits for its backends to drain.
@@ -55,9 +56,9 @@ func (r *reader) contents() (*contents, error) {
 		return nil, err
 	}
 	c := &contents{services: make(map[uint32]*stored)}
-	err = services.Each(r.services, func(i uint32, hash uint64, p services.Pool) {
+	err = services.Each(r.services, func(i uint32, hash uint64, p services.Pool, set services.Settings) {
 		if s, ok := byHash[hash]; ok && s.ID.Hash() == hash {
-			c.services[i] = &stored{Service: s, hash: hash, pool: p}
+			c.services[i] = &stored{Service: s, hash: hash, pool: p, settings: set}
 		}
 	})
 	if err != nil {
@@ -79,7 +80,7 @@ func (r *reader) contents() (*contents, error) {
 			return
 		}
 		c.backends = append(c.backends, storedBackend{id, b})
-		if b.State == backends.Active {
+		if b.State != backends.Draining {
 			s.backends = append(s.backends, storedBackend{id, b})
 		}
 	})
@@ -102,9 +103,12 @@ func (c *contents) snapshot() (*lb.Snapshot, error) {
 		if !s.live() {
 			continue
 		}
-		svc := &lb.Service{ID: s.ID, Scheduler: s.Scheduler, Frontends: s.frontends, Masquerade: s.masquerade}
+		svc := &lb.Service{ID: s.ID, Scheduler: s.Scheduler, SchedulerFlags: s.Flags, Frontends: s.frontends, Masquerade: s.masquerade}
+		applySettings(s.settings, svc)
 		for _, b := range s.backends {
-			svc.Backends = append(svc.Backends, lb.Backend{Addr: b.Addr, Weight: b.Weight})
+			svc.Backends = append(svc.Backends, lb.Backend{
+				Addr: b.Addr, Weight: b.Weight, Upper: b.Upper, Lower: b.Lower, Unhealthy: b.State == backends.Unhealthy,
+			})
 		}
 		all = append(all, svc)
 	}

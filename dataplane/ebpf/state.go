@@ -4,17 +4,18 @@ package ebpf
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"time"
 
+	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
 	"github.com/waggle-lb/waggle/maps/backends"
 	"github.com/waggle-lb/waggle/maps/bits"
 	"github.com/waggle-lb/waggle/maps/info"
 	"github.com/waggle-lb/waggle/maps/services"
-	"github.com/waggle-lb/waggle/maps/slots"
 )
 
 // record is what is known of one service that has an index.
@@ -25,9 +26,13 @@ type record struct {
 	// svc is what the maps say; nil if the service is gone, and the record
 	// only stays for its draining backends.
 	svc *lb.Service
-	// run and pool are what packets pick from.
-	run  *sched.Run
-	pool services.Pool
+	// run is what packets pick from, at its place.
+	run *sched.Run
+	at  place
+	// stood is where run stood in a former generation, until it has a place.
+	stood sched.Position
+	// settings are what packets find; they stay when the service is gone.
+	settings services.Settings
 	// backends are all that have an id, the draining ones included.
 	backends map[netip.AddrPort]*backend
 	// addrs are the VIP bits that the record holds: those of frontends that
@@ -39,12 +44,15 @@ type record struct {
 
 // backend is one backend id in use.
 type backend struct {
-	id     uint32
-	hash   uint64
-	addr   netip.AddrPort
-	owner  *record
-	weight uint16
-	order  uint32
+	id    uint32
+	hash  uint64
+	addr  netip.AddrPort
+	owner *record
+	// in is what the service says, lastWeight the last weight that was not 0,
+	// order the place in its list.
+	in         lb.Backend
+	lastWeight uint16
+	order      uint32
 	// draining says that it left its service, at since.
 	draining bool
 	since    time.Time
@@ -71,14 +79,19 @@ type state struct {
 	owners   map[lb.Frontend]*record
 	marks    map[netip.Addr]int // frontends of each marked address
 	draining map[*backend]struct{}
-	gone     map[*record]struct{}
+	// unhealthy are those of services that have not left them.
+	unhealthy map[*backend]struct{}
+	gone      map[*record]struct{}
 
 	serviceIDs *idSpace
 	backendIDs *idSpace
 	space      *space
+	mhTables   map[*uint16]*table // by their first index
 	// stuck are ids that no backend has, but whose load is not zero: nobody
 	// can take over such a count.
 	stuck []uint32
+	// anyPort says that a backend with port 0 is or was there.
+	anyPort bool
 
 	vipBits, backendBits, peerBits, masqBits bitRefs
 	// sources are the addresses that masquerading used: they hold a peer bit.
@@ -94,10 +107,12 @@ func newState(t *tables, log *slog.Logger, now func() time.Time) *state {
 		owners:      make(map[lb.Frontend]*record),
 		marks:       make(map[netip.Addr]int),
 		draining:    make(map[*backend]struct{}),
+		unhealthy:   make(map[*backend]struct{}),
 		gone:        make(map[*record]struct{}),
 		serviceIDs:  newIDSpace(t.services.Len()),
 		backendIDs:  newIDSpace(t.backends.Len()),
 		space:       newSpace(1, t.slots.Len()),
+		mhTables:    make(map[*uint16]*table),
 		vipBits:     bitRefs{t.vipBits, make(map[uint32]int)},
 		backendBits: bitRefs{t.backendBits, make(map[uint32]int)},
 		peerBits:    bitRefs{t.peerBits, make(map[uint32]int)},
@@ -168,13 +183,19 @@ func (s *state) adopt(rec *record, addr netip.AddrPort, id uint32) *backend {
 // store writes the backend's element.
 func (s *state) store(b *backend) {
 	r := backends.Record{
-		Hash: b.hash, Addr: b.addr, Weight: b.weight, Service: b.owner.index, Order: b.order,
-		State: backends.Active,
+		Hash: b.hash, Addr: b.addr, Weight: b.in.Weight, LastWeight: b.lastWeight, Service: b.owner.index, Order: b.order,
+		State: backends.Active, Upper: b.in.Upper, Lower: b.in.Lower,
 	}
-	if b.draining {
+	delete(s.unhealthy, b)
+	switch {
+	case b.draining:
 		r.State = backends.Draining
+	case b.in.Unhealthy:
+		r.State = backends.Unhealthy
+		s.unhealthy[b] = struct{}{}
 	}
 	s.t.backends.Write(b.id, r)
+	s.t.load.Judge(b.id, b.in.Upper, b.in.Lower)
 }
 
 // drain says that no new flow may go to the backend, and begins its rest.
@@ -188,6 +209,18 @@ func (s *state) drain(b *backend) {
 func (s *state) revive(b *backend) {
 	b.draining = false
 	delete(s.draining, b)
+}
+
+// needPort tells the programs if a backend may answer from any port.
+func (s *state) needPort(port uint16) error {
+	if port != 0 || s.anyPort {
+		return nil
+	}
+	if err := s.t.anyPort.Set(uint32(1)); err != nil {
+		return fmt.Errorf("tell the programs of a backend with any port: %w", err)
+	}
+	s.anyPort = true
+	return nil
 }
 
 // needBits sets the bits that packets from and to the backend need.
@@ -220,17 +253,6 @@ func (s *state) useSource(a netip.Addr) {
 	if a.IsValid() && !s.sources[a] {
 		s.sources[a] = true
 		s.peerBits.hold(bits.Addr(a))
-	}
-}
-
-// freeRun gives a pool's run back: after a rest if packets may be in it.
-func (s *state) freeRun(p services.Pool) {
-	switch words := slots.Words(int(p.Count)); {
-	case p.Count == 0:
-	case s.published:
-		s.space.rest(p.Base, words, s.now())
-	default:
-		s.space.release(p.Base, words)
 	}
 }
 
@@ -297,6 +319,24 @@ func (s *state) reap() error {
 	}
 	s.stuck = stuck
 	return errors.Join(errs...)
+}
+
+// flushLost tells the sweeper whether there are flows to be ended because their
+// backend is gone.
+func (s *state) flushLost() error {
+	const reset = bpf.LBServiceOptionsSERVICE_LOST_RESET
+	var any uint32
+	for _, lost := range []map[*backend]struct{}{s.draining, s.unhealthy} {
+		for b := range lost {
+			if b.owner.settings.Options&reset != 0 && !s.t.load.IsZero(b.id) {
+				any = 1
+			}
+		}
+	}
+	if err := s.t.flushLost.Set(any); err != nil {
+		return fmt.Errorf("tell the sweeper of lost flows: %w", err)
+	}
+	return nil
 }
 
 // free ends a backend that has no load.

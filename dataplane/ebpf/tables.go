@@ -36,13 +36,18 @@ type tables struct {
 	info        info.Services
 	devices     devices.Table
 	masqPorts   *masqports.Table
+	// anyPort and flushLost are variables of the programs: of bpf/bits.h and
+	// bpf/sweep.h.
+	anyPort, flushLost *cilium.Variable
 
 	closers []io.Closer
 }
 
 // openTables makes handles for maps that stay the caller's.
-func openTables(m *bpf.LBMaps) (_ *tables, err error) {
+func openTables(m *bpf.LBObjects) (_ *tables, err error) {
 	t := &tables{
+		anyPort:    m.AnyPort,
+		flushLost:  m.FlushLost,
 		backendIDs: backends.IDs{Map: m.BackendIds},
 		vips:       vips.Table{Map: m.Vips},
 		stats:      m.Stats,

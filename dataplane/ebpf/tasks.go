@@ -109,12 +109,21 @@ func (t *sweeper) Run(ctx context.Context) error {
 
 // sweep walks the flows once and frees what has rested.
 func (d *Dataplane) sweep(ctx context.Context) error {
+	if err := d.flushLost(); err != nil {
+		return err
+	}
 	if err := d.walk(ctx); err != nil {
 		return fmt.Errorf("walk map flows: %w", err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.state.reap()
+}
+
+func (d *Dataplane) flushLost() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.state.flushLost()
 }
 
 // walk reads the iterator to its end: each read resumes where the last one

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/lb/sched"
 	"github.com/waggle-lb/waggle/maps/bits"
 	"github.com/waggle-lb/waggle/maps/info"
 	"github.com/waggle-lb/waggle/maps/services"
@@ -24,6 +25,7 @@ func (s *state) write(p *plan) error {
 		if err := s.addFrontends(p); err != nil {
 			return errors.Join(err, s.unprepare(p))
 		}
+		s.writeSettings(p)
 		s.writePool(p)
 		p.rec.svc = p.svc
 		return nil
@@ -31,6 +33,7 @@ func (s *state) write(p *plan) error {
 	if p.fresh {
 		s.enter(p.rec)
 	}
+	s.writeSettings(p)
 	s.writePool(p)
 	if err := s.addFrontends(p); err != nil {
 		s.retract(p.rec)
@@ -43,14 +46,19 @@ func (s *state) write(p *plan) error {
 
 // prepare writes what packets do not see yet: names, zeros, hashes.
 func (s *state) prepare(p *plan) error {
-	if p.old == nil || p.old.Scheduler != p.svc.Scheduler {
-		name := info.Service{ID: p.svc.ID, Scheduler: p.svc.Scheduler}
+	if p.old == nil || infoOf(p.old) != infoOf(p.svc) {
+		name := infoOf(p.svc)
 		if s.published || p.fresh {
 			if err := s.t.info.Put(name); err != nil {
 				return err
 			}
 		} else {
 			s.late = append(s.late, name)
+		}
+	}
+	for _, b := range p.svc.Backends {
+		if err := s.needPort(b.Addr.Port()); err != nil {
+			return err
 		}
 	}
 	if err := stats.Zero(s.t.stats, p.ids); err != nil {
@@ -72,11 +80,23 @@ func (s *state) unprepare(p *plan) error {
 	switch {
 	case p.fresh:
 		errs = append(errs, s.t.info.Delete(p.rec.hash))
-	case p.old != nil && p.old.Scheduler != p.svc.Scheduler && s.published:
-		errs = append(errs, s.t.info.Put(info.Service{ID: p.old.ID, Scheduler: p.old.Scheduler}))
+	case p.old != nil && infoOf(p.old) != infoOf(p.svc) && s.published:
+		errs = append(errs, s.t.info.Put(infoOf(p.old)))
 	}
 	s.cancel(p)
 	return errors.Join(errs...)
+}
+
+func infoOf(svc *lb.Service) info.Service {
+	return info.Service{ID: svc.ID, Scheduler: svc.Scheduler, Flags: svc.SchedulerFlags}
+}
+
+// writeSettings writes what a service says beside its pool.
+func (s *state) writeSettings(p *plan) {
+	if to := settingsOf(p.svc); to != p.rec.settings {
+		p.rec.settings = to
+		s.t.services.Set(p.rec.index, to)
+	}
 }
 
 // writePool writes backends and run, publishes them, and begins the rest of
@@ -97,36 +117,33 @@ func (s *state) writePool(p *plan) {
 			continue
 		}
 		s.revive(have)
-		have.weight, have.order = b.Weight, uint32(i)
+		have.in, have.lastWeight, have.order = b, p.run.LastWeight(i), uint32(i)
 		s.store(have)
 	}
 	if p.run == nil {
 		return
 	}
 	s.writeRun(p)
-	s.t.services.Publish(rec.index, p.pool)
-	s.freeRun(rec.pool)
-	rec.run, rec.pool = p.run, p.pool
+	s.t.services.Publish(rec.index, p.at.pool)
+	s.vacate(rec.at, s.published)
+	rec.run, rec.at, rec.stood = p.run, p.at, sched.Position{Next: p.run.Start}
 	s.drainAbsent(rec, p.svc)
 }
 
 func (s *state) writeRun(p *plan) {
 	rec := p.rec
-	if rec.pool.Count > 0 && s.t.slots.Cursor(rec.pool.Base) != p.cursor {
+	if rec.run != nil && s.position(rec) != p.position {
 		// Picks went on since the plan was made: follow them, if what is
 		// reserved fits.
 		if run, err := s.compile(p); err == nil && len(run.Slots) == len(p.run.Slots) {
 			p.run = run
 		}
 	}
-	if p.pool.Count == 0 {
-		return
-	}
 	ids := make([]uint32, len(p.run.Backends))
 	for i, b := range p.run.Backends {
 		ids[i] = rec.backends[b.Addr].id
 	}
-	s.t.slots.Write(p.pool.Base, p.run.Start, len(p.run.Slots), func(i int) uint32 { return ids[p.run.Slots[i]] })
+	s.occupy(p.at, p.run, ids)
 }
 
 // drainAbsent drains the backends that svc (nil: none) does not have.
@@ -247,8 +264,8 @@ func (s *state) remove(svc *lb.Service) error {
 // retract makes a service, to which nothing leads, gone.
 func (s *state) retract(rec *record) {
 	s.t.services.Publish(rec.index, services.Pool{})
-	s.freeRun(rec.pool)
-	rec.svc, rec.run, rec.pool = nil, nil, services.Pool{}
+	s.vacate(rec.at, s.published)
+	rec.svc, rec.run, rec.at = nil, nil, place{}
 	rec.since = s.now()
 	s.gone[rec] = struct{}{}
 	s.drainAbsent(rec, nil)

@@ -34,9 +34,9 @@ type Kernel struct {
 
 // service is a service's place in its schedule.
 type service struct {
-	svc   *lb.Service
-	run   *sched.Run
-	picks uint64 // taken from run
+	svc *lb.Service
+	run *sched.Run
+	at  sched.Position
 }
 
 type tuple struct {
@@ -201,11 +201,11 @@ func (k *Kernel) compile(svc *lb.Service) (*service, error) {
 	if old == nil {
 		old = &service{}
 	}
-	run, err := sched.Compile(svc.Scheduler, svc.Backends, old.run, old.picks)
+	run, err := sched.Compile(svc, old.run, old.at)
 	if err != nil {
 		return nil, fmt.Errorf("schedule service %s: %w", svc.ID, err)
 	}
-	return &service{svc: svc, run: run}, nil
+	return &service{svc: svc, run: run, at: sched.Position{Next: run.Start}}, nil
 }
 
 // blocked fails the services that want a frontend which a failed service keeps,
@@ -305,4 +305,28 @@ func (k *Kernel) counters() dataplane.Counters {
 		c.Drops[reason] = n
 	}
 	return c
+}
+
+// table is what a pick sees of a service's backends.
+type table struct {
+	*Kernel
+	svc *lb.Service
+}
+
+// Usable implements sched.Table.
+func (t table) Usable(i int) bool { return t.svc.Backends[i].Usable() }
+
+// Load implements sched.Table.
+func (t table) Load(i int) (active, inactive uint32) {
+	id := lb.BackendID{Service: t.svc.ID, Addr: t.svc.Backends[i].Addr}
+	for _, f := range t.flows {
+		switch {
+		case f.backend != id:
+		case f.state.active():
+			active++
+		default:
+			inactive++
+		}
+	}
+	return active, inactive
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/lb/sched"
 )
 
 // Packet is a TCP segment or UDP datagram, without options in its headers.
@@ -124,11 +125,10 @@ func (k *Kernel) first(p Packet) Outcome {
 		return k.refuse(noFlow, reset)
 	}
 	s := k.services[svc.ID]
-	i, ok := s.run.Pick(s.picks)
+	i, ok := s.run.Select(sched.Packet{Src: p.Src.Addr(), Dst: p.Dst.Addr(), SrcPort: p.Src.Port()}, &s.at, table{k, svc})
 	if !ok {
 		return k.refuse(emptyPool, unreachable)
 	}
-	s.picks++
 	addr := s.run.Backends[i].Addr
 	f := &flow{client: p.Src, vip: p.Dst, backend: lb.BackendID{Service: svc.ID, Addr: addr}}
 	f.masquerade = svc.Masquerade == lb.MasqueradeAlways || addr.Addr() == p.Src.Addr()

@@ -40,6 +40,8 @@ func Meaning(reason string) string {
 		return "to be masqueraded, and this machine has no address of the packet's family that others could answer"
 	case "redirect":
 		return "an ICMP redirect that would have client and backend talk past this machine"
+	case "backend_gone":
+		return "of a flow whose backend was removed or is unhealthy, and the service says `lostBackend: drop`"
 	}
 	return "unknown to this version of waggle"
 }

@@ -67,8 +67,8 @@ func FlagNames(scheduler string, f lb.SchedulerFlags) []string {
 	return out
 }
 
-// takes fails with a *FlagError if there are flags that s does not take.
-func (s *Scheduler) takes(f lb.SchedulerFlags) error {
+// Takes fails with a *FlagError if there are flags that s does not take.
+func (s *Scheduler) Takes(f lb.SchedulerFlags) error {
 	f &^= s.Flags
 	if f == 0 {
 		return nil

@@ -153,7 +153,7 @@ func Compile(svc *lb.Service, prev *Run, at Position) (*Run, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.takes(svc.SchedulerFlags); err != nil {
+	if err := s.Takes(svc.SchedulerFlags); err != nil {
 		return nil, err
 	}
 	if n := len(svc.Backends); n > MaxBackends {

@@ -23,19 +23,22 @@ type State = bpf.LBBackendState
 
 // The states.
 const (
-	Free     State = bpf.LBBackendStateBACKEND_FREE
-	Active   State = bpf.LBBackendStateBACKEND_ACTIVE
-	Draining State = bpf.LBBackendStateBACKEND_DRAINING
+	Free      State = bpf.LBBackendStateBACKEND_FREE
+	Active    State = bpf.LBBackendStateBACKEND_ACTIVE
+	Draining  State = bpf.LBBackendStateBACKEND_DRAINING
+	Unhealthy State = bpf.LBBackendStateBACKEND_UNHEALTHY
 )
 
-// Record is one backend. Order is its place in its service's list, from 0.
+// Record is one backend. Order is its place in its service's list, from 0;
+// LastWeight the last weight that was not 0, if there was one.
 type Record struct {
-	Hash    uint64
-	Addr    netip.AddrPort
-	Weight  uint16
-	Service uint32
-	Order   uint32
-	State   State
+	Hash               uint64
+	Addr               netip.AddrPort
+	Weight, LastWeight uint16
+	Service            uint32
+	Order              uint32
+	State              State
+	Upper, Lower       uint32
 }
 
 const (
@@ -45,6 +48,7 @@ const (
 	serviceOffset = uint32(unsafe.Offsetof(bpf.LBBackend{}.Service))
 	orderOffset   = uint32(unsafe.Offsetof(bpf.LBBackend{}.Order))
 	stateOffset   = uint32(unsafe.Offsetof(bpf.LBBackend{}.State))
+	upperOffset   = uint32(unsafe.Offsetof(bpf.LBBackend{}.Upper))
 )
 
 // Table is the map backends. One goroutine writes.
@@ -78,17 +82,16 @@ func (t *Table) Write(id uint32, r Record) {
 	t.area.Store32(id, portOffset, uint32(r.Addr.Port())|uint32(r.Weight)<<16)
 	t.area.Store32(id, serviceOffset, r.Service)
 	t.area.Store32(id, orderOffset, r.Order)
-	t.area.Store32(id, stateOffset, uint32(r.State))
+	// upper and lower do, and state and last weight.
+	t.area.Store64(id, upperOffset, uint64(r.Upper)|uint64(r.Lower)<<32)
+	t.area.Store32(id, stateOffset, uint32(r.State)|uint32(r.LastWeight)<<16)
 	t.area.Store64(id, hashOffset, r.Hash)
 }
-
-// SetState stores the state alone.
-func (t *Table) SetState(id uint32, s State) { t.area.Store32(id, stateOffset, uint32(s)) }
 
 // Free makes the id nobody's.
 func (t *Table) Free(id uint32) {
 	t.area.Store64(id, hashOffset, 0)
-	t.SetState(id, Free)
+	t.area.Store32(id, stateOffset, uint32(Free))
 }
 
 // Hash returns the identity of backend id, 0 if it is free.
@@ -102,12 +105,13 @@ func Each(m *ebpf.Map, yield func(id uint32, r Record)) error {
 			return nil
 		}
 		yield(id, Record{
-			Hash:    b.Hash,
-			Addr:    netip.AddrPortFrom(netip.AddrFrom16(b.Addr).Unmap(), b.Port),
-			Weight:  b.Weight,
+			Hash:   b.Hash,
+			Addr:   netip.AddrPortFrom(netip.AddrFrom16(b.Addr).Unmap(), b.Port),
+			Weight: b.Weight, LastWeight: b.LastWeight,
 			Service: b.Service,
 			Order:   b.Order,
 			State:   State(b.State),
+			Upper:   b.Upper, Lower: b.Lower,
 		})
 		return nil
 	})

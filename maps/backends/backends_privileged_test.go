@@ -31,8 +31,8 @@ func open(t *testing.T) (*ebpf.Map, *Table) {
 }
 
 var (
-	four = Record{Hash: 0x0123456789abcdef, Addr: netip.MustParseAddrPort("192.0.2.2:8080"), Weight: 65535, Service: 7, Order: 3, State: Active}
-	six  = Record{Hash: 0xfedcba9876543210, Addr: netip.MustParseAddrPort("[2001:db8::2]:65535"), Service: 65535, Order: 1 << 20, State: Draining}
+	four = Record{Hash: 0x0123456789abcdef, Addr: netip.MustParseAddrPort("192.0.2.2:8080"), Weight: 65535, LastWeight: 65535, Service: 7, Order: 3, State: Active, Upper: 1<<32 - 1, Lower: 7}
+	six  = Record{Hash: 0xfedcba9876543210, Addr: netip.MustParseAddrPort("[2001:db8::2]:65535"), Service: 65535, Order: 1 << 20, State: Draining, LastWeight: 9}
 )
 
 func lookup(t *testing.T, m *ebpf.Map, id uint32) (b bpf.LBBackend) {
@@ -49,7 +49,7 @@ func TestBackendsAreWrittenAsProgramsReadThem(t *testing.T) {
 	table.Write(99, six)
 	for id, r := range map[uint32]Record{1: four, 99: six} {
 		want := bpf.LBBackend{
-			Hash: r.Hash, Addr: r.Addr.Addr().As16(), Port: r.Addr.Port(), Weight: r.Weight,
+			Hash: r.Hash, Addr: r.Addr.Addr().As16(), Port: r.Addr.Port(), Weight: r.Weight, LastWeight: r.LastWeight, Upper: r.Upper, Lower: r.Lower,
 			Service: r.Service, Order: r.Order, State: uint8(r.State),
 		}
 		if got := lookup(t, m, id); got != want {
@@ -57,14 +57,10 @@ func TestBackendsAreWrittenAsProgramsReadThem(t *testing.T) {
 		}
 	}
 	edited := four
-	edited.Weight, edited.Order, edited.State = 1, 0, Draining
+	edited.Weight, edited.Order, edited.State, edited.Upper = 1, 0, Draining, 3
 	table.Write(1, edited)
-	if got := lookup(t, m, 1); got.Weight != 1 || got.Port != 8080 || got.Order != 0 || got.State != uint8(Draining) || got.Hash != four.Hash {
+	if got := lookup(t, m, 1); got.Weight != 1 || got.Port != 8080 || got.Order != 0 || got.State != uint8(Draining) || got.Upper != 3 || got.LastWeight != 65535 || got.Hash != four.Hash {
 		t.Errorf("edited: %+v", got)
-	}
-	table.SetState(1, Active)
-	if got := lookup(t, m, 1); got.State != uint8(Active) || got.Weight != 1 {
-		t.Errorf("with another state: %+v", got)
 	}
 }
 

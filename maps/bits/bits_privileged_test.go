@@ -71,7 +71,7 @@ func (w *world) serve(vip, backend netip.AddrPort, proto lb.Protocol) {
 	w.t.Helper()
 	w.do(w.Vips.Put(bpf.LBVipKey{Addr: vip.Addr().As16(), Port: vip.Port(), Proto: uint8(proto)}, bpf.LBVip{Service: 1}))
 	w.do(w.Services.Put(uint32(1), bpf.LBService{Hash: 1, Pool: uint64(bpf.LBRuleRULE_CURSOR)<<56 | 1<<32 | 1}))
-	w.do(w.Slots.Put(uint32(2), uint64(1)))
+	w.do(w.Slots.Put(uint32(3), uint64(1)))
 	w.do(w.Backends.Put(uint32(1), bpf.LBBackend{
 		Hash: 1, Addr: backend.Addr().As16(), Port: backend.Port(), Weight: 1, Service: 1, State: uint8(bpf.LBBackendStateBACKEND_ACTIVE),
 	}))

@@ -29,6 +29,7 @@ const (
 type Service struct {
 	ID        lb.ServiceID
 	Scheduler string
+	Flags     lb.SchedulerFlags
 }
 
 // Services is the map service_info. One goroutine writes.
@@ -36,7 +37,7 @@ type Services struct{ Map *ebpf.Map }
 
 // Put writes the entry of s.ID.Hash(). Names longer than MaxName are cut.
 func (t Services) Put(s Service) error {
-	v := bpf.LBServiceName{Family: uint8(s.ID.Family)}
+	v := bpf.LBServiceName{Family: uint8(s.ID.Family), Flags: uint8(s.Flags)}
 	copy(v.Name[:MaxName], s.ID.Name)
 	copy(v.Scheduler[:MaxScheduler], s.Scheduler)
 	if err := t.Map.Put(s.ID.Hash(), &v); err != nil {
@@ -59,6 +60,7 @@ func (t Services) Each(yield func(hash uint64, s Service)) error {
 		yield(hash, Service{
 			ID:        lb.ServiceID{Name: text(v.Name[:]), Family: lb.Family(v.Family)},
 			Scheduler: text(v.Scheduler[:]),
+			Flags:     lb.SchedulerFlags(v.Flags),
 		})
 		return nil
 	})
@@ -69,18 +71,22 @@ func text(b []byte) string {
 	return string(s)
 }
 
+// Timeouts say how long a flow of each state lives without a packet, in seconds.
+type Timeouts [16]uint32
+
 // Clocks says what a jiffy is: how many make a second, and a pair of clocks
-// that were read together.
+// that were read together; and how long flows live.
 type Clocks struct {
 	Hz      uint32
 	Jiffies uint64
 	// Ktime is CLOCK_MONOTONIC in ns, as bpf_ktime_get_ns gives it.
-	Ktime uint64
+	Ktime    uint64
+	Timeouts Timeouts
 }
 
 // Put writes the clocks to the map meta, with the layout of this build.
 func (c Clocks) Put(meta *ebpf.Map) error {
-	v := bpf.LBClocks{Layout: uint32(bpf.LBLimitsLAYOUT_VERSION), Hz: c.Hz, Jiffies: c.Jiffies, Ktime: c.Ktime}
+	v := bpf.LBClocks{Layout: uint32(bpf.LBLimitsLAYOUT_VERSION), Hz: c.Hz, Jiffies: c.Jiffies, Ktime: c.Ktime, Timeouts: c.Timeouts}
 	if err := meta.Put(uint32(0), v); err != nil {
 		return fmt.Errorf("write map %s: %w", meta, err)
 	}
@@ -98,7 +104,7 @@ func ReadClocks(meta *ebpf.Map) (Clocks, error) {
 		return Clocks{}, fmt.Errorf("map %s has layout %d and %d jiffies a second; this build reads layout %d: use the version of waggle that made it",
 			meta, v.Layout, v.Hz, bpf.LBLimitsLAYOUT_VERSION)
 	}
-	return Clocks{Hz: v.Hz, Jiffies: v.Jiffies, Ktime: v.Ktime}, nil
+	return Clocks{Hz: v.Hz, Jiffies: v.Jiffies, Ktime: v.Ktime, Timeouts: v.Timeouts}, nil
 }
 
 // Now returns the current time in jiffies.

@@ -17,9 +17,9 @@ import (
 
 func TestNamesAreWrittenAndReadBack(t *testing.T) {
 	table := Services{maptest.New(t, "service_info", 8)}
-	long := Service{lb.ServiceID{Name: strings.Repeat("n", MaxName), Family: lb.IPv6}, strings.Repeat("s", MaxScheduler)}
-	longer := Service{lb.ServiceID{Name: long.ID.Name + "xyz", Family: lb.IPv4}, long.Scheduler + "xyz"}
-	web := Service{lb.ServiceID{Name: "web", Family: lb.IPv4}, "rr"}
+	long := Service{lb.ServiceID{Name: strings.Repeat("n", MaxName), Family: lb.IPv6}, strings.Repeat("s", MaxScheduler), lb.SchedulerPort}
+	longer := Service{lb.ServiceID{Name: long.ID.Name + "xyz", Family: lb.IPv4}, long.Scheduler + "xyz", 0}
+	web := Service{lb.ServiceID{Name: "web", Family: lb.IPv4}, "rr", 0}
 	want := make(map[uint64]Service)
 	for _, s := range []Service{web, long, longer, {}} {
 		if err := table.Put(s); err != nil {
@@ -31,7 +31,7 @@ func TestNamesAreWrittenAndReadBack(t *testing.T) {
 	cut.ID.Name, cut.Scheduler = long.ID.Name, long.Scheduler
 	want[longer.ID.Hash()] = cut
 	wantNames(t, table, want)
-	web.Scheduler = "wrr"
+	web.Scheduler, web.Flags = "sh", lb.SchedulerFallback
 	if err := table.Put(web); err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestClocksOfThisLayoutOnlyAreRead(t *testing.T) {
 	if _, err := ReadClocks(meta); err == nil || !strings.Contains(err.Error(), "layout 0") {
 		t.Errorf("a map that was never completed: %v", err)
 	}
-	want := Clocks{Hz: 250, Jiffies: 1 << 40, Ktime: 1 << 50}
+	want := Clocks{Hz: 250, Jiffies: 1 << 40, Ktime: 1 << 50, Timeouts: Timeouts{1: 900, 15: 1<<32 - 1}}
 	if err := want.Put(meta); err != nil {
 		t.Fatal(err)
 	}

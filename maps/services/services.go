@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package services handles the array of services: identity and published pool.
+// Package services handles the array of services: identity, published pool and
+// settings.
 package services
 
 import (
@@ -29,9 +30,9 @@ type Pool struct {
 }
 
 // Word returns the pool as it is published: base in bits 0-31, count in 32-55,
-// rule in 56-60, flags in 61-63.
+// rule in 56-59, flags in 60-63.
 func (p Pool) Word() uint64 {
-	return uint64(p.Base) | uint64(p.Count&MaxCount)<<32 | uint64(p.Rule&31)<<56 | uint64(p.Flags&7)<<61
+	return uint64(p.Base) | uint64(p.Count&MaxCount)<<32 | uint64(p.Rule&15)<<56 | uint64(p.Flags&15)<<60
 }
 
 // ParseWord is the inverse of Word.
@@ -39,14 +40,30 @@ func ParseWord(w uint64) Pool {
 	return Pool{
 		Base:  uint32(w),
 		Count: uint32(w>>32) & MaxCount,
-		Rule:  sched.Rule(w >> 56 & 31),
-		Flags: sched.Flags(w >> 61),
+		Rule:  sched.Rule(w >> 56 & 15),
+		Flags: sched.Flags(w >> 60),
 	}
+}
+
+// Options are bits of enum service_options.
+type Options = bpf.LBServiceOptions
+
+// Settings are what a service says beside its pool.
+type Settings struct {
+	Affinity uint32 // seconds; 0: none
+	Prefix   uint8  // of 128 bits of a client's address
+	Options  Options
+}
+
+// word is how the settings lie in memory: affinity, prefix, options.
+func (s Settings) word() uint64 {
+	return uint64(s.Affinity) | uint64(s.Prefix)<<32 | uint64(uint8(s.Options))<<40
 }
 
 const (
 	hashOffset = uint32(unsafe.Offsetof(bpf.LBService{}.Hash))
 	poolOffset = uint32(unsafe.Offsetof(bpf.LBService{}.Pool))
+	settings   = uint32(unsafe.Offsetof(bpf.LBService{}.Affinity))
 )
 
 // Table is the map services. One goroutine writes.
@@ -76,14 +93,17 @@ func (t *Table) Hash(i uint32) uint64 { return t.area.Load64(i, hashOffset) }
 // Publish makes packets pick from p, by one store. The run must be complete.
 func (t *Table) Publish(i uint32, p Pool) { t.area.Store64(i, poolOffset, p.Word()) }
 
+// Set stores the settings, by one store.
+func (t *Table) Set(i uint32, s Settings) { t.area.Store64(i, settings, s.word()) }
+
 // Pool returns what packets pick from.
 func (t *Table) Pool(i uint32) Pool { return ParseWord(t.area.Load64(i, poolOffset)) }
 
 // Each yields the used elements, by batch lookups.
-func Each(m *ebpf.Map, yield func(i uint32, hash uint64, p Pool)) error {
+func Each(m *ebpf.Map, yield func(i uint32, hash uint64, p Pool, s Settings)) error {
 	return batch.Each(m, func(i uint32, s *bpf.LBService) error {
 		if s.Hash != 0 {
-			yield(i, s.Hash, ParseWord(s.Pool))
+			yield(i, s.Hash, ParseWord(s.Pool), Settings{s.Affinity, s.Prefix, Options(s.Options)})
 		}
 		return nil
 	})

@@ -28,12 +28,14 @@ func TestServicesAreWrittenAsProgramsReadThem(t *testing.T) {
 		299: {Base: 1, Count: MaxCount, Rule: sched.Least, Flags: sched.LeastIdle},
 	}
 	want := make(map[uint32]Pool)
+	set := Settings{Affinity: 1<<32 - 1, Prefix: 120, Options: bpf.LBServiceOptionsSERVICE_LOST_DROP}
 	for i, p := range pools {
 		table.SetHash(i, 0xfeed0000_00000000|uint64(i))
 		table.Publish(i, p)
+		table.Set(i, set)
 		want[i] = p
 		var got bpf.LBService
-		if err := m.Lookup(i, &got); err != nil || got != (bpf.LBService{Hash: 0xfeed0000_00000000 | uint64(i), Pool: p.Word()}) {
+		if err := m.Lookup(i, &got); err != nil || got != (bpf.LBService{Hash: 0xfeed0000_00000000 | uint64(i), Pool: p.Word(), Affinity: 1<<32 - 1, Prefix: 120, Options: uint8(set.Options)}) {
 			t.Errorf("service %d: %+v, %v", i, got, err)
 		}
 		if table.Pool(i) != p || table.Hash(i) != got.Hash {
@@ -42,9 +44,9 @@ func TestServicesAreWrittenAsProgramsReadThem(t *testing.T) {
 	}
 	table.Publish(5, Pool{Base: 9, Count: 1, Rule: sched.Cursor}) // nobody's: it has no hash
 	got := make(map[uint32]Pool)
-	err = Each(m, func(i uint32, hash uint64, p Pool) {
-		if hash != 0xfeed0000_00000000|uint64(i) {
-			t.Errorf("service %d has hash %#x", i, hash)
+	err = Each(m, func(i uint32, hash uint64, p Pool, s Settings) {
+		if hash != 0xfeed0000_00000000|uint64(i) || s != set {
+			t.Errorf("service %d has hash %#x, %+v", i, hash, s)
 		}
 		got[i] = p
 	})

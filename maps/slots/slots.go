@@ -1,20 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package slots handles the array that holds the runs. A run is a header word,
-// which is the cursor, and then the backend ids of its slots, two a word, the
-// first in the low half.
+// Package slots handles the array that holds the runs. A run is a header of two
+// words, and then its slots: backend ids, two a word, the first in the low half,
+// or for the rule LEAST a word for each, the id and above it the weight. A run
+// of the rule CURSOR has its Position in the header. Tables of mh, to which runs
+// lead, hold indices of 16 bits, four a word.
 package slots
 
 import (
-	"fmt"
-
 	"github.com/cilium/ebpf"
 
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/lb/sched"
 	"github.com/waggle-lb/waggle/maps/mmap"
 )
 
-// Words returns the length in words of a run of count slots.
-func Words(count int) uint32 { return 1 + uint32(count+1)/2 }
+const header = uint32(bpf.LBLimitsHEADER_WORDS)
+
+// Words returns the length in words of a run of count backend ids.
+func Words(count int) uint32 { return header + uint32(count+1)/2 }
+
+// WeightedWords returns that of a run of count ids with weights.
+func WeightedWords(count int) uint32 { return header + uint32(count) }
+
+// TableWords returns that of a table of count indices.
+func TableWords(count int) uint32 { return uint32(count+3) / 4 }
 
 // Table is the map slots. One goroutine writes; programs advance the cursors.
 type Table struct{ area *mmap.Area }
@@ -34,38 +44,61 @@ func (t *Table) Close() error { return t.area.Close() }
 // Len returns the number of words.
 func (t *Table) Len() uint32 { return t.area.Len() }
 
-// Write writes a run at base: the cursor, and id(i) for each of count slots.
-func (t *Table) Write(base uint32, cursor uint64, count int, id func(i int) uint32) {
-	t.SetCursor(base, cursor)
+// Write writes the slots of a run at base: id(i) for each of count slots.
+func (t *Table) Write(base uint32, count int, id func(i int) uint32) {
 	for i := 0; i < count; i += 2 {
 		word := uint64(id(i))
 		if i+1 < count {
 			word |= uint64(id(i+1)) << 32
 		}
-		t.area.Store64(base+1+uint32(i/2), 0, word)
+		t.area.Store64(base+header+uint32(i/2), 0, word)
 	}
 }
 
-// Cursor returns the number of the next pick from the run at base.
-func (t *Table) Cursor(base uint32) uint64 { return t.area.Load64(base, 0) }
+// WriteWeighted writes the slots of a run of the rule LEAST at base.
+func (t *Table) WriteWeighted(base uint32, count int, slot func(i int) (id uint32, weight uint16)) {
+	for i := range count {
+		id, weight := slot(i)
+		t.area.Store64(base+header+uint32(i), 0, uint64(id)|uint64(weight)<<32)
+	}
+}
 
-// SetCursor stores the number of the next pick.
-func (t *Table) SetCursor(base uint32, n uint64) { t.area.Store64(base, 0, n) }
+// WriteTable writes a table of mh at base.
+func (t *Table) WriteTable(base uint32, indices []uint16) {
+	for i := 0; i < len(indices); i += 4 {
+		var word uint64
+		for j, index := range indices[i:min(i+4, len(indices))] {
+			word |= uint64(index) << (16 * j)
+		}
+		t.area.Store64(base+uint32(i/4), 0, word)
+	}
+}
+
+// SetTable makes the run at base lead to the table at table.
+func (t *Table) SetTable(base, table uint32) { t.area.Store64(base, 0, uint64(table)) }
+
+// Position returns where the run at base stands. A pick between the reads of its
+// two words shows as one that failed nowhere.
+func (t *Table) Position(base uint32) sched.Position {
+	return sched.Position{Next: t.area.Load64(base, 0), Failed: uint32(t.area.Load64(base+1, 0) >> 32)}
+}
+
+// SetPosition stores where the run stands, and where its last pass begins.
+func (t *Table) SetPosition(base uint32, p sched.Position, lastPass int) {
+	t.area.Store64(base, 0, p.Next)
+	t.area.Store64(base+1, 0, uint64(uint32(lastPass))|uint64(p.Failed)<<32)
+}
+
+// SetNext stores the number of the next pick alone.
+func (t *Table) SetNext(base uint32, n uint64) { t.area.Store64(base, 0, n) }
 
 // ID returns the backend id in slot i of the run at base.
 func (t *Table) ID(base uint32, i uint32) uint32 {
-	return uint32(t.area.Load64(base+1+i/2, 0) >> (32 * (i & 1)))
+	return uint32(t.area.Load64(base+header+i/2, 0) >> (32 * (i & 1)))
 }
 
-// ReadIDs returns the ids of the run at base. It fails if the run does not lie
-// in the map.
-func (t *Table) ReadIDs(base, count uint32) ([]uint32, error) {
-	if end := uint64(base) + uint64(Words(int(count))); base == 0 || end > uint64(t.Len()) {
-		return nil, fmt.Errorf("run of %d slots at %d is outside of slots (%d words)", count, base, t.Len())
-	}
-	ids := make([]uint32, count)
-	for i := range ids {
-		ids[i] = t.ID(base, uint32(i))
-	}
-	return ids, nil
+// Has reports whether a run's header at base lies in the map: what another
+// process left may lie.
+func (t *Table) Has(base uint32) bool {
+	return base != 0 && uint64(base)+uint64(header) <= uint64(t.Len())
 }

@@ -32,9 +32,30 @@ func (l *Load) Close() error { return l.area.Close() }
 
 // IsZero reports whether backend id has no flow entry.
 func (l *Load) IsZero(id uint32) bool {
-	const active = uint32(unsafe.Offsetof(bpf.LBBackendLoad{}.Active))
-	const inactive = uint32(unsafe.Offsetof(bpf.LBBackendLoad{}.Inactive))
-	return l.area.Load32(id, active) == 0 && l.area.Load32(id, inactive) == 0
+	return l.entries(id) == 0
+}
+
+// entries is how many flow entries an element counts.
+func (l *Load) entries(id uint32) uint32 {
+	const counts = uint32(unsafe.Offsetof(bpf.LBBackendLoad{}.Active))
+	n := l.area.Load64(id, counts)
+	return uint32(n) + uint32(n>>32)
+}
+
+// Judge says whether backend id is overloaded once its thresholds are others, as
+// IPVS does when a server is edited: between the two it stays what it was.
+// upper 0 is no threshold, lower 0 is upper less a quarter.
+func (l *Load) Judge(id, upper, lower uint32) {
+	const overloaded = uint32(unsafe.Offsetof(bpf.LBBackendLoad{}.Overloaded))
+	if lower == 0 {
+		lower = upper - upper/4
+	}
+	switch n := l.entries(id); {
+	case upper == 0 || n < lower && n < upper:
+		l.area.Store32(id, overloaded, 0)
+	case n >= upper:
+		l.area.Store32(id, overloaded, 1)
+	}
 }
 
 // EachLoad yields the load of the backend ids 0 to last, by batch lookups.

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Affinity, IPVS's persistence: new flows of a client go where its last one went, however loaded
+ * that backend is. An entry lasts for the service's timeout after the last new flow, and then for
+ * another minute at a time as long as a flow of it lives: the sweeper sees to that.
+ */
+#pragma once
+
+#define AFFINITY_EXTENSION 60 /* seconds */
+#define AFFINITY_AHEAD	   5  /* seconds before its end that it is put off: longer than a walk */
+
+/* The client's part of a key: the first prefix bits of its address. */
+static __always_inline void affinity_key(struct affinity_key *k, const addr_t client, __u8 prefix,
+					 __u64 service_hash)
+{
+	const __u32 *from = (const __u32 *)client;
+	__u32 *to = (__u32 *)k->client, i;
+
+	for (i = 0; i < 4; i++) {
+		__u32 left = prefix > 32 * i ? prefix - 32 * i : 0;
+
+		to[i] = left >= 32 ? from[i] : from[i] & bpf_htonl(~(~0u >> left));
+	}
+	k->service_hash = service_hash;
+}
+
+/* Id of the backend that a client's entry leads to; 0: that takes nothing any more. */
+static __always_inline __u32 affine_backend(struct affinity_entry *a, __u8 options)
+{
+	struct backend *b;
+	__u32 *mended;
+
+	if (now64() >= a->expires)
+		return 0;
+	b = backend_at(a->backend);
+	if (!b || b->hash != a->backend_hash) {
+		mended = bpf_map_lookup_elem(&backend_ids, &a->backend_hash);
+		b = mended ? backend_at(*mended) : NULL;
+		if (!b)
+			return 0;
+		a->backend = *mended;
+	}
+	if (b->state != BACKEND_ACTIVE || (!b->weight && !(options & SERVICE_KEEP_QUIESCED)))
+		return 0;
+	return a->backend;
+}
+
+/* Id of the backend that a new flow's client is kept at; 0: it is free to go anywhere. */
+static __always_inline __u32 find_affine(const struct flow_key *key, struct service *svc,
+					 struct work *w)
+{
+	struct affinity_entry *a;
+	__u32 id = 0;
+
+	affinity_key(&w->client, key->saddr, svc->prefix, svc->hash);
+	w->affinity.expires = now64() + (__u64)svc->affinity * hz;
+	a = bpf_map_lookup_elem(&affinity, &w->client);
+	if (a)
+		id = affine_backend(a, svc->options);
+	if (id)
+		a->expires = w->affinity.expires;
+	return id;
+}
+
+/* Keeps that client at a backend from now on. */
+static __always_inline void remember(struct work *w, __u32 id)
+{
+	struct backend *b = backend_at(id);
+
+	if (!b)
+		return;
+	w->affinity.backend = id;
+	w->affinity.backend_hash = b->hash;
+	w->affinity.assured = 0;
+	bpf_map_update_elem(&affinity, &w->client, &w->affinity, BPF_ANY);
+}
+
+/* Whether a packet is scheduled by itself, and nothing kept of it. */
+static __always_inline bool is_once(const struct packet *p, const struct service *svc)
+{
+	return svc->options & SERVICE_ONE_PACKET && p->key.proto == IPPROTO_UDP;
+}
+
+/* Id of the backend for a new flow of a service; 0: nobody can take it. */
+__noinline __u32 choose(struct packet *p, __u32 service)
+{
+	struct service *svc = bpf_map_lookup_elem(&services, &service);
+	struct fragment *datagram = NULL;
+	struct work *w;
+	__u32 id = 0;
+
+	w = bpf_map_lookup_elem(&works, &id);
+	if (!p || !svc || !w)
+		return 0;
+	if (p->part != WHOLE && is_once(p, svc))
+		datagram = datagram_of(p);
+	if (datagram && p->part == LATER)
+		return datagram->backend; /* all of a datagram goes one way */
+	if (svc->affinity)
+		id = find_affine(&p->key, svc, w);
+	if (!id) {
+		id = pick(&p->key, *(volatile __u64 *)&svc->pool);
+		if (id && svc->affinity)
+			remember(w, id);
+	}
+	if (datagram)
+		datagram->backend = id;
+	return id;
+}
+
+/* The entry that flow f, whose forward key this is, keeps alive; NULL: gone, or led elsewhere. */
+static __noinline struct affinity_entry *affinity_of(const struct flow_key *key, struct flow *f)
+{
+	struct affinity_key k;
+	struct service *svc;
+	struct affinity_entry *a;
+	struct backend *b;
+
+	if (!key || !f)
+		return NULL;
+	b = backend_of(f);
+	svc = b ? bpf_map_lookup_elem(&services, &b->service) : NULL;
+	if (!svc)
+		return NULL;
+	affinity_key(&k, key->saddr, svc->prefix, f->service_hash);
+	a = bpf_map_lookup_elem(&affinity, &k);
+	return a && a->backend_hash == f->backend_hash ? a : NULL;
+}
+
+/* A backend answered a flow. */
+static __always_inline void assure(const struct flow_key *key, struct flow *f)
+{
+	struct affinity_entry *a = affinity_of(key, f);
+
+	if (a)
+		a->assured = 1;
+}
+
+/* Puts off the end of the entry that a live flow belongs to. */
+static __always_inline void prolong(const struct flow_key *key, struct flow *f)
+{
+	struct affinity_entry *a = affinity_of(key, f);
+	__u64 t = now64();
+
+	if (!a || a->expires > t + AFFINITY_AHEAD * hz)
+		return;
+	if (a->expires < t)
+		a->expires = t;
+	a->expires += AFFINITY_EXTENSION * hz;
+}

@@ -5,13 +5,12 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 
 	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/maps/batch"
 )
 
 // slack is how far a time in the kernel may be from the model's, in jiffies: a
@@ -38,6 +37,8 @@ func (k *kernel) flows() (map[key]flow, error) {
 }
 
 func near(a, b uint32) bool { return a-b+slack <= 2*slack }
+
+func near64(a, b uint64) bool { return a-b+slack <= 2*slack }
 
 // sameFlow compares an entry: of a dead one only what counts.
 func sameFlow(got, want flow) bool {
@@ -102,7 +103,7 @@ func (m *model) compare(k *kernel) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(m.compareFlows(got), m.compareDrops(k), m.compareLoad(k))
+	return errors.Join(m.compareFlows(got), m.compareDrops(k), m.compareLoad(k), m.compareAffinity(k))
 }
 
 func (m *model) compareDrops(k *kernel) error {
@@ -139,101 +140,34 @@ func (m *model) compareLoad(k *kernel) error {
 			return err
 		}
 		if got != *want {
-			wrong = errors.Join(wrong, fmt.Errorf("load of %d: %d active %d inactive, want %d and %d", id, got.Active, got.Inactive, want.Active, want.Inactive))
+			wrong = errors.Join(wrong, fmt.Errorf("load of %d: %d active %d inactive overloaded %d, want %d, %d and %d", id,
+				got.Active, got.Inactive, got.Overloaded, want.Active, want.Inactive, want.Overloaded))
 		}
 	}
 	return wrong
 }
 
-// compareRest is what is looked at less often: counters, cursors, fragments,
-// direct connections.
-func (m *model) compareRest(k *kernel) error {
+func (m *model) compareAffinity(k *kernel) error {
 	var wrong error
-	for id, want := range m.stats {
-		var per []bpf.LBBackendStats
-		if err := k.Stats.Lookup(id, &per); err != nil {
-			return err
+	n := 0
+	err := batch.Each(k.Affinity, func(key affinityKey, got *affinityEntry) error {
+		n++
+		want := m.affinity[key]
+		if want == nil {
+			wrong = errors.Join(wrong, fmt.Errorf("affinity of %v to %#x: %+v, want none", netip.AddrFrom16(key.Client), key.ServiceHash, *got))
+			return nil
 		}
-		var got bpf.LBBackendStats
-		for _, p := range per {
-			got.Connections += p.Connections
-			got.InPackets += p.InPackets
-			got.InBytes += p.InBytes
-			got.OutPackets += p.OutPackets
-			got.OutBytes += p.OutBytes
+		same := *got
+		if near64(got.Expires, want.Expires) {
+			same.Expires = want.Expires
 		}
-		if got != *want {
-			wrong = errors.Join(wrong, fmt.Errorf("stats of %d: %+v, want %+v", id, got, *want))
+		if same != *want {
+			wrong = errors.Join(wrong, fmt.Errorf("affinity of %v to %#x: %+v, want %+v", netip.AddrFrom16(key.Client), key.ServiceHash, *got, *want))
 		}
+		return nil
+	})
+	if n != len(m.affinity) {
+		wrong = errors.Join(wrong, fmt.Errorf("affinity: %d clients, want %d", n, len(m.affinity)))
 	}
-	for _, s := range m.services {
-		var cursor uint64
-		if err := k.Slots.Lookup(s.base, &cursor); err != nil {
-			return err
-		}
-		if cursor != s.cursor {
-			wrong = errors.Join(wrong, fmt.Errorf("cursor of service %d: %d, want %d", s.ID, cursor, s.cursor))
-		}
-	}
-	for name, x := range map[string]struct {
-		m    *ebpf.Map
-		want int
-	}{"fragments": {k.Fragments, len(m.datagrams)}, "held": {k.Held, m.heldCount}, "direct": {k.Direct, len(m.direct)}} {
-		n, err := countKeys(x.m, false)
-		if err != nil {
-			return err
-		}
-		if n != x.want {
-			wrong = errors.Join(wrong, fmt.Errorf("%s: %d, want %d", name, n, x.want))
-		}
-	}
-	return wrong
-}
-
-// countKeys counts a map's keys, and deletes them if told to.
-func countKeys(m *ebpf.Map, remove bool) (int, error) {
-	var keys [][]byte
-	var prev any
-	for {
-		k, err := m.NextKeyBytes(prev)
-		if err != nil {
-			return 0, fmt.Errorf("read %v: %w", m, err)
-		}
-		if k == nil {
-			break
-		}
-		keys = append(keys, k)
-		prev = k
-	}
-	for _, k := range keys {
-		if remove {
-			if err := m.Delete(k); err != nil {
-				return 0, fmt.Errorf("empty %v: %w", m, err)
-			}
-		}
-	}
-	return len(keys), nil
-}
-
-// sweeper walks the flow table.
-type sweeper struct{ it *link.Iter }
-
-func newSweeper(k *kernel) (*sweeper, error) {
-	it, err := link.AttachIter(link.IterOptions{Program: k.Sweep, Map: k.Flows})
-	if err != nil {
-		return nil, fmt.Errorf("attach the sweeper: %w", err)
-	}
-	return &sweeper{it}, nil
-}
-
-func (s *sweeper) Close() { _ = s.it.Close() }
-
-func (s *sweeper) walk() error {
-	r, err := s.it.Open()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	_, err = io.Copy(io.Discard, r)
-	return err
+	return errors.Join(err, wrong)
 }

@@ -76,9 +76,6 @@ func (g *generator) observe(a arrival, o outcome) {
 	}
 }
 
-// pick1 is one of a list.
-func pick1[T any](g *generator, list []T) T { return list[g.IntN(len(list))] }
-
 // make queues a frame, or the fragments of one.
 func (g *generator) make() error {
 	h := hooks[0]
@@ -119,7 +116,7 @@ func (g *generator) make() error {
 	if err != nil {
 		return err
 	}
-	if g.IntN(10) == 0 && !p.Options && !p.ZeroChecksum {
+	if g.IntN(20) == 0 && !p.Options && !p.ZeroChecksum {
 		return g.fragments(h, p)
 	}
 	if p.Src.Addr().Is6() && g.IntN(8) == 0 {
@@ -167,7 +164,7 @@ func (g *generator) client(v6 bool) netip.Addr {
 		list = g.m.nodes
 	}
 	for {
-		if a := pick1(g, list); a.Is6() == v6 {
+		if a := pick(g.Rand, list...); a.Is6() == v6 {
 			return a
 		}
 	}
@@ -177,21 +174,29 @@ func (g *generator) clientPort() uint16 {
 	if g.IntN(8) == 0 || g.flood {
 		return uint16(g.IntN(65536))
 	}
-	return pick1(g, g.m.clientPorts)
+	return pick(g.Rand, g.m.clientPorts...)
 }
 
 // backend is one that a service has, or had.
 func (g *generator) backend(v6 bool) netip.AddrPort {
 	for {
-		if b := pick1(g, g.m.endpoints); b.Addr().Is6() == v6 {
-			return b
+		if b := pick(g.Rand, g.m.endpoints...); b.Addr().Is6() == v6 {
+			return g.anyPort(b)
 		}
 	}
 }
 
+// anyPort gives what has no port one.
+func (g *generator) anyPort(a netip.AddrPort) netip.AddrPort {
+	if a.Port() != 0 {
+		return a
+	}
+	return netip.AddrPortFrom(a.Addr(), pick[uint16](g.Rand, 80, 80, 8080, 21, 5000, 0))
+}
+
 func (g *generator) toVIP(p *packet.Packet) {
-	f := pick1(g, g.m.frontends)
-	p.Protocol, p.Dst = lb.Protocol(f.proto), f.AddrPort
+	f := pick(g.Rand, g.m.frontends...)
+	p.Protocol, p.Dst = lb.Protocol(f.proto), g.anyPort(f.AddrPort)
 	if g.IntN(12) == 0 {
 		p.Dst = netip.AddrPortFrom(f.Addr(), uint16(g.IntN(100)))
 	}
@@ -217,8 +222,8 @@ func (g *generator) anyEnds(p *packet.Packet) {
 			return g.backend(v6)
 		}
 		for {
-			if f := pick1(g, g.m.frontends); f.Addr().Is6() == v6 {
-				return f.AddrPort
+			if f := pick(g.Rand, g.m.frontends...); f.Addr().Is6() == v6 {
+				return g.anyPort(f.AddrPort)
 			}
 		}
 	}
@@ -227,16 +232,19 @@ func (g *generator) anyEnds(p *packet.Packet) {
 
 // flowPacket is a packet that an entry is for.
 func (g *generator) flowPacket(p *packet.Packet) hook {
-	e := pick1(g, g.m.list)
-	for range g.IntN(2) * g.IntN(2) * 40 { // of those that are few, more
-		if e.live() && e.key.Position == uint8(e1) && e.Flags&fDirect != 0 && e.key.Proto == protoTCP {
-			p.Flags = []packet.Flag{packet.RST, packet.ACK, 0}[g.IntN(3)]
+	e, few := pick(g.Rand, g.m.list...), g.IntN(4)
+	for range few & 1 * 40 { // of those that are few, more
+		if e.live() && e.key.Position == uint8(e1) && e.key.Proto == protoTCP && (few == 1 || e.Flags&fDirect != 0) {
+			p.Flags = pick(g.Rand, packet.RST, packet.ACK, 0)
+			if e.Flags&fDirect == 0 {
+				p.Flags = pick(g.Rand, packet.SYN, packet.SYN, packet.ACK)
+			}
 			break
 		}
-		e = pick1(g, g.m.list)
+		e = pick(g.Rand, g.m.list...)
 	}
 	p.Protocol, p.Src, p.Dst = lb.Protocol(e.key.Proto), end2(e.key.Saddr, e.key.Sport), end2(e.key.Daddr, e.key.Dport)
-	if e.key.Position == uint8(e1) && isFinished(e.State) && g.IntN(2) == 0 {
+	if e.key.Position == uint8(e1) && (g.IntN(8) == 0 || isFinished(e.State) && g.IntN(2) == 0) {
 		p.Flags = packet.SYN // the port is used again
 	}
 	if e.key.Position == uint8(e1) || e.key.Position == uint8(e3) {
@@ -252,7 +260,7 @@ func (g *generator) reply(p *packet.Packet) hook {
 		if len(g.m.list) == 0 {
 			break
 		}
-		if e := pick1(g, g.m.list); e.key.Position >= uint8(e3) && e.live() {
+		if e := pick(g.Rand, g.m.list...); e.key.Position >= uint8(e3) && e.live() {
 			p.Protocol, p.Src, p.Dst = lb.Protocol(e.key.Proto), end2(e.key.Saddr, e.key.Sport), end2(e.key.Daddr, e.key.Dport)
 			return hooks[0]
 		}

@@ -15,7 +15,7 @@ import (
 // at all, some over others.
 func (g *generator) fragments(h hook, p packet.Packet) error {
 	sizes := []int{16, 24, 40, 56, 512, 1024, 1480, 1600}
-	size := pick1(g, sizes)
+	size := pick(g.Rand, sizes...)
 	p.Payload = make([]byte, g.IntN(min(2600, 6*size)))
 	if size == 16 {
 		p.Payload = make([]byte, g.IntN(2600))
@@ -64,9 +64,9 @@ func (g *generator) extend(frame []byte) []byte {
 		n = 6 + g.IntN(5)
 	}
 	for range n {
-		kind := pick1(g, kinds[:6])
+		kind := pick(g.Rand, kinds[:6]...)
 		if g.IntN(24) == 0 {
-			kind = pick1(g, kinds)
+			kind = pick(g.Rand, kinds...)
 		}
 		h := make([]byte, 8)
 		switch kind {
@@ -97,7 +97,7 @@ func (g *generator) extend(frame []byte) []byte {
 // error queues an ICMP error, or redirect, about a packet that an entry's
 // packets answer.
 func (g *generator) error() error {
-	e := pick1(g, g.m.list)
+	e := pick(g.Rand, g.m.list...)
 	about := packet.Packet{Src: end2(e.key.Daddr, e.key.Dport), Dst: end2(e.key.Saddr, e.key.Sport), Protocol: lb.Protocol(e.key.Proto),
 		Flags: g.flags(), Payload: make([]byte, g.IntN(100))}
 	about.ZeroChecksum = about.Protocol == lb.UDP && about.Src.Addr().Is4() && g.IntN(6) == 0
@@ -133,7 +133,7 @@ func (g *generator) error() error {
 	if v6 {
 		types = []uint8{1, 1, 2, 3, 4, 137, 128, 0, 100}
 	}
-	if i.Type = pick1(g, types); i.Type == 137 {
+	if i.Type = pick(g.Rand, types...); i.Type == 137 {
 		i.Quoted = g.redirect(i.Quoted)
 		h = hooks[1]
 	}
@@ -215,7 +215,7 @@ func (g *generator) nonsense() error {
 	}
 	switch g.IntN(3) {
 	case 0:
-		ip[proto] = pick1(g, protocols)
+		ip[proto] = pick(g.Rand, protocols...)
 	case 1:
 		ip[proto] = byte(g.IntN(256))
 	case 2:

@@ -18,9 +18,11 @@ const (
 
 // Short names of what the maps hold.
 type (
-	key    = bpf.LBFlowKey
-	flow   = bpf.LBFlow
-	reason = bpf.LBDropReason
+	key           = bpf.LBFlowKey
+	flow          = bpf.LBFlow
+	affinityKey   = bpf.LBAffinityKey
+	affinityEntry = bpf.LBAffinityEntry
+	reason        = bpf.LBDropReason
 )
 
 const (
@@ -39,6 +41,7 @@ const (
 	fMasq      = uint8(bpf.LBFlowFlagsFLOW_MASQUERADE)
 	fResourced = uint8(bpf.LBFlowFlagsFLOW_RESOURCED)
 	fDirect    = uint8(bpf.LBFlowFlagsFLOW_DIRECT)
+	fAffinity  = uint8(bpf.LBFlowFlagsFLOW_AFFINITY)
 )
 
 // entry is one entry of the flow table.
@@ -64,6 +67,7 @@ type pieces struct {
 	known        bool
 	held         int            // that were kept since the first was last here
 	kept         map[int][]byte // IP packets
+	backend      uint32         // of one-packet scheduling
 }
 
 // outcome is what the model says of a packet.
@@ -81,14 +85,17 @@ type outcome struct {
 type model struct {
 	*world
 	rules coverage
-	now   uint32 // jiffies
+	now64 uint64 // jiffies
+	now   uint32 // their low half
 
 	flows     map[key]*entry
 	list      []*entry // all of flows, in an order that does not depend on chance
 	direct    map[key]bool
 	datagrams map[datagram]*pieces
 	heldCount int
-	load      map[uint32]*bpf.LBBackendLoad
+	affinity  map[affinityKey]*affinityEntry
+	load      map[uint32]*gauges
+	mended    map[uint32]bool // nil, or in a sweep: the ids between which flows moved
 	stats     map[uint32]*bpf.LBBackendStats
 	drops     [bpf.LBDropReasonDROP_MAX]uint64
 	refilled  uint32
@@ -99,10 +106,14 @@ type model struct {
 	out   outcome
 }
 
-func newModel(w *world, rules coverage, now uint32) *model {
-	return &model{world: w, rules: rules, now: now, flows: map[key]*entry{}, direct: map[key]bool{},
-		datagrams: map[datagram]*pieces{}, load: map[uint32]*bpf.LBBackendLoad{}, stats: map[uint32]*bpf.LBBackendStats{}, table: parseStates()}
+func newModel(w *world, rules coverage, now uint64) *model {
+	m := &model{world: w, rules: rules, flows: map[key]*entry{}, direct: map[key]bool{}, datagrams: map[datagram]*pieces{},
+		affinity: map[affinityKey]*affinityEntry{}, load: map[uint32]*gauges{}, stats: map[uint32]*bpf.LBBackendStats{}, table: parseStates()}
+	m.setNow(now)
+	return m
 }
+
+func (m *model) setNow(now uint64) { m.now64, m.now = now, uint32(now) }
 
 func (m *model) hit(rule string) { m.rules[rule]++ }
 
@@ -181,70 +192,7 @@ func (m *model) discard(e *entry) {
 	}
 }
 
-// backendOf resolves a flow's backend, and mends its hint, where its count
-// stands; 0: gone.
-func (m *model) backendOf(e *entry) uint32 {
-	if m.backends[e.Backend].Hash == e.BackendHash {
-		return e.Backend
-	}
-	id, ok := m.ids[e.BackendHash]
-	if !ok {
-		return 0
-	}
-	m.hit("flow: a hint is mended")
-	if e.State < stRepl {
-		m.count(e.Backend, e.State, ^uint32(0))
-		m.count(id, e.State, 1)
-	}
-	e.Backend = id
-	return id
-}
-
-func isActive(state uint8) bool {
-	switch bpf.LBFlowState(state) {
-	case bpf.LBFlowStateSTATE_ESTABLISHED, bpf.LBFlowStateSTATE_SYN_SENT, bpf.LBFlowStateSTATE_SYN_RECV, bpf.LBFlowStateSTATE_SYNACK:
-		return true
-	}
-	return false
-}
-
-func isFinished(state uint8) bool {
-	s := bpf.LBFlowState(state)
-	return s == bpf.LBFlowStateSTATE_TIME_WAIT || s == bpf.LBFlowStateSTATE_CLOSE
-}
-
 func isSYN(flags uint8) bool { return flags&(tcpSYN|tcpACK|tcpRST) == tcpSYN }
-
-func (m *model) count(id uint32, state uint8, n uint32) {
-	l := m.load[id]
-	if l == nil {
-		l = &bpf.LBBackendLoad{}
-		m.load[id] = l
-	}
-	if isActive(state) {
-		l.Active += n
-	} else {
-		l.Inactive += n
-	}
-}
-
-// move gives a forward entry another state, and its count with it.
-func (m *model) move(e *entry, state uint8) {
-	old := e.State
-	m.backendOf(e)
-	e.State = state
-	if state < stDead && isActive(state) == isActive(old) {
-		return
-	}
-	id := e.Backend // gone or not: the count stands where the hint says
-	if id == 0 {
-		return
-	}
-	m.count(id, old, ^uint32(0))
-	if state < stDead {
-		m.count(id, state, 1)
-	}
-}
 
 // retire ends a flow with all its entries.
 func (m *model) retire(e *entry) {
@@ -294,15 +242,6 @@ func (m *model) touch(e *entry, p *pkt) {
 	e.Bytes += uint64(p.bytes())
 }
 
-func (m *model) stat(id uint32) *bpf.LBBackendStats {
-	s := m.stats[id]
-	if s == nil {
-		s = &bpf.LBBackendStats{}
-		m.stats[id] = s
-	}
-	return s
-}
-
 // verdicts of the model's parts
 func (m *model) pass(p *pkt) {
 	m.out.verdict, m.out.frame = next, p.frame
@@ -335,4 +274,4 @@ func (m *model) around(keys ...key) string {
 
 // reasonNames are those of docs/drops.md, by number.
 var reasonNames = []string{"none", "empty_pool", "unknown_port", "no_flow", "untranslated", "reply_taken", "flows_full", "fragment",
-	"extension", "protocol", "malformed", "rate_limited", "rewrite", "busy", "no_port", "no_address", "redirect"}
+	"extension", "protocol", "malformed", "rate_limited", "rewrite", "busy", "no_port", "no_address", "redirect", "backend_gone"}

@@ -13,12 +13,18 @@ const (
 	maxHeldOne = 64
 )
 
-// join gives a fragment its datagram's ports. False: it goes no further now.
-func (m *model) join(a arrival, p *pkt) bool {
+// datagram is what a fragment is of.
+func (p *pkt) datagram() datagram {
 	d := datagram{p.src, p.dst, p.id, p.proto}
 	if !p.v4 { // only the first says it (RFC 8200 section 4.5)
 		d.proto = 0
 	}
+	return d
+}
+
+// join gives a fragment its datagram's ports. False: it goes no further now.
+func (m *model) join(a arrival, p *pkt) bool {
+	d := p.datagram()
 	known := m.datagrams[d]
 	if p.part == first {
 		if known == nil {

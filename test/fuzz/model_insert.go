@@ -3,8 +3,6 @@
 package main
 
 import (
-	"encoding/binary"
-
 	"github.com/waggle-lb/waggle/bpf"
 )
 
@@ -130,92 +128,4 @@ func (m *model) resource(p *pkt, k key, f flow) (flow, reason) {
 	m.broken("R1 or R4 of a flow that is not there is live: %s", m.around(k, at(k, r1), r, at(r, r4)))
 	m.discard(m.flows[r])
 	return f, busy
-}
-
-const golden32 = 0x61C88647
-
-// hashed is an address as sh and its like see it.
-func hashed(a addr) uint32 {
-	if a == mapped(a[12:]) {
-		return binary.BigEndian.Uint32(a[12:])
-	}
-	var x uint32
-	for i := 0; i < 16; i += 4 {
-		x ^= binary.BigEndian.Uint32(a[i:])
-	}
-	return x
-}
-
-// pick chooses a backend's id; 0: nobody can take it.
-func (m *model) pick(s *service, p *pkt) uint32 {
-	if s == nil || len(s.run) == 0 {
-		return 0
-	}
-	switch s.rule {
-	case bpf.LBRuleRULE_CURSOR:
-		m.hit("pick: CURSOR")
-		id := s.run[s.cursor%uint64(len(s.run))]
-		s.cursor++
-		return id
-	case bpf.LBRuleRULE_HASH:
-		m.hit("pick: HASH")
-		return m.pickHash(s, p)
-	}
-	m.hit("pick: LEAST")
-	return m.pickLeast(s)
-}
-
-func (m *model) pickHash(s *service, p *pkt) uint32 {
-	x := hashed(p.src)
-	if s.flags&uint64(bpf.LBRuleFlagsRULE_HASH_DEST) != 0 {
-		x = hashed(p.dst)
-	}
-	if s.flags&uint64(bpf.LBRuleFlagsRULE_HASH_PORT) != 0 {
-		x += uint32(p.sport)
-	}
-	n := uint64(len(s.run))
-	start := uint64(x*golden32) * n >> 32
-	if id := s.run[start]; m.backends[id].serves() {
-		return id
-	}
-	if s.flags&uint64(bpf.LBRuleFlagsRULE_HASH_FALLBACK) == 0 {
-		return 0
-	}
-	m.hit("pick: HASH falls back")
-	for off := range n {
-		if id := s.run[((off+start)%n+start)%n]; m.backends[id].serves() {
-			return id
-		}
-	}
-	return 0
-}
-
-// pickLeast: least cost for its weight; of equals the first.
-func (m *model) pickLeast(s *service) uint32 {
-	var best uint32
-	var bestCost, bestWeight uint64
-	for _, id := range s.run {
-		b := m.backends[id]
-		if !b.serves() {
-			continue
-		}
-		l := bpf.LBBackendLoad{}
-		if m.load[id] != nil {
-			l = *m.load[id]
-		}
-		if s.flags&uint64(bpf.LBRuleFlagsRULE_LEAST_IDLE) != 0 && l.Active == 0 {
-			return id
-		}
-		cost, weight := uint64(l.Active)*256+uint64(l.Active+l.Inactive), uint64(1)
-		if s.flags&uint64(bpf.LBRuleFlagsRULE_LEAST_EXPECTED) != 0 {
-			cost = uint64(l.Active) + 1
-		}
-		if s.flags&uint64(bpf.LBRuleFlagsRULE_LEAST_WEIGHTED) != 0 {
-			weight = uint64(b.Weight)
-		}
-		if best == 0 || bestCost*weight > cost*bestWeight {
-			best, bestCost, bestWeight = id, cost, weight
-		}
-	}
-	return best
 }

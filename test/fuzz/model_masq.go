@@ -145,7 +145,7 @@ func (m *model) unmasquerade(p *pkt) bool {
 // toBackend, at ingress: a connection to a backend itself has the port that a
 // flow would have, and who comes second gets another.
 func (m *model) toBackend(p *pkt) {
-	if !m.backendBits.has(p.dst, p.dport, p.proto) {
+	if !m.backendBits.has(p.dst, p.dport, p.proto) && (!m.anyPort || !m.backendBits.has(p.dst, 0, p.proto)) {
 		m.hit("pass: to a backend's address, another port")
 		m.pass(p)
 		return

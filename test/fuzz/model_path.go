@@ -109,51 +109,6 @@ func (m *model) unwanted(a arrival, p *pkt, r reason) {
 	}
 }
 
-func (m *model) toVIP(a arrival, p *pkt) {
-	f := m.get(p.key(e1))
-	if f == nil {
-		m.newFlow(a, p)
-		return
-	}
-	id := m.backendOf(f)
-	if m.repicks(p, f, id) {
-		m.retire(f)
-		m.newFlow(a, p)
-		return
-	}
-	m.hit("forward: of a known flow")
-	m.known(p, f, id)
-}
-
-// repicks says whether a packet of a live flow wants another backend: "port
-// reuse" in docs/packet-path.md.
-func (m *model) repicks(p *pkt, f *entry, id uint32) bool {
-	b := m.backends[id]
-	if p.proto == protoTCP {
-		switch {
-		case !isSYN(p.flags):
-			return false
-		case isFinished(f.State):
-			m.hit("repick: SYN on a finished flow")
-			return true
-		case id == 0 || !b.serves():
-			m.hit("repick: SYN, and the backend is gone or quiesced")
-			return true
-		}
-		m.hit("forward: SYN of a live flow stays")
-		return false
-	}
-	if id != 0 && b.State == uint8(bpf.LBBackendStateBACKEND_ACTIVE) {
-		return false
-	}
-	if _, served := m.vips[p.vip()]; !served {
-		m.hit("forward: UDP, backend and service gone")
-		return false
-	}
-	m.hit("repick: UDP, backend gone")
-	return true
-}
-
 // known sends a packet of a flow that was there before.
 func (m *model) known(p *pkt, f *entry, id uint32) {
 	if p.proto == protoTCP && p.part != later &&
@@ -183,13 +138,24 @@ func (m *model) forward(p *pkt, f *entry, id uint32) {
 	m.pass(p)
 }
 
-func (p *pkt) vip() vipKey { return vipKey{Addr: p.dst, Port: p.dport, Proto: p.proto} }
+// frontend is the one that a packet is to: its port's, else that of any port.
+func (m *model) frontend(p *pkt) (bpf.LBVip, bool) {
+	k := vipKey{Addr: p.dst, Port: p.dport, Proto: p.proto}
+	v, ok := m.vips[k]
+	if !ok {
+		k.Port = 0
+		if v, ok = m.vips[k]; ok {
+			m.hit("frontend: of any port")
+		}
+	}
+	return v, ok
+}
 
 func (m *model) newFlow(a arrival, p *pkt) {
 	if m.unmasquerade(p) { // a masquerade port may be a frontend's
 		return
 	}
-	v, ok := m.vips[p.vip()]
+	v, ok := m.frontend(p)
 	if !ok {
 		m.unwanted(a, p, bpf.LBDropReasonDROP_UNKNOWN_PORT)
 		return
@@ -198,16 +164,22 @@ func (m *model) newFlow(a arrival, p *pkt) {
 		m.stray(a, p)
 		return
 	}
-	id := m.pick(m.services[v.Service], p)
+	s := m.services[v.Service]
+	id := m.choose(p, s)
 	b := m.backends[id]
 	if id == 0 || b.Hash == 0 {
 		m.hit("refuse: empty pool")
 		m.refuse(a, p, bpf.LBDropReasonDROP_EMPTY_POOL, false)
 		return
 	}
-	f := flow{Addr: b.Addr, Port: b.Port, Backend: id, ServiceHash: m.services[v.Service].Hash, BackendHash: b.Hash}
-	if v.Flags&uint32(bpf.LBVipFlagsVIP_MASQUERADE) != 0 || p.src == b.Addr {
-		f.Flags = fMasq
+	f := m.lead(p, v, s, id)
+	if s.once(p) {
+		m.hit("one packet: goes its way")
+		if p.part != later {
+			m.stat(id).Connections++
+		}
+		m.forward(p, &entry{flow: f}, id)
+		return
 	}
 	e, r := m.insert(p, f)
 	switch r {
@@ -221,6 +193,23 @@ func (m *model) newFlow(a arrival, p *pkt) {
 	default:
 		m.drop(r)
 	}
+}
+
+// lead is a flow to a backend.
+func (m *model) lead(p *pkt, v bpf.LBVip, s *service, id uint32) flow {
+	b := m.backends[id]
+	f := flow{Addr: b.Addr, Port: b.Port, Backend: id, ServiceHash: s.Hash, BackendHash: b.Hash}
+	if b.Port == 0 {
+		m.hit("new flow: keeps the port that was asked for")
+		f.Port = p.dport
+	}
+	if v.Flags&uint32(bpf.LBVipFlagsVIP_MASQUERADE) != 0 || p.src == b.Addr {
+		f.Flags |= fMasq
+	}
+	if s.affinity > 0 {
+		f.Flags |= fAffinity
+	}
+	return f
 }
 
 // stray is TCP to a frontend that neither belongs to a flow nor begins one.
@@ -265,7 +254,7 @@ func (m *model) egress(a arrival, p *pkt) {
 	if m.masquerade(a, p) {
 		return
 	}
-	if _, frontend := m.vips[p.vip()]; frontend && a.kind() != forOthers {
+	if _, frontend := m.frontend(p); frontend && a.kind() != forOthers {
 		m.hit("egress: untranslated")
 		m.drop(bpf.LBDropReasonDROP_UNTRANSLATED)
 		return
@@ -276,20 +265,16 @@ func (m *model) egress(a arrival, p *pkt) {
 
 // fromBackend: a reply, or whatever the backend sends on the flow's tuple.
 func (m *model) fromBackend(p *pkt, r *entry) {
-	id := m.backendOf(r)
+	_, there := m.backendOf(r)
 	if p.part != later && m.tells(p, r) {
-		if k, ok := m.forwardOf(r); ok {
-			if f := m.flows[k]; f != nil && p.proto == protoTCP {
-				m.follow(f, p.flags, "out")
-			} else if f != nil {
-				f.Flags |= fReplied
-			}
-		}
+		m.heard(p, r)
 	}
 	m.touch(r, p)
-	s := m.stat(id)
-	s.OutPackets++
-	s.OutBytes += uint64(p.bytes())
+	if there {
+		s := m.stat(r.Backend)
+		s.OutPackets++
+		s.OutBytes += uint64(p.bytes())
+	}
 	k := p.key(r4)
 	p.rewrite(source, r.Addr, r.Port)
 	m.hit("reply: from the VIP")
@@ -304,6 +289,23 @@ func (m *model) fromBackend(p *pkt, r *entry) {
 		p.rewrite(destination, e.Addr, e.Port)
 	}
 	m.pass(p)
+}
+
+// heard brings a reply's news to its flow's forward entry.
+func (m *model) heard(p *pkt, r *entry) {
+	k, ok := m.forwardOf(r)
+	f := m.flows[k]
+	if !ok || f == nil {
+		return
+	}
+	if p.proto == protoTCP {
+		m.follow(f, p.flags, "out")
+	} else {
+		f.Flags |= fReplied
+	}
+	if f.Flags&fAffinity != 0 {
+		m.assure(f)
+	}
 }
 
 // tells says whether a reply says something of its flow's state: SYN, FIN, RST,

@@ -56,9 +56,6 @@ func (t transitions) next(from, flags uint8, dir string) uint8 {
 	return t[dir+" "+row][from]
 }
 
-// timeouts are seconds, by state.
-var timeouts = map[uint8]uint32{0: 2, 1: 900, 2: 120, 3: 60, 4: 120, 5: 120, 6: 10, 7: 60, 8: 30, 9: 120, 10: 120, stUDP: 300}
-
 // follow moves a live forward entry by what a segment says.
 func (m *model) follow(e *entry, flags uint8, dir string) {
 	if !e.live() {

@@ -15,7 +15,10 @@ const lastBackend = 1000
 
 // reset empties the maps.
 func (k *kernel) reset() error {
-	for _, m := range []*ebpf.Map{k.Flows, k.Direct, k.Fragments, k.Held, k.Vips, k.BackendIds, k.NodeAddrs, k.LBMaps.Devices} {
+	if err := k.AnyPort.Set(uint32(0)); err != nil {
+		return err
+	}
+	for _, m := range []*ebpf.Map{k.Flows, k.Direct, k.Affinity, k.Fragments, k.Held, k.Vips, k.BackendIds, k.NodeAddrs, k.LBMaps.Devices} {
 		if _, err := countKeys(m, true); err != nil {
 			return err
 		}
@@ -53,6 +56,8 @@ func zero(m *ebpf.Map, n int) error {
 	case 8:
 		_, err = m.BatchUpdate(keys, make([]uint64, n), nil)
 	case 16:
+		_, err = m.BatchUpdate(keys, make([]gauges, n), nil)
+	case 32:
 		_, err = m.BatchUpdate(keys, make([]bpf.LBService, n), nil)
 	case 64:
 		_, err = m.BatchUpdate(keys, make([]bpf.LBBackend, n), nil)

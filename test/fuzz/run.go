@@ -121,7 +121,7 @@ func (s *session) run() error {
 	if err != nil {
 		return err
 	}
-	s.m = newModel(w, s.rules, uint32(s.clock))
+	s.m = newModel(w, s.rules, s.clock)
 	s.g = &generator{Rand: r, m: s.m}
 	s.until = 1000
 	for s.done < s.length {
@@ -208,23 +208,30 @@ func (s *session) send(a arrival, r *rand.Rand) error {
 // old or not is never a close call. A sweep is half a second later for
 // the same reason.
 func (s *session) moveClock(r *rand.Rand) error {
-	s.until = []int{50, 200, 1000, 1000, 8000, 15000}[r.IntN(6)]
+	s.until = []int{50, 200, 500, 1000, 1000, 5000}[r.IntN(6)]
 	if s.g.flood = r.IntN(8) == 0; s.g.flood {
 		s.until = 20000
 	}
+	const fraction = hz / 2
 	steps := []uint64{2, 2, 3, 11, 13, 31, 61, 65, 130, 310, 1000}
 	s.clock += steps[r.IntN(len(steps))] * hz
-	s.m.now = uint32(s.clock)
+	for s.m.nearEnd(s.clock, s.clock+fraction) {
+		s.clock += hz
+	}
+	s.m.setNow(s.clock)
 	if r.IntN(3) == 0 {
 		return nil
 	}
-	const fraction = hz / 2
 	s.clock += fraction
-	s.m.now = uint32(s.clock)
+	s.m.setNow(s.clock)
 	if err := s.m.compare(s.kernel); err != nil {
 		return err
 	}
 	if err := s.setClock(s.m); err != nil {
+		return err
+	}
+	flush := r.IntN(2) == 0
+	if err := s.setFlush(flush); err != nil {
 		return err
 	}
 	start := time.Now()
@@ -238,9 +245,9 @@ func (s *session) moveClock(r *rand.Rand) error {
 	if err != nil {
 		return err
 	}
-	err = s.m.sweep(got)
+	err = s.m.sweep(s.kernel, got, flush)
 	s.clock -= fraction
-	s.m.now = uint32(s.clock)
+	s.m.setNow(s.clock)
 	s.note("sweep")
 	return errors.Join(err, s.m.compareFlows(got))
 }

@@ -14,8 +14,8 @@ func (m *model) older(e *entry, seconds uint32) bool { return m.now-e.Seen > sec
 
 // due says whether an idle forward entry ends: idle is the newer of the pair's.
 func (m *model) due(e *entry) bool {
-	seconds := timeouts[e.State]
-	if !m.older(e, seconds) {
+	seconds := m.timeouts[e.State]
+	if seconds == 0 || !m.older(e, seconds) {
 		return false
 	}
 	r := replyOf(e.key, &e.flow)
@@ -47,9 +47,31 @@ func (m *model) owned(e *entry) bool {
 	return m.get(key{Saddr: k.Saddr, Daddr: e.Addr, Sport: k.Sport, Dport: e.Port, Proto: k.Proto, Position: uint8(e4)}) != nil
 }
 
+// lost says whether a flow ends because its backend left or is unhealthy.
+func (m *model) lost(e *entry) bool {
+	b, there := m.backendOf(e)
+	s := m.services[b.Service]
+	return there && b.State != stActive && s != nil && s.has(lostReset)
+}
+
+// sweepForward is what a walk does with a live forward entry.
+func (m *model) sweepForward(e *entry, flush bool) {
+	if e.Flags&fAffinity != 0 {
+		m.prolong(e)
+	}
+	switch {
+	case flush && m.lost(e):
+		m.hit("sweep: a lost flow ends")
+		m.retire(e)
+	case m.due(e):
+		m.hit("sweep: a flow times out")
+		m.retire(e)
+	}
+}
+
 // sweep compares a walk over the table with the rules, and takes over what it
 // did: what depends on which entry was met first may be either way.
-func (m *model) sweep(got map[key]flow) error {
+func (m *model) sweep(k *kernel, got map[key]flow, flush bool) error {
 	var wrong error
 	var gone, orphans []*entry
 	for _, e := range m.list {
@@ -66,10 +88,10 @@ func (m *model) sweep(got map[key]flow) error {
 			orphans = append(orphans, e)
 		}
 	}
+	m.mended = map[uint32]bool{}
 	for _, e := range m.list {
-		if e.live() && e.key.Position == uint8(e1) && m.due(e) {
-			m.hit("sweep: a flow times out")
-			m.retire(e)
+		if e.live() && e.key.Position == uint8(e1) {
+			m.sweepForward(e, flush)
 		}
 	}
 	for _, e := range gone {
@@ -85,5 +107,29 @@ func (m *model) sweep(got map[key]flow) error {
 			m.discard(e)
 		}
 	}
-	return wrong
+	return errors.Join(wrong, m.takeOverload(k))
+}
+
+// takeOverload ends a sweep: where flows moved between ids, whether a backend
+// with a load between its thresholds is overloaded depends on the order.
+func (m *model) takeOverload(k *kernel) error {
+	mended := m.mended
+	m.mended = nil
+	for id := range mended {
+		var got gauges
+		if err := k.Load.Lookup(id, &got); err != nil {
+			return err
+		}
+		for _, before := range []uint32{0, 1} {
+			l := *m.loadOf(id)
+			l.Overloaded = before
+			if b := m.backends[id]; b.Upper > 0 {
+				weigh(&l, b)
+			}
+			if l.Overloaded == got.Overloaded {
+				m.loadOf(id).Overloaded = got.Overloaded
+			}
+		}
+	}
+	return nil
 }

@@ -3,122 +3,163 @@
 package main
 
 import (
-	"errors"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// errFull ends a world: its map of runs is used up.
-var errFull = errors.New("no room for another run")
-
-// setPorts says which ports may stand for a client's.
-func (w *world) setPorts(r *rand.Rand, k *kernel) error {
-	n := []int{0, 1, 3, 8, 64, 100}[r.IntN(6)]
-	old := w.ports
-	w.ports = nil
-	for i := range n {
-		w.ports = append(w.ports, uint16(40000+i))
-	}
-	if err := k.MasqPorts.Put(uint32(0), uint64(n)); err != nil {
+// change is what the agent does now and then.
+func (m *model) change(r *rand.Rand, k *kernel) error {
+	s := m.services[1+uint32(r.IntN(len(m.services)))]
+	if err := m.catchUp(r, k); err != nil {
 		return err
 	}
-	for i := 0; i < n; i += 4 {
-		var word uint64
-		for j, port := range w.ports[i:min(i+4, n)] {
-			word |= uint64(port) << (16 * j)
-		}
-		if err := k.MasqPorts.Put(uint32(1+i/4), word); err != nil {
-			return err
-		}
+	switch n := r.IntN(22); n {
+	case 0, 1, 2, 3, 4, 5, 6:
+		return m.changeBackend(r, k, s, n)
+	case 7, 8:
+		return m.replace(r, k, s, s.list[r.IntN(len(s.list))])
+	case 9:
+		return m.changeFrontend(r, k)
+	case 10:
+		m.hit("change: a VIP's address is assigned, or no more")
+		return m.assign(k, m.frontends[r.IntN(len(m.frontends))].Addr().As16())
+	case 11:
+		m.hit("change: ports of masquerading")
+		return m.setPorts(r, k)
+	case 12:
+		m.hit("change: a device's addresses")
+		return m.setDevice(k, m.devices[r.IntN(len(m.devices))], r.IntN(3) > 0)
+	case 13, 14:
+		m.hit("change: a scheduler")
+		s.bind(r)
+		return m.compile(r, k, s)
+	case 15, 16:
+		m.hit("change: what a service says")
+		s.configure(r)
+		return m.putService(k, s)
+	case 17:
+		m.hit("change: how long flows live")
+		return m.setTimeouts(k, m.otherTimeouts(r))
 	}
-	words := map[uint32]uint64{}
-	for _, port := range old {
-		words[uint32(port>>6)] = 0
-	}
-	for _, port := range w.ports {
-		words[uint32(port>>6)] |= 1 << (port & 63)
-	}
-	for at, word := range words {
-		if err := k.MasqPorts.Put(uint32(bpf.LBLimitsMASQ_BITS)+at, word); err != nil {
-			return err
+	return m.lose(r, k)
+}
+
+// catchUp publishes the runs that are older than the records.
+func (m *model) catchUp(r *rand.Rand, k *kernel) error {
+	for id := range uint32(len(m.services)) {
+		if s := m.services[id+1]; s.late {
+			if err := m.compile(r, k, s); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// setDevice gives a device the node's addresses, or none.
-func (w *world) setDevice(k *kernel, d *device, has bool) error {
-	d.addr4, d.addr6 = addr{}, addr{}
-	if has {
-		d.addr4, d.addr6 = w.nodes[0].As16(), w.nodes[1].As16()
-	}
-	return k.Devices.Put(d.index, bpf.LBDevice{Addr4: d.addr4, Addr6: d.addr6})
-}
-
-// change is what the agent does now and then.
-func (m *model) change(r *rand.Rand, k *kernel) error {
-	s := m.services[1+uint32(r.IntN(len(m.services)))]
-	id := s.backends[r.IntN(len(s.backends))]
+// changeBackend edits a backend, or takes it from its service and back. Packets
+// may come between its record and the run.
+func (m *model) changeBackend(r *rand.Rand, k *kernel, s *service, what int) error {
+	id := s.list[r.IntN(len(s.list))]
 	b := m.backends[id]
-	switch r.IntN(13) {
+	if b.Hash == 0 {
+		return nil
+	}
+	switch what {
 	case 0, 1, 2:
 		m.hit("change: a weight")
-		b.Weight = uint16(r.IntN(4))
-	case 3:
-		m.hit("change: a backend drains or comes back")
-		b.State ^= uint8(bpf.LBBackendStateBACKEND_ACTIVE) ^ uint8(bpf.LBBackendStateBACKEND_DRAINING)
-	case 4:
-		return m.replace(r, k, s, id)
+		b.Weight = s.weight(r)
+	case 3, 4:
+		m.hit("change: thresholds")
+		b.Upper, b.Lower = s.thresholds(r)
 	case 5:
-		return m.changeFrontend(r, k)
+		m.hit("change: a backend's health")
+		b.State = uint8(bpf.LBBackendStateBACKEND_UNHEALTHY)
+		if m.backends[id].State != stActive {
+			b.State = stActive
+		}
 	case 6:
-		m.hit("change: a VIP's address is assigned, or no more")
-		return m.assign(k, m.frontends[r.IntN(len(m.frontends))].Addr().As16())
-	case 7:
-		m.hit("change: ports of masquerading")
-		return m.setPorts(r, k)
-	case 8:
-		m.hit("change: a device's addresses")
-		return m.setDevice(k, m.devices[r.IntN(len(m.devices))], r.IntN(3) > 0)
-	case 9:
-		m.hit("change: a scheduler")
-		n := newService(r, s.ID, s.proto, s.v6)
-		s.rule, s.flags = n.rule, n.flags
-	case 10, 11, 12:
-		return m.lose(r, k)
+		m.hit("change: a backend drains or comes back")
+		b.State = uint8(bpf.LBBackendStateBACKEND_DRAINING)
+		if m.backends[id].State != stActive {
+			b.State = stActive
+			s.toHead(id)
+		}
 	}
-	if m.backends[id].Hash != 0 {
+	if err := m.edit(k, id, b); err != nil {
+		return err
+	}
+	if r.IntN(4) == 0 {
+		m.hit("change: a run is older than a record")
+		s.late = true
+		return nil
+	}
+	return m.compile(r, k, s)
+}
+
+// edit writes a record, and says whether the backend is overloaded by other
+// thresholds.
+func (m *model) edit(k *kernel, id uint32, b backend) error {
+	if err := m.put(k, id, b); err != nil {
+		return err
+	}
+	judge(m.loadOf(id), b)
+	return k.changeLoad(id, func(l *gauges) { judge(l, b) })
+}
+
+func (k *kernel) changeLoad(id uint32, change func(*gauges)) error {
+	var l gauges
+	if err := k.Load.Lookup(id, &l); err != nil {
+		return err
+	}
+	change(&l)
+	return k.Load.Put(id, l)
+}
+
+// toHead makes a backend the newest of its service.
+func (s *service) toHead(id uint32) {
+	s.list = slices.DeleteFunc(s.list, func(old uint32) bool { return old == id })
+	s.list = slices.Insert(s.list, 0, id)
+}
+
+// replace removes a backend that has flows or not, or brings one back, or both.
+func (m *model) replace(r *rand.Rand, k *kernel, s *service, id uint32) error {
+	b := m.backends[id]
+	there := b.Hash != 0
+	if there {
+		m.hit("change: a backend is removed")
+		m.gone = slices.Insert(m.gone, r.IntN(len(m.gone)+1), goneBackend{s.ID, id, b})
+		b.Hash, b.State = 0, uint8(bpf.LBBackendStateBACKEND_FREE)
 		if err := m.put(k, id, b); err != nil {
 			return err
 		}
 	}
-	return m.compile(k, s)
+	if len(m.gone) > 0 && (!there || r.IntN(3) == 0) {
+		if err := m.bringBack(r, k); err != nil {
+			return err
+		}
+	}
+	return m.compile(r, k, s)
 }
 
-// replace removes a backend that has flows or not, or brings it back, perhaps
-// by another id.
-func (m *model) replace(r *rand.Rand, k *kernel, s *service, id uint32) error {
-	b := m.backends[id]
-	if b.Hash != 0 {
-		m.hit("change: a backend is removed")
-		if err := m.put(k, id, backend{}); err != nil {
-			return err
-		}
-		m.gone = append(m.gone, goneBackend{s.ID, id, b})
-	} else if len(m.gone) > 0 {
-		m.hit("change: a backend is added again")
-		g := m.gone[0]
-		m.gone = m.gone[1:]
-		if r.IntN(2) == 0 {
-			g.id = m.moved(g)
-		}
-		if err := m.put(k, g.id, g.backend); err != nil {
-			return err
-		}
-		s = m.services[g.service]
+// bringBack adds a backend that was removed, perhaps by another id.
+func (m *model) bringBack(r *rand.Rand, k *kernel) error {
+	m.hit("change: a backend is added again")
+	g := m.gone[0]
+	m.gone = m.gone[1:]
+	if r.IntN(2) == 0 {
+		g.id = m.moved(g)
 	}
-	return m.compile(k, s)
+	s := m.services[g.service]
+	s.toHead(g.id)
+	if err := m.needPort(k, g.backend.Port); err != nil {
+		return err
+	}
+	if err := m.edit(k, g.id, g.backend); err != nil {
+		return err
+	}
+	return m.compile(r, k, s)
 }
 
 // lose takes a forward entry away, as a lost race between two CPUs leaves the
@@ -134,7 +175,15 @@ func (m *model) lose(r *rand.Rand, k *kernel) error {
 	m.hit("change: a forward entry is lost, as in a race")
 	m.count(e.Backend, e.State, ^uint32(0))
 	m.forget(e)
-	return errors.Join(k.Flows.Delete(e.key), k.Load.Put(e.Backend, *m.load[e.Backend]))
+	if err := k.Flows.Delete(e.key); err != nil {
+		return err
+	}
+	return k.changeLoad(e.Backend, func(l *gauges) {
+		add(l, e.State, ^uint32(0))
+		if b := m.backends[e.Backend]; b.Upper > 0 {
+			weigh(l, b)
+		}
+	})
 }
 
 type goneBackend struct {
@@ -145,14 +194,9 @@ type goneBackend struct {
 // moved gives a backend an id that no other ever had.
 func (m *model) moved(g goneBackend) uint32 {
 	m.lastID++
-	id := 100 + m.lastID
 	s := m.services[g.service]
-	for i, old := range s.backends {
-		if old == g.id {
-			s.backends[i] = id
-		}
-	}
-	return id
+	s.list[slices.Index(s.list, g.id)] = m.lastID
+	return m.lastID
 }
 
 func (m *model) changeFrontend(r *rand.Rand, k *kernel) error {
@@ -174,13 +218,4 @@ func (m *model) changeFrontend(r *rand.Rand, k *kernel) error {
 	marker := vipKey{Addr: f.Addr().As16()}
 	delete(m.vips, marker)
 	return k.Vips.Delete(marker)
-}
-
-func (m *model) assign(k *kernel, a addr) error {
-	if m.assigned[a] {
-		delete(m.assigned, a)
-		return k.NodeAddrs.Delete(a)
-	}
-	m.assigned[a] = true
-	return k.NodeAddrs.Put(a, uint32(bpf.LBNodeAddrFlagsNODE_ADDR_ASSIGNED))
 }

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/lb/sched"
+)
+
+// slot is one of a run's: a backend.
+type slot struct {
+	id     uint32
+	weight uint16 // of LEAST
+	closed bool   // of the others: takes nothing new
+}
+
+// pool is what a pool word names: a run.
+type pool struct {
+	rule    bpf.LBRule
+	flags   bpf.LBRuleFlags
+	base    uint32
+	slots   []slot
+	table   []uint16 // of mh: places in slots
+	tableAt uint32
+
+	cursor       uint64
+	last, failed uint32
+}
+
+// count is how many places there are to pick from.
+func (r *pool) count() int {
+	if r.table != nil {
+		return len(r.table)
+	}
+	return len(r.slots)
+}
+
+// at is the slot in a place.
+func (r *pool) at(i uint32) slot {
+	if r.table != nil {
+		i = uint32(r.table[i])
+	}
+	return r.slots[i]
+}
+
+// word is what leads to it.
+func (r *pool) word() uint64 {
+	return uint64(r.base) | uint64(r.count())<<32 | uint64(r.rule)<<56 | uint64(r.flags)<<60
+}
+
+// header is what stands before the slots.
+func (r *pool) header() [bpf.LBLimitsHEADER_WORDS]uint64 {
+	switch {
+	case r.rule == ruleCursor:
+		return [...]uint64{r.cursor, uint64(r.last) | uint64(r.failed)<<32}
+	case r.table != nil:
+		return [...]uint64{uint64(r.tableAt), 0}
+	}
+	return [...]uint64{0, 0}
+}
+
+func (r *pool) words() []uint64 {
+	h := r.header()
+	out := h[:]
+	if r.rule == ruleLeast {
+		for _, s := range r.slots {
+			out = append(out, uint64(s.id)|uint64(s.weight)<<32)
+		}
+		return out
+	}
+	for pair := range slices.Chunk(r.slots, 2) {
+		var word uint64
+		for i, s := range pair {
+			id := s.id
+			if s.closed {
+				id |= uint32(bpf.LBLimitsSLOT_CLOSED)
+			}
+			word |= uint64(id) << (32 * i)
+		}
+		out = append(out, word)
+	}
+	return out
+}
+
+// lastWord bounds the map of runs.
+const lastWord = 1 << 17
+
+// errFull ends a world: its map of runs is used up.
+var errFull = errors.New("no room for another run")
+
+// writeWords enters words where there are none, and says where.
+func (w *world) writeWords(k *kernel, words []uint64) (uint32, error) {
+	at := w.slots
+	if int(at)+len(words) > lastWord {
+		return 0, errFull
+	}
+	w.slots += uint32(len(words))
+	keys := make([]uint32, len(words))
+	for i := range keys {
+		keys[i] = at + uint32(i)
+	}
+	_, err := k.Slots.BatchUpdate(keys, words, &ebpf.BatchOptions{})
+	return at, err
+}
+
+// writeTable enters a table of mh, unless it is there.
+func (w *world) writeTable(k *kernel, table []uint16) (uint32, error) {
+	if t, ok := w.tables[&table[0]]; ok {
+		return t.at, nil
+	}
+	var words []uint64
+	for four := range slices.Chunk(table, 4) {
+		var word uint64
+		for i, place := range four {
+			word |= uint64(place) << (16 * i)
+		}
+		words = append(words, word)
+	}
+	at, err := w.writeWords(k, words)
+	w.tables[&table[0]] = sharedTable{table, at}
+	return at, err
+}
+
+// sharedTable is where a table is; it keeps it, so that no other has its address.
+type sharedTable struct {
+	table []uint16
+	at    uint32
+}
+
+// compile publishes a run of what a service has now.
+func (w *world) compile(r *rand.Rand, k *kernel, s *service) error {
+	s.late = false
+	next, err := w.schedule(s)
+	if s.scheduler == "" {
+		next = w.oddRun(r, s)
+	}
+	if err != nil {
+		return err
+	}
+	if next.table != nil {
+		if next.tableAt, err = w.writeTable(k, next.table); err != nil {
+			return err
+		}
+	}
+	if next.count() > 0 {
+		if next.base, err = w.writeWords(k, next.words()); err != nil {
+			return err
+		}
+	}
+	s.pool = next
+	return w.putService(k, s)
+}
+
+// schedule makes the run that the agent would.
+func (w *world) schedule(s *service) (pool, error) {
+	if s.scheduler == "" {
+		s.compiled = nil
+		return pool{}, nil
+	}
+	svc := lb.Service{Scheduler: s.scheduler, SchedulerFlags: s.schedulerFlags}
+	var ids []uint32
+	for _, id := range s.list {
+		b := w.backends[id]
+		if b.Hash == 0 || b.State == uint8(bpf.LBBackendStateBACKEND_DRAINING) {
+			continue
+		}
+		ids = append(ids, id)
+		svc.Backends = append(svc.Backends, lb.Backend{Addr: netip.AddrPortFrom(netip.AddrFrom16(b.Addr).Unmap(), b.Port), Weight: b.Weight,
+			Upper: b.Upper, Lower: b.Lower, Unhealthy: b.State == uint8(bpf.LBBackendStateBACKEND_UNHEALTHY)})
+	}
+	c, err := sched.Compile(&svc, s.compiled, sched.Position{Next: s.pool.cursor, Failed: s.pool.failed})
+	if err != nil {
+		return pool{}, err
+	}
+	s.compiled = c
+	return runOf(c, ids), nil
+}
+
+// runOf is how the agent lays out what a scheduler made.
+func runOf(c *sched.Run, ids []uint32) pool {
+	r := pool{rule: bpf.LBRule(c.Rule), flags: bpf.LBRuleFlags(c.Flags), cursor: c.Start, last: uint32(c.LastPass)}
+	places := c.Slots
+	if r.rule == ruleHash && r.flags&hashSIP != 0 {
+		if len(c.Slots) == 0 {
+			return r
+		}
+		r.table, places = c.Slots, nil
+		for i := range c.Backends {
+			places = append(places, uint16(i))
+		}
+	}
+	for _, i := range places {
+		b := &c.Backends[i]
+		r.slots = append(r.slots, slot{ids[i], b.Weight, !b.Usable()})
+	}
+	return r
+}
+
+// oddRun is a run that no scheduler makes.
+func (w *world) oddRun(r *rand.Rand, s *service) pool {
+	var all []slot
+	for _, id := range s.list {
+		if w.backends[id].Hash != 0 {
+			all = append(all, slot{id, uint16(1 + r.IntN(9)), r.IntN(4) == 0})
+		}
+	}
+	if len(all) == 0 {
+		return pool{rule: ruleCursor}
+	}
+	r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	out := pool{rule: bpf.LBRule(1 + r.IntN(3)), cursor: r.Uint64() >> r.IntN(64)}
+	n, from := r.IntN(12), all
+	if r.IntN(4) == 0 { // long ones, of few
+		n, from = r.IntN(300), all[:1+r.IntN(len(all))]
+	}
+	for range n {
+		out.slots = append(out.slots, from[r.IntN(len(from))])
+	}
+	switch out.rule {
+	case ruleCursor:
+		out.flags, out.last = bpf.LBRuleFlags(r.IntN(2)), uint32(len(out.slots))
+	case ruleHash:
+		out.flags = bpf.LBRuleFlags(r.IntN(8))
+		if r.IntN(2) == 0 {
+			out.slots = append(out.slots, slot{})
+		}
+	default:
+		out.flags = bpf.LBRuleFlags(r.IntN(8))
+		for _, list := range [][]slot{out.slots, all} {
+			for i := range list {
+				list[i].closed = false
+			}
+		}
+	}
+	out.slots = append(out.slots, all...) // the last pass has all
+	if out.rule == ruleHash && r.IntN(2) == 0 {
+		out.flags |= hashSIP
+		for range 1 + r.IntN(60) {
+			out.table = append(out.table, uint16(r.IntN(len(out.slots))))
+		}
+	}
+	return out
+}

@@ -104,7 +104,15 @@ func (m *model) edit(k *kernel, id uint32, b backend) error {
 	if err := m.put(k, id, b); err != nil {
 		return err
 	}
-	judge(m.loadOf(id), b)
+	l := m.loadOf(id)
+	was := l.Overloaded
+	judge(l, b)
+	switch {
+	case l.Overloaded > was:
+		m.hit("change: thresholds overload a backend")
+	case l.Overloaded < was:
+		m.hit("change: thresholds free a backend")
+	}
 	return k.changeLoad(id, func(l *gauges) { judge(l, b) })
 }
 
@@ -153,6 +161,9 @@ func (m *model) bringBack(r *rand.Rand, k *kernel) error {
 	}
 	s := m.services[g.service]
 	s.toHead(g.id)
+	if g.backend.Port == 0 && !m.anyPort {
+		m.hit("change: the first backend of any port")
+	}
 	if err := m.needPort(k, g.backend.Port); err != nil {
 		return err
 	}

@@ -226,7 +226,9 @@ func (w *world) oddRun(r *rand.Rand, s *service) pool {
 	}
 	switch out.rule {
 	case ruleCursor:
-		out.flags, out.last = bpf.LBRuleFlags(r.IntN(2)), uint32(len(out.slots))
+		if out.flags = bpf.LBRuleFlags(r.IntN(2)); out.flags != 0 || r.IntN(2) == 0 {
+			out.last = uint32(len(out.slots))
+		}
 	case ruleHash:
 		out.flags = bpf.LBRuleFlags(r.IntN(8))
 		if r.IntN(2) == 0 {

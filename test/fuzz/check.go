@@ -112,15 +112,12 @@ func (s *session) explain(err error) error {
 	now := errDisturbed
 	for range 5 {
 		if errors.Is(now, errDisturbed) {
-			if _, e := s.seen(true, 0); e != nil { // what the failed one left
-				return errors.Join(err, e)
-			}
 			again = session{kernel: s.kernel, seed: s.seed, look: 1, length: s.done + 2, rules: coverage{}}
 			now = again.run()
 		}
 	}
 	if now == nil || errors.Is(now, errDisturbed) {
-		now = fmt.Errorf("not seen again when the world was repeated with a look after each packet (%w): %w", now, err)
+		now = errors.Join(err, errors.New("not seen again when the world was repeated with a look after each packet"), now)
 		again.history, again.done = s.history, s.done
 	}
 	var b strings.Builder

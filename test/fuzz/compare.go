@@ -134,14 +134,39 @@ func (k *kernel) dropped(r reason) (sum uint64, err error) {
 
 func (m *model) compareLoad(k *kernel) error {
 	var wrong error
-	for id, want := range m.load {
-		var got bpf.LBBackendLoad
-		if err := k.Load.Lookup(id, &got); err != nil {
-			return err
+	ids, all := make([]uint32, lastBackend), make([]gauges, lastBackend)
+	var cursor ebpf.MapBatchCursor
+	if _, err := k.Load.BatchLookup(&cursor, ids, all, nil); err != nil {
+		return fmt.Errorf("read load: %w", err)
+	}
+	for i, got := range all {
+		var want gauges
+		if l := m.load[ids[i]]; l != nil {
+			want = *l
 		}
-		if got != *want {
-			wrong = errors.Join(wrong, fmt.Errorf("load of %d: %d active %d inactive overloaded %d, want %d, %d and %d", id,
+		if got != want {
+			wrong = errors.Join(wrong, fmt.Errorf("load of %d: %d active %d inactive overloaded %d, want %d, %d and %d", ids[i],
 				got.Active, got.Inactive, got.Overloaded, want.Active, want.Inactive, want.Overloaded))
+		}
+	}
+	return wrong
+}
+
+// compareRuns says whose runs do not stand where the model has them.
+func (m *model) compareRuns(k *kernel) error {
+	var wrong error
+	for _, s := range m.services {
+		if s.pool.count() == 0 {
+			continue
+		}
+		for i, want := range s.pool.header() {
+			var got uint64
+			if err := k.Slots.Lookup(s.pool.base+uint32(i), &got); err != nil {
+				return err
+			}
+			if got != want {
+				wrong = errors.Join(wrong, fmt.Errorf("word %d of the run of service %d: %#x, want %#x", i, s.ID, got, want))
+			}
 		}
 	}
 	return wrong

@@ -14,16 +14,12 @@ import (
 	"github.com/waggle-lb/waggle/maps/batch"
 )
 
-// compareRest is what is looked at less often: counters, where runs stand,
-// fragments, direct connections.
+// compareRest is what is looked at less often: counters, fragments, direct
+// connections.
 func (m *model) compareRest(k *kernel) error {
-	var wrong error
-	for id, want := range m.stats {
-		var per []bpf.LBBackendStats
-		if err := k.Stats.Lookup(id, &per); err != nil {
-			return err
-		}
-		var got bpf.LBBackendStats
+	wrong := m.compareRuns(k)
+	err := batch.EachPerCPU(k.Stats, lastBackend, func(id uint32, per []bpf.LBBackendStats) {
+		var got, want bpf.LBBackendStats
 		for _, p := range per {
 			got.Connections += p.Connections
 			got.InPackets += p.InPackets
@@ -31,23 +27,15 @@ func (m *model) compareRest(k *kernel) error {
 			got.OutPackets += p.OutPackets
 			got.OutBytes += p.OutBytes
 		}
-		if got != *want {
-			wrong = errors.Join(wrong, fmt.Errorf("stats of %d: %+v, want %+v", id, got, *want))
+		if s := m.stats[id]; s != nil {
+			want = *s
 		}
-	}
-	for _, s := range m.services {
-		if s.pool.count() == 0 {
-			continue
+		if got != want {
+			wrong = errors.Join(wrong, fmt.Errorf("stats of %d: %+v, want %+v", id, got, want))
 		}
-		for i, want := range s.pool.header() {
-			var got uint64
-			if err := k.Slots.Lookup(s.pool.base+uint32(i), &got); err != nil {
-				return err
-			}
-			if got != want {
-				wrong = errors.Join(wrong, fmt.Errorf("word %d of the run of service %d: %#x, want %#x", i, s.ID, got, want))
-			}
-		}
+	})
+	if err != nil {
+		return err
 	}
 	for name, x := range map[string]struct {
 		m    *ebpf.Map

@@ -85,6 +85,8 @@ func (g *generator) make() error {
 		n = 40 + g.IntN(25)
 	}
 	switch {
+	case g.m.torn != nil:
+		g.again(&p)
 	case n < 40 && len(g.m.list) > 0:
 		h = g.flowPacket(&p)
 	case n < 55:
@@ -228,6 +230,13 @@ func (g *generator) anyEnds(p *packet.Packet) {
 		}
 	}
 	p.Src, p.Dst = any(), any()
+}
+
+// again is the first packet of a flow whose forward entry is gone.
+func (g *generator) again(p *packet.Packet) {
+	k := g.m.torn
+	g.m.torn = nil
+	p.Protocol, p.Src, p.Dst, p.Flags = lb.Protocol(k.Proto), end2(k.Saddr, k.Sport), end2(k.Daddr, k.Dport), packet.SYN
 }
 
 // flowPacket is a packet that an entry is for.

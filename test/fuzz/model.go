@@ -93,6 +93,7 @@ type model struct {
 	direct    map[key]bool
 	datagrams map[datagram]*pieces
 	heldCount int
+	torn      *key // forward key of a flow that has only its other entries
 	affinity  map[affinityKey]*affinityEntry
 	load      map[uint32]*gauges
 	mended    map[uint32]bool // nil, or in a sweep: the ids between which flows moved

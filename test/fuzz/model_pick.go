@@ -94,6 +94,9 @@ func (m *model) pickCursor(r *pool) uint32 {
 		return 0
 	}
 	m.hit("pick: CURSOR finds nobody, and goes to the top")
+	if at == uint64(r.last) {
+		m.hit("pick: CURSOR finds nobody from the last pass's first on")
+	}
 	r.cursor += n - at
 	r.failed = uint32(r.cursor)
 	return 0

@@ -116,6 +116,9 @@ func (s *session) run() error {
 	if err := s.reset(); err != nil {
 		return err
 	}
+	if _, err := s.seen(true, 0); err != nil { // what a world left that was disturbed
+		return err
+	}
 	s.clock += 1000 * hz
 	w, err := newWorld(r, s.kernel)
 	if err != nil {
@@ -152,6 +155,9 @@ func (s *session) compare() error {
 // one is a packet, and what happens besides.
 func (s *session) one(r *rand.Rand) error {
 	if r.IntN(200) == 0 {
+		if err := s.m.compareRuns(s.kernel); err != nil { // the last look at some
+			return err
+		}
 		if err := s.m.change(r, s.kernel); err != nil {
 			return err
 		}

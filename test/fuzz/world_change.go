@@ -185,6 +185,7 @@ func (m *model) lose(r *rand.Rand, k *kernel) error {
 	}
 	m.hit("change: a forward entry is lost, as in a race")
 	m.count(e.Backend, e.State, ^uint32(0))
+	m.torn = &e.key
 	m.forget(e)
 	if err := k.Flows.Delete(e.key); err != nil {
 		return err

@@ -207,9 +207,10 @@ func runOf(c *sched.Run, ids []uint32) pool {
 // oddRun is a run that no scheduler makes.
 func (w *world) oddRun(r *rand.Rand, s *service) pool {
 	var all []slot
+	open := pick(r, 0, 1, 3, 3, 3) // of four
 	for _, id := range s.list {
 		if w.backends[id].Hash != 0 {
-			all = append(all, slot{id, uint16(1 + r.IntN(9)), r.IntN(4) == 0})
+			all = append(all, slot{id, uint16(1 + r.IntN(9)), r.IntN(4) >= open})
 		}
 	}
 	if len(all) == 0 {
@@ -228,6 +229,9 @@ func (w *world) oddRun(r *rand.Rand, s *service) pool {
 	case ruleCursor:
 		if out.flags = bpf.LBRuleFlags(r.IntN(2)); out.flags != 0 || r.IntN(2) == 0 {
 			out.last = uint32(len(out.slots))
+		}
+		if r.IntN(4) == 0 {
+			out.cursor = uint64(out.last)
 		}
 	case ruleHash:
 		out.flags = bpf.LBRuleFlags(r.IntN(8))

@@ -26,7 +26,7 @@ type service struct {
 
 	scheduler      string // "": its runs are none of a scheduler's
 	schedulerFlags lb.SchedulerFlags
-	heavy, limited bool     // its backends have large weights, and thresholds
+	heavy, limited bool     // its backends have large weights, and small thresholds
 	list           []uint32 // its records, in the pool or not; the newest first
 	compiled       *sched.Run
 	pool           pool
@@ -51,7 +51,7 @@ func (s *service) bind(r *rand.Rand) {
 	if s.scheduler == "sh" || s.scheduler == "mh" {
 		s.schedulerFlags = lb.SchedulerFlags(r.IntN(4))
 	}
-	s.heavy, s.limited = r.IntN(4) == 0, r.IntN(2) == 0
+	s.heavy, s.limited = r.IntN(4) == 0, r.IntN(4) == 0
 }
 
 // configure gives a service other settings. Some are of protocols that do not
@@ -79,10 +79,13 @@ func (s *service) weight(r *rand.Rand) uint16 {
 }
 
 func (s *service) thresholds(r *rand.Rand) (upper, lower uint32) {
-	if !s.limited || r.IntN(4) == 0 {
+	if n := r.IntN(8); !s.limited && n > 2 || s.limited && n == 0 {
 		return 0, 0
 	}
-	upper = pick[uint32](r, 1, 1, 2, 3, 5, 9, 30)
+	upper = pick[uint32](r, 1, 1, 2, 2, 3, 5)
+	if !s.limited {
+		upper = pick[uint32](r, 2, 5, 9, 30)
+	}
 	if r.IntN(2) == 0 {
 		lower = 1 + r.Uint32N(upper)
 	}

@@ -62,6 +62,8 @@ var rules = []string{
 	"change: a frontend is removed",
 	"change: a run is older than a record",
 	"change: a scheduler",
+	"change: a service is added again",
+	"change: a service is removed",
 	"change: a weight",
 	"change: how long flows live",
 	"change: ports of masquerading",

@@ -3,8 +3,9 @@
 // Command fuzz sends packets through every program by BPF_PROG_TEST_RUN:
 // valid ones that meet each other, changed ones and noise. A model of the
 // rules in Go says beforehand what becomes of each: verdict, bytes out, what is
-// sent, counters, the flow table. The first difference ends the run, with the
-// packet and what came before it; the same -seed gives the same packets. Root.
+// sent, counters, loads, flows, affinity, fragments, and where runs stand. The
+// first difference ends the run, with the packet and what came before it; the
+// same -seed gives the same packets, unless the machine is too busy. Root.
 package main
 
 import (

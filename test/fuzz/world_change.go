@@ -15,7 +15,10 @@ func (m *model) change(r *rand.Rand, k *kernel) error {
 	if err := m.catchUp(r, k); err != nil {
 		return err
 	}
-	switch n := r.IntN(22); n {
+	if s.away {
+		return m.addServiceAgain(r, k, s)
+	}
+	switch n := r.IntN(23); n {
 	case 0, 1, 2, 3, 4, 5, 6:
 		return m.changeBackend(r, k, s, n)
 	case 7, 8:
@@ -42,6 +45,8 @@ func (m *model) change(r *rand.Rand, k *kernel) error {
 	case 17:
 		m.hit("change: how long flows live")
 		return m.setTimeouts(k, m.otherTimeouts(r))
+	case 18:
+		return m.removeService(k, s)
 	}
 	return m.lose(r, k)
 }
@@ -209,25 +214,4 @@ func (m *model) moved(g goneBackend) uint32 {
 	s := m.services[g.service]
 	s.list[slices.Index(s.list, g.id)] = m.lastID
 	return m.lastID
-}
-
-func (m *model) changeFrontend(r *rand.Rand, k *kernel) error {
-	f := m.frontends[r.IntN(len(m.frontends))]
-	if _, there := m.vips[f.key()]; !there || r.IntN(3) == 0 {
-		m.hit("change: a frontend is added")
-		return m.serve(k, f, uint32(r.IntN(2)))
-	}
-	m.hit("change: a frontend is removed")
-	delete(m.vips, f.key())
-	if err := k.Vips.Delete(f.key()); err != nil {
-		return err
-	}
-	for _, other := range m.frontends {
-		if _, there := m.vips[other.key()]; there && other.Addr() == f.Addr() {
-			return nil
-		}
-	}
-	marker := vipKey{Addr: f.Addr().As16()}
-	delete(m.vips, marker)
-	return k.Vips.Delete(marker)
 }

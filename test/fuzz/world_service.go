@@ -31,6 +31,7 @@ type service struct {
 	compiled       *sched.Run
 	pool           pool
 	late           bool // the pool is older than the records
+	away           bool // the service is gone: its records stay for its flows
 }
 
 func (s *service) has(option uint8) bool { return s.options&option != 0 }

@@ -105,16 +105,23 @@ func brief(a arrival) string {
 	return s
 }
 
-// explain repeats a session that failed, with a look at the maps after each
-// packet, and says what came before.
-func (s *session) explain(err error) error {
-	var again session
-	now := errDisturbed
+// repeat runs a session again, with looks at all of the maps from a packet on.
+func (s *session) repeat(look, from int) (again session, err error) {
 	for range 5 {
-		if errors.Is(now, errDisturbed) {
-			again = session{kernel: s.kernel, seed: s.seed, look: 1, length: s.done + 2, rules: coverage{}}
-			now = again.run()
+		again = session{kernel: s.kernel, seed: s.seed, look: look, from: from, full: true, length: s.done + 2, rules: coverage{}}
+		if err = again.run(); !errors.Is(err, errDisturbed) {
+			break
 		}
+	}
+	return again, err
+}
+
+// explain repeats a session that failed, with a look at the maps after each
+// packet from the last good one on, and says what came before.
+func (s *session) explain(err error) error {
+	again, now := s.repeat(lookEvery, 0)
+	if now != nil {
+		again, now = s.repeat(1, again.done-lookEvery)
 	}
 	if now == nil || errors.Is(now, errDisturbed) {
 		now = errors.Join(err, errors.New("not seen again when the world was repeated with a look after each packet"), now)

@@ -12,12 +12,10 @@ package fake
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"sync/atomic"
 
 	"github.com/waggle-lb/waggle/dataplane"
 	"github.com/waggle-lb/waggle/lb"
-	"github.com/waggle-lb/waggle/lb/sched"
 )
 
 // ErrInjected is the error of a fault that Options.FailEvery made.
@@ -76,37 +74,6 @@ func New(opts Options) *Dataplane {
 
 // Kernel returns what the dataplane works on: where packets go in.
 func (d *Dataplane) Kernel() *Kernel { return d.kernel }
-
-// Supports implements dataplane.Dataplane.
-func (d *Dataplane) Supports(svc *lb.Service) error {
-	if _, err := sched.Find(svc.Scheduler); err != nil {
-		return fmt.Errorf("service %s: %w", svc.ID, err)
-	}
-	for _, f := range svc.Frontends {
-		if f.Protocol != lb.TCP && f.Protocol != lb.UDP && f.Protocol != lb.SCTP {
-			return fmt.Errorf("service %s: protocol %s of frontend %s is not supported: write TCP, UDP or SCTP", svc.ID, f.Protocol, f)
-		}
-		if lb.FamilyOf(f.Addr.Addr()) != svc.ID.Family {
-			return fmt.Errorf("service %s: frontend %s is of the other address family: make it a service of its own", svc.ID, f)
-		}
-	}
-	seen := make(map[netip.AddrPort]bool, len(svc.Backends))
-	for _, b := range svc.Backends {
-		if lb.FamilyOf(b.Addr.Addr()) != svc.ID.Family {
-			return fmt.Errorf("service %s: backend %s is of the other address family: make it a service of its own", svc.ID, b.Addr)
-		}
-		if seen[b.Addr] {
-			return fmt.Errorf("service %s: backend %s appears twice: write it once, with the sum of the weights", svc.ID, b.Addr)
-		}
-		seen[b.Addr] = true
-		for _, f := range svc.Frontends {
-			if f.Protocol == lb.SCTP && f.Addr.Port() != b.Addr.Port() {
-				return fmt.Errorf("service %s: backend %s: ports of SCTP cannot be translated: write port %d, as in frontend %s", svc.ID, b.Addr, f.Addr.Port(), f)
-			}
-		}
-	}
-	return nil
-}
 
 // Apply implements dataplane.Dataplane. All services that do not fail change
 // in one step, so packets see the snapshot before or the one after. A service

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -51,7 +52,9 @@ func describe(snap *lb.Snapshot) []string {
 	var out []string
 	for svc := range snap.All() {
 		fs := slices.SortedFunc(slices.Values(svc.Frontends), lb.Frontend.Compare)
-		out = append(out, fmt.Sprintf("%s %s %v %v", svc.ID, svc.Scheduler, fs, svc.Backends))
+		all := *svc
+		all.Frontends = fs
+		out = append(out, fmt.Sprintf("%+v", all))
 	}
 	return out
 }
@@ -162,12 +165,27 @@ func TestUnsupportedServicesAreNamed(t *testing.T) {
 	d := fake.New(fake.Options{})
 	v6 := netip.MustParseAddrPort("[2001:db8::1]:80")
 	tests := map[string]func(*lb.Service){
-		"unknown scheduler":          func(s *lb.Service) { s.Scheduler = "dice" },
-		"protocol without ports":     func(s *lb.Service) { s.Frontends[0].Protocol = 1 },
-		"SCTP to another port":       func(s *lb.Service) { s.Frontends[0].Protocol = lb.SCTP },
-		"frontend of another family": func(s *lb.Service) { s.Frontends[0].Addr = v6 },
-		"backend of another family":  func(s *lb.Service) { s.Backends[0].Addr = v6 },
-		"backend twice":              func(s *lb.Service) { s.Backends = append(s.Backends, s.Backends[0]) },
+		"family of no address":          func(s *lb.Service) { s.ID.Family = 5 },
+		"name with NUL":                 func(s *lb.Service) { s.ID.Name = "a\x00b" },
+		"name too long":                 func(s *lb.Service) { s.ID.Name = strings.Repeat("n", 192) },
+		"unknown scheduler":             func(s *lb.Service) { s.Scheduler = "dice" },
+		"flag of another scheduler":     func(s *lb.Service) { s.SchedulerFlags = lb.SchedulerPort },
+		"protocol without ports":        func(s *lb.Service) { s.Frontends[0].Protocol = 1 },
+		"SCTP to another port":          func(s *lb.Service) { s.Frontends[0].Protocol = lb.SCTP },
+		"frontend of another family":    func(s *lb.Service) { s.Frontends[0].Addr = v6 },
+		"frontend without an address":   func(s *lb.Service) { s.Frontends[0].Addr = netip.AddrPort{} },
+		"any port without affinity":     func(s *lb.Service) { s.Frontends[0].Addr = addr(1, 1, 0) },
+		"backend of another family":     func(s *lb.Service) { s.Backends[0].Addr = v6 },
+		"backend in IPv6 form":          func(s *lb.Service) { s.Backends[0].Addr = netip.MustParseAddrPort("[::ffff:10.2.0.1]:80") },
+		"backend with a zone":           func(s *lb.Service) { s.Backends[0].Addr = netip.MustParseAddrPort("[fe80::1%eth0]:80") },
+		"backend of any port":           func(s *lb.Service) { s.Affinity.Timeout, s.Backends[0].Addr = time.Minute, addr(2, 1, 0) },
+		"backend twice":                 func(s *lb.Service) { s.Backends = append(s.Backends, s.Backends[0]) },
+		"lower threshold above upper":   func(s *lb.Service) { s.Backends[0].Upper, s.Backends[0].Lower = 3, 4 },
+		"affinity of half a second":     func(s *lb.Service) { s.Affinity.Timeout = time.Second / 2 },
+		"affinity of less than nothing": func(s *lb.Service) { s.Affinity.Timeout = -time.Second },
+		"affinity of more than 31 days": func(s *lb.Service) { s.Affinity.Timeout = 745 * time.Hour },
+		"affinity by 33 bits":           func(s *lb.Service) { s.Affinity.Prefix = 33 },
+		"one-packet and masqueraded":    func(s *lb.Service) { s.OnePacket, s.Masquerade = true, lb.MasqueradeAlways },
 	}
 	for name, spoil := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -183,6 +201,28 @@ func TestUnsupportedServicesAreNamed(t *testing.T) {
 				t.Errorf("Apply accepts it: %+v", rep)
 			}
 		})
+	}
+}
+
+func TestWhatTheKernelCannotCompareIsRefused(t *testing.T) {
+	svc := service("web", 1)
+	for n := range 1<<14 + 1 {
+		svc.Backends = append(svc.Backends, lb.Backend{Addr: addr(byte(2+n>>8), n, 8080), Weight: 1})
+	}
+	d := fake.New(fake.Options{})
+	if rep := d.Apply(snapshot(t, svc)); len(rep.Failed) != 0 {
+		t.Errorf("rr with %d backends: %v", len(svc.Backends), rep.Failed)
+	}
+	most := *svc
+	most.Scheduler = "lc"
+	if rep := d.Apply(snapshot(t, &most)); rep.Failed[svc.ID] == nil {
+		t.Errorf("lc with %d backends is taken", len(svc.Backends))
+	}
+	fewer := most
+	fewer.Backends = slices.Clone(most.Backends)
+	fewer.Backends[7].Weight = 0
+	if rep := d.Apply(snapshot(t, &fewer)); len(rep.Failed) != 0 {
+		t.Errorf("lc with %d backends, one of weight 0: %v", len(svc.Backends), rep.Failed)
 	}
 }
 

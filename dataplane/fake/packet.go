@@ -6,7 +6,6 @@ import (
 	"net/netip"
 
 	"github.com/waggle-lb/waggle/lb"
-	"github.com/waggle-lb/waggle/lb/sched"
 )
 
 // Packet is a TCP segment or UDP datagram, without options in its headers.
@@ -29,6 +28,9 @@ func (p Packet) bytes() uint64 {
 	return uint64(n + len(p.Payload))
 }
 
+// isSYN reports whether it begins a connection.
+func (p Packet) isSYN() bool { return p.Flags&(SYN|ACK|RST) == SYN }
+
 // Outcome is what became of a Packet.
 type Outcome struct {
 	Verdict lb.Verdict
@@ -48,6 +50,7 @@ const (
 	noFlow       = "no_flow"
 	untranslated = "untranslated"
 	noAddress    = "no_address"
+	backendGone  = "backend_gone"
 )
 
 const (
@@ -73,14 +76,19 @@ func (k *Kernel) Ingress(p Packet) Outcome {
 	defer k.mu.Unlock()
 	t := tuple{p.Src, p.Dst, p.Protocol}
 	f := k.flows[t]
-	if f != nil && k.wantsPick(p, f) {
-		k.end(f)
-		f = nil
+	if f != nil {
+		switch k.fateOf(p, f) {
+		case drops:
+			return k.drop(backendGone)
+		case ends:
+			k.end(f)
+			f = nil
+		}
 	}
 	switch {
 	case f != nil:
 		if p.Protocol == lb.TCP {
-			f.state = tcpNext(f.state, p.Flags, false)
+			f.become(tcpNext(f.state, p.Flags, false))
 		}
 		return k.forward(p, f)
 	case k.returns[t] != nil:
@@ -91,31 +99,16 @@ func (k *Kernel) Ingress(p Packet) Outcome {
 	return k.first(p)
 }
 
-// wantsPick says whether a client's packet of a flow starts another: a SYN
-// where the former connection is over or its backend takes none, a datagram
-// whose backend is gone while somebody else could take it.
-func (k *Kernel) wantsPick(p Packet, f *flow) bool {
-	b, ok := k.backend(f.backend)
-	ok = ok || f.backend.Service == (lb.ServiceID{})
-	if p.Protocol == lb.TCP {
-		if p.Flags&(SYN|ACK) != SYN {
-			return false
-		}
-		return f.state == timeWait || f.state == closed || !ok || b.Weight == 0 && f.backend.Service != (lb.ServiceID{})
-	}
-	return !ok && k.held.Lookup(lb.Frontend{Addr: p.Dst, Protocol: p.Protocol}) != nil
-}
-
 // first handles a packet that belongs to no flow.
 func (k *Kernel) first(p Packet) Outcome {
-	svc := k.held.Lookup(lb.Frontend{Addr: p.Dst, Protocol: p.Protocol})
-	if svc == nil {
+	s := k.lookup(p.Dst, p.Protocol)
+	if s == nil {
 		if !k.vips[p.Dst.Addr()] || k.local[p.Dst.Addr()] {
 			return pass(p)
 		}
 		return k.refuse(unknownPort, unreachable)
 	}
-	if p.Protocol == lb.TCP && p.Flags&(SYN|ACK|RST) != SYN {
+	if p.Protocol == lb.TCP && !p.isSYN() {
 		switch {
 		case k.local[p.Dst.Addr()]:
 			return pass(p) // the stack knows the connection, or resets it
@@ -124,28 +117,30 @@ func (k *Kernel) first(p Packet) Outcome {
 		}
 		return k.refuse(noFlow, reset)
 	}
-	s := k.services[svc.ID]
-	i, ok := s.run.Select(sched.Packet{Src: p.Src.Addr(), Dst: p.Dst.Addr(), SrcPort: p.Src.Port()}, &s.at, table{k, svc})
-	if !ok {
+	b := k.choose(p, s)
+	if b == nil {
 		return k.refuse(emptyPool, unreachable)
 	}
-	addr := s.run.Backends[i].Addr
-	f := &flow{client: p.Src, vip: p.Dst, backend: lb.BackendID{Service: svc.ID, Addr: addr}}
-	f.masquerade = svc.Masquerade == lb.MasqueradeAlways || addr.Addr() == p.Src.Addr()
+	b.counters.Connections++
+	f := &flow{client: p.Src, source: p.Src, vip: p.Dst, server: b.in.Addr, backend: b, affinity: s.svc.Affinity.Enabled()}
+	if f.server.Port() == 0 {
+		f.server = netip.AddrPortFrom(f.server.Addr(), p.Dst.Port())
+	}
+	if s.svc.OnePacket && p.Protocol == lb.UDP {
+		return k.forward(p, f) // which nobody knows
+	}
+	f.masquerade = s.svc.Masquerade == lb.MasqueradeAlways || f.server.Addr() == p.Src.Addr()
 	k.enter(p, f)
-	c := k.stats[f.backend]
-	c.Connections++
-	k.stats[f.backend] = c
 	return k.forward(p, f)
 }
 
 func (k *Kernel) forward(p Packet, f *flow) Outcome {
 	f.seen = k.now
-	c := k.stats[f.backend]
-	c.InPackets++
-	c.InBytes += p.bytes()
-	k.stats[f.backend] = c
-	return Outcome{Verdict: lb.Forward, Src: f.source, Dst: f.backend.Addr}
+	if b := f.backend; b != nil {
+		b.counters.InPackets++
+		b.counters.InBytes += p.bytes()
+	}
+	return Outcome{Verdict: lb.Forward, Src: f.source, Dst: f.server}
 }
 
 // Egress is a packet that leaves for the network, as backends' replies do.
@@ -157,19 +152,19 @@ func (k *Kernel) Egress(p Packet) Outcome {
 		if f := k.replies[tuple{p.Dst, p.Src, p.Protocol}]; f != nil && f.masquerade {
 			return k.leave(p, f)
 		}
-		if k.held.Lookup(lb.Frontend{Addr: p.Dst, Protocol: p.Protocol}) != nil {
+		if k.lookup(p.Dst, p.Protocol) != nil {
 			return k.drop(untranslated)
 		}
 		return pass(p)
 	}
 	if p.Protocol == lb.TCP {
-		f.state = tcpNext(f.state, p.Flags, true)
+		f.become(tcpNext(f.state, p.Flags, true))
 	}
 	f.replied = true
 	f.seen = k.now
-	c := k.stats[f.backend]
-	c.OutPackets++
-	c.OutBytes += p.bytes()
-	k.stats[f.backend] = c
+	if b := f.backend; b != nil {
+		b.counters.OutPackets++
+		b.counters.OutBytes += p.bytes()
+	}
 	return Outcome{Verdict: lb.Forward, Src: f.vip, Dst: f.client}
 }

@@ -19,6 +19,10 @@ func (k *Kernel) enter(p Packet, f *flow) {
 	if p.Protocol == lb.TCP {
 		f.state = tcpNext(none, SYN, false)
 	}
+	if b := f.backend; b != nil {
+		b.count(f.state, 1)
+		b.judge()
+	}
 	for port := uint16(firstPort); k.replies[f.replyKey()] != nil || k.direct[f.replyKey()]; port++ {
 		f.source = netip.AddrPortFrom(f.client.Addr(), port)
 	}
@@ -43,11 +47,10 @@ func (k *Kernel) leave(p Packet, f *flow) Outcome {
 }
 
 func (k *Kernel) isBackend(addr netip.AddrPort) bool {
+	anyPort := netip.AddrPortFrom(addr.Addr(), 0)
 	for _, s := range k.services {
-		for _, b := range s.svc.Backends {
-			if b.Addr == addr {
-				return true
-			}
+		if s.backends[addr] != nil || s.backends[anyPort] != nil {
+			return true
 		}
 	}
 	return false
@@ -62,14 +65,14 @@ func (k *Kernel) ownConnection(p Packet) Outcome {
 	}
 	reply := tuple{p.Dst, p.Src, p.Protocol}
 	f := k.replies[reply]
-	if f == nil || !f.replied || f.state == synRecv || f.state == timeWait || f.state == closed {
+	if f == nil || !f.replied || f.state == synRecv || f.isFinished() {
 		if f != nil {
 			k.end(f)
 		}
 		k.direct[reply] = true
 		return pass(p)
 	}
-	own := &flow{client: p.Src, vip: p.Dst, backend: lb.BackendID{Addr: p.Dst}}
+	own := &flow{client: p.Src, vip: p.Dst, server: p.Dst}
 	k.enter(p, own)
 	return k.forward(p, own)
 }

@@ -110,7 +110,8 @@ func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 		name  string
 		cases []testCase
 	}{
-		{"schedule", scheduleCases()},
+		{"schedule", slices.Concat(scheduleCases(), leastCases())},
+		{"hash", slices.Concat(sourceCases(), destinationCases(), maglevCases())},
 		{"flow", slices.Concat(flowCases(), neighbourCases(), othersCases())},
 		{"backends", slices.Concat(backendCases(), removalCases(), returnCases(), quiesceCases())},
 		{"reuse", slices.Concat(reuseCases(), afterwardsCases(), replyTakenCases())},

@@ -5,6 +5,7 @@ package conformance
 import (
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +29,16 @@ type env struct {
 	family  lb.Family
 	proto   lb.Protocol
 	clients int
+}
+
+// part runs a part of a case, in the same world.
+func (e *env) part(name string, run func(*env)) {
+	e.Run(name, func(t *testing.T) {
+		part := *e
+		part.T = t
+		run(&part)
+		e.clients = part.clients
+	})
 }
 
 // addr is address n of network net.
@@ -62,24 +73,41 @@ func (e *env) serverNumber(a netip.AddrPort) int {
 	return n
 }
 
-// list reads backends as "3:2 1" in list order: server 3 with weight 2, server
-// 1 with weight 1.
+// host is client n's address. No two of these are in one network of 256, and none
+// is one of client's.
+func (e *env) host(n int) netip.Addr { return e.addr(clientNet, (64+n)<<8|1) }
+
+// clientAt returns a port of an address that was not there before.
+func (e *env) clientAt(addr netip.Addr) netip.AddrPort {
+	return netip.AddrPortFrom(addr, e.client().Port())
+}
+
+// backendOf matches a backend in list: server, weight, thresholds, health.
+var backendOf = regexp.MustCompile(`^(\d+)(?::(\d+))?(?:\^(\d+)(?:-(\d+))?)?(!)?$`)
+
+// list reads backends in list order: "3:2 1" is server 3 with weight 2 and server
+// 1 with weight 1; "1^8-4!" is one that has thresholds 8 and 4 and is unhealthy.
 func (e *env) list(s string) []lb.Backend {
 	var out []lb.Backend
 	for _, word := range strings.Fields(s) {
-		server, weight, ok := strings.Cut(word, ":")
-		if !ok {
-			weight = "1"
+		m := backendOf.FindStringSubmatch(word)
+		if m == nil {
+			e.Fatalf("backends %q: %q", s, word)
 		}
-		n, err := strconv.Atoi(server)
-		if err != nil {
-			e.Fatalf("backends %q: %v", s, err)
+		number := func(i, otherwise int) int {
+			if m[i] == "" {
+				return otherwise
+			}
+			n, err := strconv.Atoi(m[i])
+			if err != nil {
+				e.Fatalf("backends %q: %v", s, err)
+			}
+			return n
 		}
-		w, err := strconv.ParseUint(weight, 10, 16)
-		if err != nil {
-			e.Fatalf("backends %q: %v", s, err)
-		}
-		out = append(out, lb.Backend{Addr: e.server(n), Weight: uint16(w)})
+		out = append(out, lb.Backend{
+			Addr: e.server(number(1, 0)), Weight: uint16(number(2, 1)),
+			Upper: uint32(number(3, 0)), Lower: uint32(number(4, 0)), Unhealthy: m[5] != "",
+		})
 	}
 	return out
 }
@@ -125,8 +153,40 @@ func (e *env) applySnapshot(snap *lb.Snapshot) dataplane.Report {
 	return rep
 }
 
-// web applies the one service of most cases: rr at VIP 1.
-func (e *env) web(list string) { e.Helper(); e.apply(e.service("web", "rr", list, 1)) }
+// change is what makes a service another.
+type change func(*lb.Service)
+
+// web applies the one service of most cases, rr at VIP 1, with changes.
+func (e *env) web(list string, changes ...change) *lb.Snapshot {
+	e.Helper()
+	return e.apply(e.changed(list, changes...))
+}
+
+// changed is what web applies.
+func (e *env) changed(list string, changes ...change) *lb.Service {
+	svc := e.service("web", "rr", list, 1)
+	for _, c := range changes {
+		c(svc)
+	}
+	return svc
+}
+
+func scheduler(name string, flags lb.SchedulerFlags) change {
+	return func(s *lb.Service) { s.Scheduler, s.SchedulerFlags = name, flags }
+}
+
+func lost(l lb.Lost) change { return func(s *lb.Service) { s.Lost = l } }
+
+func reuse(r lb.Reuse) change { return func(s *lb.Service) { s.Reuse = r } }
+
+// affinity keeps each client at its backend for a time.
+func affinity(timeout time.Duration) change {
+	return func(s *lb.Service) {
+		s.Affinity = lb.Affinity{Timeout: timeout, Prefix: uint8(s.ID.Family.Bits())}
+	}
+}
+
+func onePacket(s *lb.Service) { s.OnePacket = true }
 
 func (e *env) restart() {
 	e.Helper()
@@ -148,12 +208,13 @@ func (e *env) holds(want *lb.Snapshot) {
 	}
 }
 
-// describe lists a snapshot's services, one a line.
+// describe lists a snapshot's services, one a line, with all that they say.
 func describe(snap *lb.Snapshot) []string {
 	var out []string
 	for svc := range snap.All() {
-		fs := slices.SortedFunc(slices.Values(svc.Frontends), lb.Frontend.Compare)
-		out = append(out, fmt.Sprintf("%s %s %v %v masquerade %s", svc.ID, svc.Scheduler, fs, svc.Backends, svc.Masquerade))
+		all := *svc
+		all.Frontends = slices.SortedFunc(slices.Values(svc.Frontends), lb.Frontend.Compare)
+		out = append(out, fmt.Sprintf("%+v", all))
 	}
 	return out
 }
@@ -200,21 +261,40 @@ func (e *env) wants(p Packet, want Outcome) {
 	}
 }
 
+// pick sends a new flow's first packet and returns the server's number; "-": it
+// was refused.
+func (e *env) pick(client, vip netip.AddrPort) string {
+	e.Helper()
+	switch got := e.send(e.fromClient(client, vip, SYN)); {
+	case got.Verdict == lb.Forward:
+		return strconv.Itoa(e.serverNumber(got.Dst))
+	case got == refused("empty_pool", Unreachable):
+		return "-"
+	default:
+		e.Fatalf("new flow %s -> %s: %+v", client, vip, got)
+		return ""
+	}
+}
+
 func (e *env) picksAt(vip netip.AddrPort, n int) string {
 	e.Helper()
 	out := make([]string, n)
 	for i := range out {
-		got := e.send(e.fromClient(e.client(), vip, SYN))
-		switch {
-		case got.Verdict == lb.Forward:
-			out[i] = strconv.Itoa(e.serverNumber(got.Dst))
-		case got == refused("empty_pool", Unreachable):
-			out[i] = "-"
-		default:
-			e.Fatalf("new flow to %s: %+v", vip, got)
-		}
+		out[i] = e.pick(e.client(), vip)
 	}
 	return strings.Join(out, " ")
+}
+
+// wantPicksOf wants new flows of an address to VIP 1 at these servers.
+func (e *env) wantPicksOf(addr netip.Addr, want string) {
+	e.Helper()
+	var got []string
+	for range strings.Fields(want) {
+		got = append(got, e.pick(e.clientAt(addr), e.vip(1)))
+	}
+	if got := strings.Join(got, " "); got != want {
+		e.Errorf("new flows of %s went to %q, want %q", addr, got, want)
+	}
 }
 
 func (e *env) wantPicks(want string) { e.Helper(); e.wantPicksAt(e.vip(1), want) }

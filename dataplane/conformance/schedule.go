@@ -2,29 +2,28 @@
 
 package conformance
 
-import (
-	"fmt"
-	"math/rand/v2"
-	"slices"
-	"strings"
-
-	"github.com/waggle-lb/waggle/lb"
-	"github.com/waggle-lb/waggle/lb/sched"
-)
-
 // turn is a set of backends and where the next flows go.
 type turn struct{ list, picks string }
 
-// schedules are orders of picks as IPVS has them, written out, so that they
-// stand on their own feet beside package sched.
-func schedules() []struct {
+// schedule is an order of picks as IPVS has it, written out, so that it stands on
+// its own feet beside package sched. The flows stay.
+type schedule struct {
 	name, scheduler string
 	turns           []turn
-} {
-	return []struct {
-		name, scheduler string
-		turns           []turn
-	}{
+}
+
+func (s schedule) plays(e *env) { s.playsAt(e, "web", 1) }
+
+// playsAt applies one set of backends after the other.
+func (s schedule) playsAt(e *env, name string, vip int) {
+	for _, turn := range s.turns {
+		e.apply(e.service(name, s.scheduler, turn.list, vip))
+		e.wantPicksAt(e.vip(vip), turn.picks)
+	}
+}
+
+func schedules() []schedule {
+	return []schedule{
 		{"rr takes one after another in list order", "rr", []turn{{"3 2 1", "3 2 1 3 2 1 3"}}},
 		{"rr ignores weights but zero", "rr", []turn{{"4:9 3:0 2:1 1:5", "4 2 1 4 2 1"}}},
 		{"rr serves a newcomer when the walk wraps", "rr", []turn{{"3 2 1", "3 2"}, {"4 3 2 1", "1 4 3 2 1"}}},
@@ -46,21 +45,17 @@ func schedules() []struct {
 			{"3:3 2:3 1:4", "1 3 2 1 3 2 1 3 2 1 1"},
 		}},
 		{"wrr with all quiesced has nobody", "wrr", []turn{{"2:0 1:0", "-"}, {"2:0 1:3", "1 1"}}},
+		{"an unhealthy backend is one of weight zero to rr", "rr", []turn{{"3 2 1", "3"}, {"3 2! 1", "1 3 1"}, {"3 2 1", "3 2 1"}}},
+		{"an unhealthy backend is one of weight zero to wrr", "wrr", []turn{{"3:9! 2 1:2", "2 1 1 2 1"}, {"3:9! 2! 1:2!", "-"}}},
 	}
 }
 
 func scheduleCases() []testCase {
 	var out []testCase
 	for _, s := range schedules() {
-		out = append(out, testCase{s.name, 0, func(e *env) {
-			for _, turn := range s.turns {
-				e.apply(e.service("web", s.scheduler, turn.list, 1))
-				e.wantPicks(turn.picks)
-			}
-		}})
+		out = append(out, testCase{s.name, 0, s.plays})
 	}
 	for _, name := range []string{"rr", "wrr"} {
-		out = append(out, testCase{name + " follows its scheduler through edits", 0, func(e *env) { followsScheduler(e, name) }})
 		out = append(out, testCase{name + " keeps its place when frontends change", 0, func(e *env) {
 			e.apply(e.service("web", name, "3:2 2:3 1:4", 1))
 			e.wantPicks("3 2")
@@ -86,66 +81,4 @@ func scheduleCases() []testCase {
 			e.wantPicksAt(e.vip(1), "1")
 		}},
 	)
-}
-
-// followsScheduler edits a service again and again, one change at a time, and
-// wants the picks that package sched says.
-func followsScheduler(e *env, scheduler string) {
-	random := rand.New(rand.NewPCG(1, uint64(len(scheduler))))
-	list := e.list("4:3 3:2 2:1 1:4")
-	var run *sched.Run
-	var at sched.Position
-	for round := range 40 {
-		if round > 0 {
-			list = e.edit(random, list)
-		}
-		svc := e.service("web", scheduler, "", 1)
-		svc.Backends = list
-		var err error
-		if run, err = sched.Compile(svc, run, at); err != nil {
-			e.Fatalf("compile %v: %v", list, err)
-		}
-		at = sched.Position{Next: run.Start}
-		e.apply(svc)
-		want := make([]string, random.IntN(7))
-		for i := range want {
-			want[i] = "-"
-			if n, ok := run.Select(sched.Packet{}, &at, unloaded(list)); ok {
-				want[i] = fmt.Sprint(e.serverNumber(list[n].Addr))
-			}
-		}
-		e.wantPicks(strings.Join(want, " "))
-		if e.Failed() {
-			e.Fatalf("in round %d, backends %v", round, list)
-		}
-	}
-}
-
-// unloaded are backends that nobody is connected to.
-type unloaded []lb.Backend
-
-func (u unloaded) Usable(i int) bool                  { return u[i].Usable() }
-func (u unloaded) Load(int) (active, inactive uint32) { return 0, 0 }
-
-// edit returns a copy of list with one change: an addition at the head, a
-// deletion, or another weight.
-func (e *env) edit(random *rand.Rand, list []lb.Backend) []lb.Backend {
-	list = slices.Clone(list)
-	i := 0
-	if len(list) > 0 {
-		i = random.IntN(len(list))
-	}
-	switch n := random.IntN(3); {
-	case n == 0 && len(list) > 1:
-		return slices.Delete(list, i, i+1)
-	case n == 1 && len(list) > 0:
-		list[i].Weight = (list[i].Weight + 1 + uint16(random.IntN(4))) % 6
-		return list
-	}
-	for n := 1; ; n++ {
-		free := !slices.ContainsFunc(list, func(b lb.Backend) bool { return b.Addr == e.server(n) })
-		if free {
-			return slices.Insert(list, 0, lb.Backend{Addr: e.server(n), Weight: uint16(random.IntN(5))})
-		}
-	}
 }

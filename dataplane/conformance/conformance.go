@@ -111,6 +111,7 @@ func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 		cases []testCase
 	}{
 		{"schedule", slices.Concat(scheduleCases(), leastCases())},
+		{"follow", followCases()},
 		{"hash", slices.Concat(sourceCases(), destinationCases(), maglevCases())},
 		{"flow", slices.Concat(flowCases(), neighbourCases(), othersCases())},
 		{"backends", slices.Concat(backendCases(), removalCases(), returnCases(), quiesceCases())},

@@ -113,6 +113,7 @@ func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 		{"schedule", slices.Concat(scheduleCases(), leastCases())},
 		{"follow", followCases()},
 		{"hash", slices.Concat(sourceCases(), destinationCases(), maglevCases())},
+		{"thresholds", thresholdCases()},
 		{"flow", slices.Concat(flowCases(), neighbourCases(), othersCases())},
 		{"backends", slices.Concat(backendCases(), removalCases(), returnCases(), quiesceCases())},
 		{"reuse", slices.Concat(reuseCases(), afterwardsCases(), replyTakenCases())},

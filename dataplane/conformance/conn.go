@@ -4,6 +4,7 @@ package conformance
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/waggle-lb/waggle/lb"
 )
@@ -41,6 +42,31 @@ func (e *env) openAt(client, vip netip.AddrPort) *conn {
 	c.replies(SYN | ACK)
 	c.sends(ACK)
 	return c
+}
+
+// opens opens n flows.
+func (e *env) opens(n int) []*conn {
+	e.Helper()
+	var out []*conn
+	for range n {
+		out = append(out, e.open())
+	}
+	return out
+}
+
+// endAllBut lets the established flows end, but for these.
+func (e *env) endAllBut(stay ...*conn) {
+	e.Helper()
+	const margin = 30 * time.Second
+	_, life := e.life()
+	e.rig.Advance(life - margin)
+	for _, c := range stay {
+		c.sends(ACK)
+	}
+	e.rig.Advance(2 * margin)
+	for _, c := range stay {
+		c.sends(ACK) // all are of one age again
+	}
 }
 
 // resourcedAt begins a flow whose client port is not free at the backend: it

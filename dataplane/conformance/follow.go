@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
@@ -173,26 +172,20 @@ func (f *follower) reset() {
 	}
 }
 
-// expire lets time pass, in which some flows go on and the others end.
+// expire lets some flows end, all that were reset among them.
 func (f *follower) expire() {
-	const margin = 30 * time.Second
-	_, life := f.life()
-	f.rig.Advance(life - margin)
 	var stay []followed
+	var conns []*conn
 	for _, c := range f.flows {
 		serves := slices.ContainsFunc(f.svc.Backends, func(b lb.Backend) bool { return b.Addr == f.server(c.server) && !b.Unhealthy })
 		if serves && c.active == (f.proto == lb.TCP) && f.random.IntN(3) > 0 {
-			c.sends(ACK)
-			stay = append(stay, c)
+			stay, conns = append(stay, c), append(conns, c.conn)
 		} else {
 			f.add(f.server(c.server), c.active, -1)
 		}
 	}
-	f.rig.Advance(2 * margin)
-	for _, c := range stay {
-		c.sends(ACK) // all are of one age again
-	}
 	f.flows = stay
+	f.endAllBut(conns...)
 }
 
 func (f *follower) wantCounts() {

@@ -114,6 +114,7 @@ func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 		{"follow", followCases()},
 		{"hash", slices.Concat(sourceCases(), destinationCases(), maglevCases())},
 		{"thresholds", thresholdCases()},
+		{"affinity", affinityCases()},
 		{"flow", slices.Concat(flowCases(), neighbourCases(), othersCases())},
 		{"backends", slices.Concat(backendCases(), removalCases(), returnCases(), quiesceCases())},
 		{"reuse", slices.Concat(reuseCases(), afterwardsCases(), replyTakenCases())},

@@ -117,6 +117,7 @@ func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 		{"affinity", affinityCases()},
 		{"flow", slices.Concat(flowCases(), neighbourCases(), othersCases())},
 		{"backends", slices.Concat(backendCases(), removalCases(), returnCases(), quiesceCases())},
+		{"lost", lostCases()},
 		{"reuse", slices.Concat(reuseCases(), afterwardsCases(), replyTakenCases())},
 		{"masquerade", slices.Concat(masqueradeCases(), hairpinCases(), directCases(), besideCases())},
 		{"refuse", slices.Concat(refusalCases(), noFlowCases())},

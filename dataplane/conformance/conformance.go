@@ -118,7 +118,7 @@ func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 		{"flow", slices.Concat(flowCases(), neighbourCases(), othersCases())},
 		{"backends", slices.Concat(backendCases(), removalCases(), returnCases(), quiesceCases())},
 		{"lost", lostCases()},
-		{"reuse", slices.Concat(reuseCases(), afterwardsCases(), replyTakenCases())},
+		{"reuse", slices.Concat(reuseCases(), afterwardsCases(), replyTakenCases(), portReuseCases())},
 		{"masquerade", slices.Concat(masqueradeCases(), hairpinCases(), directCases(), besideCases())},
 		{"refuse", slices.Concat(refusalCases(), noFlowCases())},
 		{"state", stateCases()},

@@ -3,6 +3,7 @@
 package conformance
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -92,8 +93,15 @@ func oddScripts() []script {
 	}
 }
 
-// plays sends a script's packets and compares what the connection counts as.
+// plays sends a script's packets and compares what the connection, the first to
+// server 1, counts as.
 func (e *env) plays(packets string) (c *conn, active bool) {
+	e.Helper()
+	return e.playsAt("web", 1, e.client(), e.vip(1), packets)
+}
+
+// playsAt does so at a VIP of a service, where it is the only one to that server.
+func (e *env) playsAt(name string, server int, client, vip netip.AddrPort, packets string) (c *conn, active bool) {
 	e.Helper()
 	letters := map[rune]Flag{'S': SYN, 'A': ACK, 'F': FIN, 'R': RST}
 	for i, word := range strings.Fields(packets) {
@@ -104,14 +112,18 @@ func (e *env) plays(packets string) (c *conn, active bool) {
 		}
 		switch {
 		case i == 0:
-			c = e.begin()
+			c = e.beginAt(client, vip)
 		case body[0] == 'c':
 			c.sends(f)
 		default:
 			c.replies(f)
 		}
 		active = strings.HasSuffix(word, "+")
-		e.wantCount(active, 1)
+		if active {
+			e.wantLoad(name, server, 1, 0)
+		} else {
+			e.wantLoad(name, server, 0, 1)
+		}
 		if e.Failed() {
 			e.Fatalf("after packet %d of %s", i+1, packets)
 		}

@@ -117,6 +117,8 @@ func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 		{"affinity", affinityCases()},
 		{"flow", slices.Concat(flowCases(), neighbourCases(), othersCases())},
 		{"backends", slices.Concat(backendCases(), removalCases(), returnCases(), quiesceCases())},
+		{"one-packet", onePacketCases()},
+		{"any-port", anyPortCases()},
 		{"lost", lostCases()},
 		{"reuse", slices.Concat(reuseCases(), afterwardsCases(), replyTakenCases(), portReuseCases())},
 		{"masquerade", slices.Concat(masqueradeCases(), hairpinCases(), directCases(), besideCases())},

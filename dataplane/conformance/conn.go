@@ -15,6 +15,14 @@ type conn struct {
 	client, vip netip.AddrPort
 	source      netip.AddrPort // the client as its packets go on with
 	server      int
+	at          netip.AddrPort // its address, if it is not server's
+}
+
+func (c *conn) backend() netip.AddrPort {
+	if c.at.IsValid() {
+		return c.at
+	}
+	return c.e.server(c.server)
 }
 
 // begin sends the first packet of a new client to VIP 1.
@@ -84,13 +92,13 @@ func (e *env) resourcedAt(client, vip netip.AddrPort) *conn {
 // sends wants a packet of the client to reach the server.
 func (c *conn) sends(f Flag) {
 	c.e.Helper()
-	c.e.wants(c.e.fromClient(c.client, c.vip, f), Outcome{Verdict: lb.Forward, Src: c.source, Dst: c.e.server(c.server)})
+	c.e.wants(c.e.fromClient(c.client, c.vip, f), Outcome{Verdict: lb.Forward, Src: c.source, Dst: c.backend()})
 }
 
 // replies wants a packet of the server to reach the client as the VIP's.
 func (c *conn) replies(f Flag) {
 	c.e.Helper()
-	c.e.wants(c.e.fromBackend(c.e.server(c.server), c.source, f), Outcome{Verdict: lb.Forward, Src: c.vip, Dst: c.client})
+	c.e.wants(c.e.fromBackend(c.backend(), c.source, f), Outcome{Verdict: lb.Forward, Src: c.vip, Dst: c.client})
 }
 
 // stays wants data to go both ways as before.

@@ -25,9 +25,9 @@ func (e *env) masqueraded(list string) {
 // node's address, and returns it with the port that stands for the client.
 func (c *conn) leaves(f Flag) netip.AddrPort {
 	c.e.Helper()
-	got := c.e.send(c.e.fromBackend(c.source, c.e.server(c.server), f))
-	if got.Verdict != lb.Forward || got.Src.Addr() != c.e.node() || got.Dst != c.e.server(c.server) {
-		c.e.Fatalf("%s -> server %d leaves as %+v, want it from %s", c.source, c.server, got, c.e.node())
+	got := c.e.send(c.e.fromBackend(c.source, c.backend(), f))
+	if got.Verdict != lb.Forward || got.Src.Addr() != c.e.node() || got.Dst != c.backend() {
+		c.e.Fatalf("%s -> %s leaves as %+v, want it from %s", c.source, c.backend(), got, c.e.node())
 	}
 	return got.Src
 }
@@ -35,7 +35,7 @@ func (c *conn) leaves(f Flag) netip.AddrPort {
 // comes wants a reply to the node to go on to the client, as the VIP's.
 func (c *conn) comes(masq netip.AddrPort, f Flag) {
 	c.e.Helper()
-	c.e.wants(c.e.fromClient(c.e.server(c.server), masq, f), Outcome{Verdict: lb.Forward, Src: c.e.server(c.server), Dst: c.source})
+	c.e.wants(c.e.fromClient(c.backend(), masq, f), Outcome{Verdict: lb.Forward, Src: c.backend(), Dst: c.source})
 	c.replies(f)
 }
 

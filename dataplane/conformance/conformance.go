@@ -126,6 +126,7 @@ func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 		{"state", stateCases()},
 		{"counters", slices.Concat(counterCases(), assignCases())},
 		{"apply", slices.Concat(applyCases(), reportCases(), failureCases())},
+		{"live", liveCases()},
 		{"services", slices.Concat(serviceCases(), goneCases(), moveCases(), handoverCases())},
 		{"restart", slices.Concat(restartCases(), meanwhileCases())},
 	}

@@ -128,7 +128,7 @@ func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 		{"apply", slices.Concat(applyCases(), reportCases(), failureCases())},
 		{"live", liveCases()},
 		{"services", slices.Concat(serviceCases(), goneCases(), moveCases(), handoverCases())},
-		{"restart", slices.Concat(restartCases(), meanwhileCases())},
+		{"restart", slices.Concat(restartCases(), meanwhileCases(), keptCases(), lostRestartCases())},
 	}
 	for _, family := range []lb.Family{lb.IPv4, lb.IPv6} {
 		for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {

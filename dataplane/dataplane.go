@@ -82,3 +82,17 @@ type Flow struct {
 	InPackets, InBytes   uint64
 	OutPackets, OutBytes uint64
 }
+
+// Client is a client, or a network of clients, whose new flows all go to one
+// backend, because its service has affinity.
+type Client struct {
+	Service lb.ServiceID
+	// Client has all bits 0 that do not count.
+	Client  netip.Addr
+	Backend netip.AddrPort
+	// Assured says that the backend answered.
+	Assured bool
+	// Expires is the time until it ends if no new flow comes; it does not
+	// before its flows end.
+	Expires time.Duration
+}

@@ -233,7 +233,8 @@ func (d *Dataplane) readerOf(config map[string]*cilium.Map) *reader {
 	return &reader{
 		services: config["services"], backends: config["backends"], vips: config["vips"],
 		serviceInfo: d.loader.Map("service_info"), flows: d.loader.Map("flows"), load: d.loader.Map("load"),
-		stats: d.loader.Map("stats"), drops: d.loader.Map("drops"), meta: d.loader.Map("meta"), names: d.names,
+		stats: d.loader.Map("stats"), drops: d.loader.Map("drops"), meta: d.loader.Map("meta"),
+		affinity: d.loader.Map("affinity"), names: d.names,
 	}
 }
 

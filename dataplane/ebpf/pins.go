@@ -10,8 +10,8 @@ import (
 	"github.com/waggle-lb/waggle/loader"
 )
 
-// Pins reads what is pinned, with or without a daemon: Read, Counters and
-// Flows. Safe for concurrent use.
+// Pins reads what is pinned, with or without a daemon: Read, Counters,
+// Flows and Clients. Safe for concurrent use.
 type Pins struct {
 	*reader
 	pinned *loader.Pinned
@@ -34,7 +34,7 @@ func OpenPins(pinPath string) (*Pins, error) {
 	m := p.Maps
 	return &Pins{&reader{
 		services: m["services"], backends: m["backends"], vips: m["vips"], serviceInfo: m["service_info"],
-		flows: m["flows"], load: m["load"], stats: m["stats"], drops: m["drops"], meta: m["meta"], names: n,
+		flows: m["flows"], load: m["load"], stats: m["stats"], drops: m["drops"], meta: m["meta"], affinity: m["affinity"], names: n,
 	}, p}, nil
 }
 

@@ -21,6 +21,7 @@ import (
 type reader struct {
 	services, backends, vips, serviceInfo *cilium.Map
 	flows, load, stats, drops, meta       *cilium.Map
+	affinity                              *cilium.Map
 	names                                 *names
 }
 

@@ -68,7 +68,10 @@ func TestSupportsSaysWhatToWriteInstead(t *testing.T) {
 		{func(s *lb.Service) { s.Frontends[1].Addr = netip.AddrPort{} }, "no address: write an IP address and a port"},
 		{func(s *lb.Service) { s.Frontends[0].Addr = netip.MustParseAddrPort("203.0.113.10:0") },
 			"service web/ipv4: frontend 203.0.113.10:0/TCP: port 0 (any port) needs affinity: write affinity: {timeout: 300s}, or a port from 1 to 65535"},
-		{func(s *lb.Service) { s.Affinity.Timeout = time.Minute; s.Backends[1].Addr = netip.MustParseAddrPort("192.0.2.2:0") },
+		{func(s *lb.Service) {
+			s.Affinity.Timeout = time.Minute
+			s.Backends[1].Addr = netip.MustParseAddrPort("192.0.2.2:0")
+		},
 			"service web/ipv4: backend 192.0.2.2:0: port 0 is for services of any port, and frontend 203.0.113.10:80/TCP has one: write 1 to 65535"},
 		{func(s *lb.Service) { s.Affinity.Timeout = 1500 * time.Millisecond }, "service web/ipv4: affinity of 1.5s: write whole seconds, at most 744h"},
 		{func(s *lb.Service) { s.Affinity.Timeout = 745 * time.Hour }, "service web/ipv4: affinity of 745h0m0s: write whole seconds, at most 744h"},

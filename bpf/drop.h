@@ -92,5 +92,10 @@ enum drop_reason {
 	 * times out.
 	 */
 	DROP_BACKEND_GONE,
+	/*
+	 * no packet: a flow whose client never showed itself made room for a newer one. Do: with
+	 * many, nothing but to find who sends them: it is a flood of half-open connections.
+	 */
+	DROP_DISPLACED,
 	DROP_MAX,
 };

@@ -116,16 +116,46 @@ static __always_inline struct backend *backend_of(struct flow *f)
 	return b && b->hash == f->backend_hash ? b : mend_hint(f);
 }
 
+static __always_inline struct half_open_ring *ring(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&half_open_ends, &zero);
+}
+
+#define HALF_OPEN (FLOW_HALF_OPEN << 8) /* in the word */
+
+/* Counts a flow that is no longer half-open: the caller took the flag. */
+static __always_inline void count_settled(void)
+{
+	struct half_open_ring *r = ring();
+
+	if (r)
+		__sync_fetch_and_add(&r->count, -1);
+}
+
+/* Its client is there: nothing displaces the flow any more. Returns the word as it is then. */
+static __always_inline __u32 settle(struct flow *f, __u32 word)
+{
+	if (!(word & HALF_OPEN) || !replace_word(f, word, word & ~HALF_OPEN))
+		return load_word(f);
+	count_settled();
+	return word & ~HALF_OPEN;
+}
+
 /* Moves a forward entry to another state, and its count with it. False: somebody else did. */
 static __always_inline bool change_state(struct flow *f, __u32 word, __u8 state)
 {
-	__u8 old = state_of(word);
-	__u64 n = -one_entry(old);
-	__u32 id;
+	__u32 id, to = with_state(word, state);
+	__u64 n = -one_entry(state_of(word));
 
 	backend_of(f); /* before the state changes, as a stale hint moves the count by it */
-	if (!replace_word(f, word, with_state(word, state)))
+	if (state >= STATE_DEAD)
+		to &= ~HALF_OPEN;
+	if (!replace_word(f, word, to))
 		return false;
+	if ((word ^ to) & HALF_OPEN)
+		count_settled();
 	if (state < STATE_DEAD)
 		n += one_entry(state);
 	id = f->backend; /* also if it is gone: what was counted is taken back */
@@ -153,6 +183,10 @@ static __always_inline void follow_tcp(struct flow *f, __u8 tcp_flags, enum dire
 	__u32 word = load_word(f);
 	__u8 to;
 
+	if (!is_live(word))
+		return;
+	if (dir == IN && (tcp_flags & (TCP_ACK | TCP_SYN | TCP_RST)) == TCP_ACK)
+		word = settle(f, word);
 	if (!is_live(word))
 		return;
 	to = next_state(state_of(word), tcp_flags, dir);
@@ -238,9 +272,31 @@ static __always_inline void count_resourced(const struct flow_key *key, __s32 n)
 		__sync_fetch_and_add(bucket, n);
 }
 
+/*
+ * Both steps of an entry's end at once. Only where its packets were never answered: a program on
+ * another CPU may still hold a pointer that comes to show another flow.
+ */
+static __always_inline void delete_entry(const struct flow_key *key, struct flow *e)
+{
+	__u32 word = load_word(e);
+
+	if (is_live(word) && replace_word(e, word, with_state(word, STATE_CLAIMED)))
+		bpf_map_delete_elem(&flows, key);
+}
+
+/* Ends an entry that is not a forward one, at once or in two steps. */
+static __always_inline void end_entry(const struct flow_key *key, struct flow *e, bool at_once)
+{
+	if (at_once)
+		delete_entry(key, e);
+	else
+		discard(e);
+}
+
 /* Ends E2 and E3 of the masqueraded flow whose E4 is under r. k is room: the stack is short here.
  */
-static __always_inline void discard_masquerade(const struct flow_key *r, struct flow_key *k)
+static __always_inline void end_masquerade(const struct flow_key *r, struct flow_key *k,
+					   bool at_once)
 {
 	struct flow *e2, *e3;
 
@@ -251,12 +307,13 @@ static __always_inline void discard_masquerade(const struct flow_key *r, struct 
 	make_key(k, r->saddr, r->sport, e2->addr, e2->port, r, POSITION_E3);
 	e3 = find(k);
 	if (e3 && same_addr(e3->addr, r->daddr) && e3->port == r->dport)
-		discard(e3);
-	discard(e2);
+		end_entry(k, e3, at_once);
+	answer_key(k, r, POSITION_E2);
+	end_entry(k, e2, at_once);
 }
 
 /* Ends all other entries of the flow f, which the caller has claimed, under its key. */
-static __noinline void discard_replies(const struct flow_key *key, struct flow *f)
+static __noinline void end_replies(const struct flow_key *key, struct flow *f, bool at_once)
 {
 	struct flow_key k, at;
 	struct flow *e;
@@ -270,18 +327,18 @@ static __noinline void discard_replies(const struct flow_key *key, struct flow *
 		if (!e)
 			return;
 		k.dport = e->port;
-		discard(e);
+		end_entry(&at, e, at_once);
 		key_at(&at, &k, POSITION_R4);
 		e = find(&at);
 		if (e)
-			discard(e);
+			end_entry(&at, e, at_once);
 	}
 	e = find(&k);
 	if (!e || !replies_to(e, key))
 		return;
 	if (e->flags & FLOW_MASQUERADE)
-		discard_masquerade(&k, &at);
-	discard(e);
+		end_masquerade(&k, &at, at_once);
+	end_entry(&k, e, at_once);
 }
 
 /*
@@ -293,8 +350,8 @@ static __always_inline bool retire(const struct flow_key *key, struct flow *f, _
 {
 	if (!change_state(f, word, STATE_CLAIMED))
 		return false;
-	discard_replies(key, f);
+	end_replies(key, f, false);
 	f->seen = now();
-	*(volatile __u32 *)word_of(f) = with_state(word, STATE_DEAD);
+	*(volatile __u32 *)word_of(f) = with_state(word & ~HALF_OPEN, STATE_DEAD);
 	return true;
 }

@@ -283,7 +283,9 @@ func TestFullTableRefusesNewFlowsAndKeepsOld(t *testing.T) {
 	p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 1)
 	p.vip(f.vip, lb.TCP, 1)
 	for i := range uint16(3000) {
-		p.picked(f, lb.TCP, 20000+i, packet.SYN)
+		if p.picked(f, lb.TCP, 20000+i, packet.SYN).IsValid() {
+			p.picked(f, lb.TCP, 20000+i, packet.ACK)
+		}
 	}
 	if d := p.drops(); d[bpf.LBDropReasonDROP_FLOWS_FULL] < 900 {
 		t.Errorf("drops %v", d)

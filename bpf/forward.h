@@ -36,9 +36,13 @@ static __always_inline enum verdict forward(struct __sk_buff *skb, struct packet
 static __always_inline enum verdict forward_known(struct __sk_buff *skb, struct packet *p,
 						  struct flow *f, __u32 word, __u32 id)
 {
-	if (p->key.proto == IPPROTO_TCP && p->part != LATER &&
-	    (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) || state_of(word) != ES))
+	if (p->key.proto != IPPROTO_TCP) {
+		if (word & HALF_OPEN)
+			follow_unanswered(p, f);
+	} else if (p->part != LATER && (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) ||
+					state_of(word) != ES || word & HALF_OPEN)) {
 		follow_tcp(f, p->tcp_flags, IN);
+	}
 	return forward(skb, p, f, id);
 }
 
@@ -59,7 +63,7 @@ static __noinline void follow_reply(const struct packet *p, struct flow *r)
 	if (p->key.proto == IPPROTO_TCP)
 		follow_tcp(f, p->tcp_flags, OUT);
 	else
-		__sync_fetch_and_or(word_of(f), FLOW_REPLIED << 8);
+		settle(f, __sync_fetch_and_or(word_of(f), FLOW_REPLIED << 8) | FLOW_REPLIED << 8);
 	if (f->flags & FLOW_AFFINITY)
 		assure(&k, f);
 }

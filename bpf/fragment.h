@@ -100,10 +100,12 @@ __noinline enum later later_fragment(struct __sk_buff *skb, struct packet *p)
 }
 
 /* What is known of a fragment's datagram. */
-static __always_inline struct fragment *datagram_of(const struct packet *p)
+static __noinline struct fragment *datagram_of(const struct packet *p)
 {
 	struct fragment_key k;
 
+	if (!p)
+		return NULL;
 	fragment_key(&k, p);
 	return bpf_map_lookup_elem(&fragments, &k);
 }

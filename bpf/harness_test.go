@@ -36,6 +36,9 @@ type programs struct {
 	flags uint32 // of every test run
 }
 
+// ringPlaces is how many half-open flows the ring knows.
+const ringPlaces = 512
+
 func load(t *testing.T) *programs { return loadWith(t, nil) }
 
 // loadWith sets variables before loading. The programs for devices without an
@@ -58,6 +61,10 @@ func loadSpec(t *testing.T, vars map[string]any, without ...string) *programs {
 	}
 	for _, name := range []string{"flows", "direct", "backends", "load", "stats", "services", "slots", "vips", "fragments"} {
 		spec.Maps[name].MaxEntries = 4096 // less to make, read and free
+	}
+	spec.Maps["half_open"].MaxEntries = ringPlaces
+	if err := spec.Variables["half_open_places"].Set(uint32(ringPlaces)); err != nil {
+		t.Fatal(err)
 	}
 	if err := spec.Variables["clock_moves"].Set(true); err != nil {
 		t.Fatal(err)
@@ -169,12 +176,17 @@ func (p *programs) pool(id uint32, rule bpf.LBRule, flags uint64, ids ...uint32)
 		}
 		count = len(words) - 2
 	} else {
-		for i := 0; i < len(ids); i += 2 {
-			w := uint64(ids[i])
-			if i+1 < len(ids) {
-				w |= uint64(ids[i+1]) << 32
+		for i, id := range ids {
+			var b bpf.LBBackend
+			p.do(p.Backends.Lookup(id, &b))
+			if b.Weight == 0 {
+				id |= uint32(bpf.LBLimitsSLOT_CLOSED)
 			}
-			words = append(words, w)
+			if i%2 == 0 {
+				words = append(words, uint64(id))
+			} else {
+				words[len(words)-1] |= uint64(id) << 32
+			}
 		}
 	}
 	for i, w := range words {

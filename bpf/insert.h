@@ -85,6 +85,7 @@ static __always_inline void reply_entry(struct work *w)
 	copy_addr(w->entry.addr, w->key.daddr);
 	w->entry.port = w->key.dport;
 	w->entry.state = STATE_REPLY;
+	w->entry.flags &= ~FLOW_HALF_OPEN;
 }
 
 /*
@@ -184,10 +185,13 @@ static __always_inline bool is_direct(const struct flow_key *reply)
  * Puts the pair in the map and counts it. On DROP_NONE *made is the live forward entry, this
  * packet's or the one of a CPU that was faster.
  */
-static __always_inline enum drop_reason insert_flow(struct work *w, struct flow **made)
+static __noinline enum drop_reason insert_flow(struct work *w, struct flow **made)
 {
 	enum drop_reason reason = DROP_REPLY_TAKEN;
 	struct flow *f;
+
+	if (!w || !made)
+		return DROP_BUSY;
 
 	reply_key(&w->reply, &w->key, w->flow.addr, w->flow.port);
 	if (!is_direct(&w->reply))
@@ -202,7 +206,7 @@ static __always_inline enum drop_reason insert_flow(struct work *w, struct flow 
 	}
 	f = bpf_map_lookup_elem(&flows, &w->key);
 	if (!f) {
-		discard_replies(&w->key, &w->flow);
+		end_replies(&w->key, &w->flow, false);
 		return DROP_FLOWS_FULL;
 	}
 	if (claim(f)) {
@@ -212,7 +216,7 @@ static __always_inline enum drop_reason insert_flow(struct work *w, struct flow 
 		goto counted;
 	}
 	if (f->backend_hash != w->flow.backend_hash)
-		discard_replies(&w->key, &w->flow);
+		end_replies(&w->key, &w->flow, false);
 	if (!is_live(load_word(f)))
 		return DROP_BUSY;
 	*made = f;
@@ -224,6 +228,8 @@ counted:
 		count_resourced(&w->key, 1);
 	else
 		add_load(w->flow.backend, one_entry(w->flow.state));
+	if (w->flow.flags & FLOW_HALF_OPEN)
+		enter_half_open(w);
 	*made = f;
 	return DROP_NONE;
 }

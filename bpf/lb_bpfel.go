@@ -121,7 +121,8 @@ const (
 	LBDropReasonDROP_NO_ADDRESS   LBDropReason = 15
 	LBDropReasonDROP_REDIRECT     LBDropReason = 16
 	LBDropReasonDROP_BACKEND_GONE LBDropReason = 17
-	LBDropReasonDROP_MAX          LBDropReason = 18
+	LBDropReasonDROP_DISPLACED    LBDropReason = 18
+	LBDropReasonDROP_MAX          LBDropReason = 19
 )
 
 type LBFlow struct {
@@ -146,6 +147,7 @@ const (
 	LBFlowFlagsFLOW_RESOURCED  LBFlowFlags = 4
 	LBFlowFlagsFLOW_DIRECT     LBFlowFlags = 8
 	LBFlowFlagsFLOW_AFFINITY   LBFlowFlags = 16
+	LBFlowFlagsFLOW_HALF_OPEN  LBFlowFlags = 32
 )
 
 type LBFlowKey struct {
@@ -198,6 +200,13 @@ type LBFragmentKey struct {
 	Pad   [3]uint8
 }
 
+type LBHalfOpenRing struct {
+	_     structs.HostLayout
+	Next  uint64
+	Tail  uint64
+	Count uint64
+}
+
 type LBHeld struct {
 	_     structs.HostLayout
 	Len   uint32
@@ -234,6 +243,7 @@ const (
 	LBLimitsMASQ_WORDS        LBLimits = 17409
 	LBLimitsMAX_LEAST         LBLimits = 16384
 	LBLimitsMAX_AFFINITY      LBLimits = 65536
+	LBLimitsMAX_HALF_OPEN     LBLimits = 131072
 )
 
 type LBNodeAddrFlags uint32
@@ -332,13 +342,14 @@ type LBVipKey struct {
 }
 
 type LBWork struct {
-	_        structs.HostLayout
-	Key      LBFlowKey
-	Reply    LBFlowKey
-	Flow     LBFlow
-	Entry    LBFlow
-	Client   LBAffinityKey
-	Affinity LBAffinityEntry
+	_         structs.HostLayout
+	Key       LBFlowKey
+	Reply     LBFlowKey
+	Flow      LBFlow
+	Entry     LBFlow
+	Displaced LBFlowKey
+	Client    LBAffinityKey
+	Affinity  LBAffinityEntry
 }
 
 // Names of all BPF objects in the ELF.
@@ -355,6 +366,8 @@ const (
 	LBMapDrops                = "drops"
 	LBMapFlows                = "flows"
 	LBMapFragments            = "fragments"
+	LBMapHalfOpen             = "half_open"
+	LBMapHalfOpenEnds         = "half_open_ends"
 	LBMapHeld                 = "held"
 	LBMapLoad                 = "load"
 	LBMapMasqBits             = "masq_bits"
@@ -397,6 +410,7 @@ const (
 	LBVarClockMoves           = "clock_moves"
 	LBVarClockOffset          = "clock_offset"
 	LBVarFlushLost            = "flush_lost"
+	LBVarHalfOpenPlaces       = "half_open_places"
 	LBVarHz                   = "hz"
 	LBVarSweepWalked          = "sweep_walked"
 	LBVarUnknownZero          = "unknown_zero"
@@ -456,33 +470,35 @@ type LBProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type LBMapSpecs struct {
-	Affinity    *ebpf.MapSpec `ebpf:"affinity"`
-	BackendBits *ebpf.MapSpec `ebpf:"backend_bits"`
-	BackendIds  *ebpf.MapSpec `ebpf:"backend_ids"`
-	Backends    *ebpf.MapSpec `ebpf:"backends"`
-	Buckets     *ebpf.MapSpec `ebpf:"buckets"`
-	Devices     *ebpf.MapSpec `ebpf:"devices"`
-	Direct      *ebpf.MapSpec `ebpf:"direct"`
-	Drops       *ebpf.MapSpec `ebpf:"drops"`
-	Flows       *ebpf.MapSpec `ebpf:"flows"`
-	Fragments   *ebpf.MapSpec `ebpf:"fragments"`
-	Held        *ebpf.MapSpec `ebpf:"held"`
-	Load        *ebpf.MapSpec `ebpf:"load"`
-	MasqBits    *ebpf.MapSpec `ebpf:"masq_bits"`
-	MasqPorts   *ebpf.MapSpec `ebpf:"masq_ports"`
-	Meta        *ebpf.MapSpec `ebpf:"meta"`
-	NodeAddrs   *ebpf.MapSpec `ebpf:"node_addrs"`
-	Parcels     *ebpf.MapSpec `ebpf:"parcels"`
-	PeerBits    *ebpf.MapSpec `ebpf:"peer_bits"`
-	Quotes      *ebpf.MapSpec `ebpf:"quotes"`
-	Resourced   *ebpf.MapSpec `ebpf:"resourced"`
-	ServiceInfo *ebpf.MapSpec `ebpf:"service_info"`
-	Services    *ebpf.MapSpec `ebpf:"services"`
-	Slots       *ebpf.MapSpec `ebpf:"slots"`
-	Stats       *ebpf.MapSpec `ebpf:"stats"`
-	VipBits     *ebpf.MapSpec `ebpf:"vip_bits"`
-	Vips        *ebpf.MapSpec `ebpf:"vips"`
-	Works       *ebpf.MapSpec `ebpf:"works"`
+	Affinity     *ebpf.MapSpec `ebpf:"affinity"`
+	BackendBits  *ebpf.MapSpec `ebpf:"backend_bits"`
+	BackendIds   *ebpf.MapSpec `ebpf:"backend_ids"`
+	Backends     *ebpf.MapSpec `ebpf:"backends"`
+	Buckets      *ebpf.MapSpec `ebpf:"buckets"`
+	Devices      *ebpf.MapSpec `ebpf:"devices"`
+	Direct       *ebpf.MapSpec `ebpf:"direct"`
+	Drops        *ebpf.MapSpec `ebpf:"drops"`
+	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Fragments    *ebpf.MapSpec `ebpf:"fragments"`
+	HalfOpen     *ebpf.MapSpec `ebpf:"half_open"`
+	HalfOpenEnds *ebpf.MapSpec `ebpf:"half_open_ends"`
+	Held         *ebpf.MapSpec `ebpf:"held"`
+	Load         *ebpf.MapSpec `ebpf:"load"`
+	MasqBits     *ebpf.MapSpec `ebpf:"masq_bits"`
+	MasqPorts    *ebpf.MapSpec `ebpf:"masq_ports"`
+	Meta         *ebpf.MapSpec `ebpf:"meta"`
+	NodeAddrs    *ebpf.MapSpec `ebpf:"node_addrs"`
+	Parcels      *ebpf.MapSpec `ebpf:"parcels"`
+	PeerBits     *ebpf.MapSpec `ebpf:"peer_bits"`
+	Quotes       *ebpf.MapSpec `ebpf:"quotes"`
+	Resourced    *ebpf.MapSpec `ebpf:"resourced"`
+	ServiceInfo  *ebpf.MapSpec `ebpf:"service_info"`
+	Services     *ebpf.MapSpec `ebpf:"services"`
+	Slots        *ebpf.MapSpec `ebpf:"slots"`
+	Stats        *ebpf.MapSpec `ebpf:"stats"`
+	VipBits      *ebpf.MapSpec `ebpf:"vip_bits"`
+	Vips         *ebpf.MapSpec `ebpf:"vips"`
+	Works        *ebpf.MapSpec `ebpf:"works"`
 }
 
 // LBVariableSpecs contains global variables before they are loaded into the kernel.
@@ -508,6 +524,7 @@ type LBVariableSpecs struct {
 	ClockMoves           *ebpf.VariableSpec `ebpf:"clock_moves"`
 	ClockOffset          *ebpf.VariableSpec `ebpf:"clock_offset"`
 	FlushLost            *ebpf.VariableSpec `ebpf:"flush_lost"`
+	HalfOpenPlaces       *ebpf.VariableSpec `ebpf:"half_open_places"`
 	Hz                   *ebpf.VariableSpec `ebpf:"hz"`
 	SweepWalked          *ebpf.VariableSpec `ebpf:"sweep_walked"`
 	UnknownZero          *ebpf.VariableSpec `ebpf:"unknown_zero"`
@@ -533,33 +550,35 @@ func (o *LBObjects) Close() error {
 //
 // It can be passed to LoadLBObjects or ebpf.CollectionSpec.LoadAndAssign.
 type LBMaps struct {
-	Affinity    *ebpf.Map `ebpf:"affinity"`
-	BackendBits *ebpf.Map `ebpf:"backend_bits"`
-	BackendIds  *ebpf.Map `ebpf:"backend_ids"`
-	Backends    *ebpf.Map `ebpf:"backends"`
-	Buckets     *ebpf.Map `ebpf:"buckets"`
-	Devices     *ebpf.Map `ebpf:"devices"`
-	Direct      *ebpf.Map `ebpf:"direct"`
-	Drops       *ebpf.Map `ebpf:"drops"`
-	Flows       *ebpf.Map `ebpf:"flows"`
-	Fragments   *ebpf.Map `ebpf:"fragments"`
-	Held        *ebpf.Map `ebpf:"held"`
-	Load        *ebpf.Map `ebpf:"load"`
-	MasqBits    *ebpf.Map `ebpf:"masq_bits"`
-	MasqPorts   *ebpf.Map `ebpf:"masq_ports"`
-	Meta        *ebpf.Map `ebpf:"meta"`
-	NodeAddrs   *ebpf.Map `ebpf:"node_addrs"`
-	Parcels     *ebpf.Map `ebpf:"parcels"`
-	PeerBits    *ebpf.Map `ebpf:"peer_bits"`
-	Quotes      *ebpf.Map `ebpf:"quotes"`
-	Resourced   *ebpf.Map `ebpf:"resourced"`
-	ServiceInfo *ebpf.Map `ebpf:"service_info"`
-	Services    *ebpf.Map `ebpf:"services"`
-	Slots       *ebpf.Map `ebpf:"slots"`
-	Stats       *ebpf.Map `ebpf:"stats"`
-	VipBits     *ebpf.Map `ebpf:"vip_bits"`
-	Vips        *ebpf.Map `ebpf:"vips"`
-	Works       *ebpf.Map `ebpf:"works"`
+	Affinity     *ebpf.Map `ebpf:"affinity"`
+	BackendBits  *ebpf.Map `ebpf:"backend_bits"`
+	BackendIds   *ebpf.Map `ebpf:"backend_ids"`
+	Backends     *ebpf.Map `ebpf:"backends"`
+	Buckets      *ebpf.Map `ebpf:"buckets"`
+	Devices      *ebpf.Map `ebpf:"devices"`
+	Direct       *ebpf.Map `ebpf:"direct"`
+	Drops        *ebpf.Map `ebpf:"drops"`
+	Flows        *ebpf.Map `ebpf:"flows"`
+	Fragments    *ebpf.Map `ebpf:"fragments"`
+	HalfOpen     *ebpf.Map `ebpf:"half_open"`
+	HalfOpenEnds *ebpf.Map `ebpf:"half_open_ends"`
+	Held         *ebpf.Map `ebpf:"held"`
+	Load         *ebpf.Map `ebpf:"load"`
+	MasqBits     *ebpf.Map `ebpf:"masq_bits"`
+	MasqPorts    *ebpf.Map `ebpf:"masq_ports"`
+	Meta         *ebpf.Map `ebpf:"meta"`
+	NodeAddrs    *ebpf.Map `ebpf:"node_addrs"`
+	Parcels      *ebpf.Map `ebpf:"parcels"`
+	PeerBits     *ebpf.Map `ebpf:"peer_bits"`
+	Quotes       *ebpf.Map `ebpf:"quotes"`
+	Resourced    *ebpf.Map `ebpf:"resourced"`
+	ServiceInfo  *ebpf.Map `ebpf:"service_info"`
+	Services     *ebpf.Map `ebpf:"services"`
+	Slots        *ebpf.Map `ebpf:"slots"`
+	Stats        *ebpf.Map `ebpf:"stats"`
+	VipBits      *ebpf.Map `ebpf:"vip_bits"`
+	Vips         *ebpf.Map `ebpf:"vips"`
+	Works        *ebpf.Map `ebpf:"works"`
 }
 
 func (m *LBMaps) Close() error {
@@ -574,6 +593,8 @@ func (m *LBMaps) Close() error {
 		m.Drops,
 		m.Flows,
 		m.Fragments,
+		m.HalfOpen,
+		m.HalfOpenEnds,
 		m.Held,
 		m.Load,
 		m.MasqBits,
@@ -617,6 +638,7 @@ type LBVariables struct {
 	ClockMoves           *ebpf.Variable `ebpf:"clock_moves"`
 	ClockOffset          *ebpf.Variable `ebpf:"clock_offset"`
 	FlushLost            *ebpf.Variable `ebpf:"flush_lost"`
+	HalfOpenPlaces       *ebpf.Variable `ebpf:"half_open_places"`
 	Hz                   *ebpf.Variable `ebpf:"hz"`
 	SweepWalked          *ebpf.Variable `ebpf:"sweep_walked"`
 	UnknownZero          *ebpf.Variable `ebpf:"unknown_zero"`

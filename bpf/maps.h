@@ -54,6 +54,22 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
+/* Place in the ring -> E1 of a flow that was half-open when it came there. Written by ingress. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_HALF_OPEN);
+	__type(key, __u32);
+	__type(value, struct flow_key);
+} half_open SEC(".maps");
+
+/* 0 -> where that ring begins and ends. Written by the programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct half_open_ring);
+} half_open_ends SEC(".maps");
+
 /*
  * Reply key of a connection from a client to a backend without a VIP -> its first packet, low 32
  * bits of jiffies. A flow of the same client port would be mistaken for it. Written by ingress.

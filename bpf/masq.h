@@ -78,8 +78,8 @@ static __always_inline bool try_masquerade(struct masquerade *c, __u16 port)
 	case PLACE_TAKEN:
 		c->taken = take_over(&w->reply, &w->entry, c->rested);
 		break;
-	case PLACE_FULL:
-		c->full = 1;
+	case PLACE_FULL: /* the next port finds room, if there was a half-open flow */
+		c->full = !make_room(ROOM_ATTEMPTS);
 	}
 	return c->taken || c->full;
 }
@@ -147,6 +147,7 @@ static __always_inline enum drop_reason insert_masquerade(struct work *w, const 
 							  const addr_t addr)
 {
 	enum drop_reason reason;
+	enum placed got;
 	struct flow *e3;
 
 	make_key(&w->reply, w->key.daddr, w->key.dport, addr, 0, &w->key, POSITION_E3);
@@ -162,7 +163,10 @@ static __always_inline enum drop_reason insert_masquerade(struct work *w, const 
 	copy_addr(w->entry.addr, addr);
 	w->entry.port = w->reply.dport;
 	/* taken: another CPU's packet of this flow was faster; its port counts, ours is swept */
-	if (place(&w->key, &w->entry) != PLACE_FULL)
+	got = place(&w->key, &w->entry);
+	if (got == PLACE_FULL && make_room(ROOM_ATTEMPTS))
+		got = place(&w->key, &w->entry);
+	if (got != PLACE_FULL)
 		return DROP_NONE;
 	e3 = find(&w->reply);
 	if (e3)

@@ -78,6 +78,7 @@ static __always_inline void lead(struct work *w, const struct packet *p, const s
 		w->flow.flags = FLOW_MASQUERADE;
 	if (svc->affinity)
 		w->flow.flags |= FLOW_AFFINITY;
+	w->flow.flags |= FLOW_HALF_OPEN;
 	w->flow.backend = id;
 	w->flow.service_hash = svc->hash;
 	w->flow.backend_hash = b->hash;
@@ -122,6 +123,8 @@ __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 		return forward(skb, p, &w->flow, id);
 	}
 	reason = insert_flow(w, &f);
+	if (reason == DROP_FLOWS_FULL && make_room(ROOM_ATTEMPTS))
+		reason = insert_flow(w, &f);
 	if (reason == DROP_REPLY_TAKEN)
 		return refuse(reason, VERDICT_ICMP);
 	if (reason != DROP_NONE)
@@ -180,18 +183,20 @@ static __always_inline enum fate fate_of(const struct packet *p, __u32 word,
 __noinline enum fate reconsider(struct packet *p)
 {
 	enum fate fate;
+	struct flow_key k;
 	struct flow *f;
 	__u32 word;
 
 	if (!p)
 		return FATE_DROP;
-	f = find(&p->key);
+	key_at(&k, &p->key, POSITION_E1); /* Linux 6.1 looks up no key that is not its own */
+	f = find(&k);
 	if (!f)
 		return FATE_END;
 	word = load_word(f);
 	fate = fate_of(p, word, backend_of(f));
 	if (fate == FATE_END)
-		retire(&p->key, f, word);
+		retire(&k, f, word);
 	return fate;
 }
 

@@ -49,13 +49,27 @@ static __always_inline __u32 slot(__u32 base, __u32 i)
 	return i & 1 ? *pair >> 32 : (__u32)*pair;
 }
 
-struct scan {
+/*
+ * What callbacks of bpf_loop look for, each as small as can be: on Linux 6.1 all frames from the
+ * hook to the callback are 512 bytes.
+ */
+struct walk {
+	__u32 base, count, start;
+	__u32 best;
+	__u32 steps; /* to best, from start */
+};
+
+struct fallback {
 	__u32 base, count, start, flags;
 	__u32 best;
-	__u32 steps;  /* to best, from start */
-	__u64 cost;   /* of best */
+	__u32 hashed; /* address and port, for mh's */
+};
+
+struct scan {
+	__u32 base, flags;
+	__u32 best;
 	__u32 weight; /* of best */
-	__u32 hashed; /* address and port, for mh's fallback */
+	__u64 cost;   /* of best */
 };
 
 /*
@@ -66,7 +80,7 @@ volatile __u32 unknown_zero = 0;
 
 #define NEAR 64 /* slots in which most picks that must look further end */
 
-static long cursor_step(__u32 i, struct scan *s)
+static long cursor_step(__u32 i, struct walk *s)
 {
 	__u32 id = slot(s->base, (s->start + i) % s->count);
 
@@ -85,7 +99,7 @@ static long cursor_step(__u32 i, struct scan *s)
  */
 static __noinline __u32 pick_further(__u32 base, __u32 count, __u32 flags, __u64 n)
 {
-	struct scan s = {.base = base, .count = count};
+	struct walk s = {.base = base, .count = count};
 	__u64 *cursor = word_at(base), *passes = word_at(base + 1);
 	__u32 at, last;
 
@@ -197,7 +211,7 @@ static __always_inline __u32 table_slot(__u32 base, __u32 i)
 }
 
 /* One step of a fallback: the slot that IPVS's sh or mh would try. */
-static long fallback_step(__u32 off, struct scan *s)
+static long fallback_step(__u32 off, struct fallback *s)
 {
 	__u32 at = (off + s->start) % s->count, id;
 
@@ -214,7 +228,7 @@ static long fallback_step(__u32 off, struct scan *s)
 static __noinline __u32 pick_fallback(__u32 base, __u32 count, __u32 flags, __u32 start,
 				      __u32 hashed)
 {
-	struct scan s = {.base = base, .count = count, .start = start, .flags = flags};
+	struct fallback s = {.base = base, .count = count, .start = start, .flags = flags};
 
 	s.hashed = hashed;
 	s.best = unknown_zero;
@@ -273,9 +287,9 @@ static long least_step(__u32 i, struct scan *s)
 	return 0;
 }
 
-static __always_inline __u32 pick_least(__u32 base, __u32 count, __u32 flags)
+static __noinline __u32 pick_least(__u32 base, __u32 count, __u32 flags)
 {
-	struct scan s = {.base = base, .count = count, .flags = flags};
+	struct scan s = {.base = base, .flags = flags};
 
 	s.best = s.weight = unknown_zero;
 	s.cost = unknown_zero;

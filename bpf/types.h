@@ -32,6 +32,7 @@ enum limits {
 	MASQ_WORDS = MASQ_BITS + 65536 / 64,
 	MAX_LEAST = 1 << 14,	/* longest run that rule LEAST scans */
 	MAX_AFFINITY = 1 << 16, /* clients that are kept at their backend */
+	MAX_HALF_OPEN = MAX_FLOWS / 4, /* places in the ring; a power of 2 */
 };
 
 /*
@@ -75,6 +76,7 @@ enum flow_flags {
 	FLOW_RESOURCED = 1 << 2,  /* the backend sees another client port: R1 and R4 have it */
 	FLOW_DIRECT = 1 << 3,	  /* no service's: a direct connection, resourced */
 	FLOW_AFFINITY = 1 << 4,	  /* keeps its client's entry in affinity alive */
+	FLOW_HALF_OPEN = 1 << 5,  /* nothing shows yet that its client is there */
 };
 
 /* A packet's 5-tuple as the hook sees it, before the rewrite. */
@@ -264,6 +266,16 @@ struct affinity_entry {
 	__u32 assured; /* 1: a backend answered */
 };
 
+/*
+ * Half-open flows, of which the oldest make room: a ring from tail to next. One element, one cache
+ * line.
+ */
+struct half_open_ring {
+	__u64 next;  /* how many ever began; its place in the ring is that modulo the size */
+	__u64 tail;  /* how many of them were passed since */
+	__u64 count; /* flows with FLOW_HALF_OPEN, in the ring or not */
+};
+
 /* Per CPU, by backend id; zeroed when the id goes to another backend. */
 struct backend_stats {
 	__u64 connections;
@@ -307,6 +319,7 @@ struct work {
 	struct flow_key reply; /* of E4, or at egress E3 */
 	struct flow flow;      /* E1 */
 	struct flow entry;     /* one of the others */
+	struct flow_key displaced;
 	struct affinity_key client;
 	struct affinity_entry affinity;
 };

@@ -66,6 +66,9 @@ func (l *Loader) Previous() (*Config, error) {
 // nothing of it before Publish. The caller closes it, unless it is published.
 func (l *Loader) NewGeneration() (*Generation, error) {
 	g := &Generation{}
+	if err := l.spec.Variables["half_open_places"].Set(l.shared["half_open"].MaxEntries()); err != nil {
+		return nil, fmt.Errorf("load the programs: %w", err)
+	}
 	err := l.spec.LoadAndAssign(&g.LBObjects, &ebpf.CollectionOptions{MapReplacements: l.shared})
 	var ve *ebpf.VerifierError
 	if errors.As(err, &ve) {

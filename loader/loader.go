@@ -78,7 +78,7 @@ type Loader struct {
 
 // sharedMaps outlive the process, by pin name.
 var sharedMaps = []string{
-	"vip_bits", "backend_bits", "peer_bits", "masq_bits", "flows", "direct", "resourced", "affinity", "fragments", "held",
+	"vip_bits", "backend_bits", "peer_bits", "masq_bits", "flows", "direct", "resourced", "affinity", "half_open", "half_open_ends", "fragments", "held",
 	"load", "stats", "drops", "service_info", "meta",
 }
 

@@ -42,6 +42,8 @@ func Meaning(reason string) string {
 		return "an ICMP redirect that would have client and backend talk past this machine"
 	case "backend_gone":
 		return "of a flow whose backend was removed or is unhealthy, and the service says `lostBackend: drop`"
+	case "displaced":
+		return "no packet: a flow whose client never showed itself made room for a newer one"
 	}
 	return "unknown to this version of waggle"
 }

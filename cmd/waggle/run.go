@@ -26,6 +26,7 @@ type runFlags struct {
 	excludeDevices []string
 	masquerade     string // as written
 	ports          ebpf.PortRange
+	timeouts       ebpf.Timeouts
 }
 
 func newRunCommand(e *env) *cobra.Command {
@@ -65,6 +66,10 @@ it has, and "waggle cleanup" ends that.`,
 		"leave these devices alone: names or patterns such as docker*, comma separated")
 	f.StringVar(&flags.masquerade, "masquerade-ports", fmt.Sprintf("%d-%d", ebpf.DefaultMasqueradePorts.First, ebpf.DefaultMasqueradePorts.Last),
 		"ports that masquerading may use, less those of the kernel's own connections and reserved ones")
+	// kube-proxy's names
+	f.DurationVar(&flags.timeouts.TCP, "ipvs-tcp-timeout", 0, "how long an established TCP connection lives without a packet; 0 is IPVS's 15m0s")
+	f.DurationVar(&flags.timeouts.TCPFin, "ipvs-tcpfin-timeout", 0, "how long after the server's FIN; 0 is IPVS's 2m0s")
+	f.DurationVar(&flags.timeouts.UDP, "ipvs-udp-timeout", 0, "how long a flow of UDP lives without a datagram; 0 is IPVS's 5m0s")
 	complete(cmd, "scheduler", cobra.FixedCompletions(sched.Names(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
@@ -81,6 +86,9 @@ func (f *runFlags) validate() error {
 	var err error
 	if f.ports, err = ebpf.ParsePortRange(f.masquerade); err != nil {
 		return fmt.Errorf("--masquerade-ports: %w", err)
+	}
+	if err := f.timeouts.Check(); err != nil {
+		return err
 	}
 	for _, pattern := range f.excludeDevices {
 		if _, err := path.Match(pattern, ""); err != nil {

@@ -24,7 +24,7 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	if _, err := parseFile(flags.services, flags.scheduler); err != nil {
 		return err
 	}
-	dp, err := ebpf.New(ebpf.Options{PinPath: flags.pinPath, Log: log, ExcludeDevices: flags.excludeDevices, MasqueradePorts: flags.ports})
+	dp, err := ebpf.New(ebpf.Options{PinPath: flags.pinPath, Log: log, ExcludeDevices: flags.excludeDevices, MasqueradePorts: flags.ports, Timeouts: flags.timeouts})
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,7 @@ type rig struct {
 	t        *testing.T
 	pins     string
 	entries  map[string]uint32 // room in maps
+	timeouts Timeouts          // of the next open
 	clients  int               // that were there already
 	d        *Dataplane
 	ingress  *cilium.Program // of the generation that packets see
@@ -86,7 +87,7 @@ func (r *rig) open() {
 		spec.Programs[name].Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}
 	}
 	r.do(spec.Variables["clock_moves"].Set(true))
-	r.d, err = New(Options{PinPath: r.pins, Log: slog.New(slog.DiscardHandler), spec: spec})
+	r.d, err = New(Options{PinPath: r.pins, Log: slog.New(slog.DiscardHandler), Timeouts: r.timeouts, spec: spec})
 	r.do(err)
 }
 

@@ -39,6 +39,12 @@ var defaultTimeouts = info.Timeouts{
 // maxTimeout keeps the age of a flow, in jiffies of 32 bits, from wrapping.
 const maxTimeout = 31 * 24 * time.Hour
 
+// Check says what is wrong with them, by the names of the flags.
+func (t Timeouts) Check() error {
+	_, err := t.byState()
+	return err
+}
+
 // byState returns the timeout of each state, in seconds.
 func (t Timeouts) byState() (info.Timeouts, error) {
 	out := defaultTimeouts
@@ -54,7 +60,7 @@ func (t Timeouts) byState() (info.Timeouts, error) {
 		switch {
 		case c.to == 0:
 		case c.to < time.Second || c.to > maxTimeout || c.to%time.Second != 0:
-			return out, fmt.Errorf("timeout %s of %s: write whole seconds, 1s to %.0fh", c.name, c.to, maxTimeout.Hours())
+			return out, fmt.Errorf("--ipvs-%s-timeout %s: write whole seconds, 1s to %.0fh, or 0 for IPVS's", c.name, c.to, maxTimeout.Hours())
 		default:
 			out[c.state] = uint32(math.Round(c.to.Seconds()))
 		}

@@ -66,7 +66,7 @@ struct fallback {
 };
 
 struct scan {
-	__u32 base, flags;
+	__u32 base, end, flags;
 	__u32 best;
 	__u32 weight; /* of best */
 	__u64 cost;   /* of best */
@@ -256,44 +256,60 @@ static __always_inline __u32 pick_hash(const struct flow_key *key, __u32 base, _
 	return flags & RULE_HASH_FALLBACK ? pick_fallback(base, count, flags, start, hashed) : 0;
 }
 
-/* cost(best) * weight(this) > cost(this) * weight(best), so that ties stay with the earlier. */
+#define STRIDE 8 /* backends that one call back looks at: calls cost as much as they do */
+
+/*
+ * Looks at the next STRIDE backends. A later one is better only if cost(best) * weight(this) >
+ * cost(this) * weight(best), so that ties stay with the earlier.
+ */
 static long least_step(__u32 i, struct scan *s)
 {
-	__u64 *word = word_at(s->base + HEADER_WORDS + i), cost;
-	struct backend_load *l;
-	__u32 id, weight = 1;
+	__u32 at = s->base + i * STRIDE, best = s->best, best_weight = s->weight, n;
+	__u64 best_cost = s->cost;
 
-	if (!word)
-		return 1;
-	id = *word;
-	l = bpf_map_lookup_elem(&load, &id);
-	if (!l || l->overloaded)
-		return 0;
-	if (s->flags & RULE_LEAST_IDLE && !l->active) {
-		s->best = id;
-		return 1;
+	for (n = 0; n < STRIDE; n++) {
+		__u64 *word = word_at(at + n), cost;
+		__u32 id, weight = 1;
+		struct backend_load *l;
+
+		if (!word || at + n >= s->end)
+			break;
+		id = *word;
+		l = bpf_map_lookup_elem(&load, &id);
+		if (!l || l->overloaded)
+			continue;
+		if (s->flags & RULE_LEAST_IDLE && !l->active) {
+			s->best = id;
+			return 1;
+		}
+		if (s->flags & RULE_LEAST_EXPECTED)
+			cost = (__u64)l->active + 1;
+		else
+			cost = ((__u64)l->active << 8) + l->active + l->inactive;
+		if (s->flags & RULE_LEAST_WEIGHTED)
+			weight = *word >> 32;
+		if (!best || best_cost * weight > cost * best_weight) {
+			best = id;
+			best_cost = cost;
+			best_weight = weight;
+		}
 	}
-	if (s->flags & RULE_LEAST_EXPECTED)
-		cost = (__u64)l->active + 1;
-	else
-		cost = ((__u64)l->active << 8) + l->active + l->inactive;
-	if (s->flags & RULE_LEAST_WEIGHTED)
-		weight = *word >> 32;
-	if (!s->best || s->cost * weight > cost * s->weight) {
-		s->best = id;
-		s->cost = cost;
-		s->weight = weight;
-	}
+	s->best = best;
+	s->cost = best_cost;
+	s->weight = best_weight;
 	return 0;
 }
 
 static __noinline __u32 pick_least(__u32 base, __u32 count, __u32 flags)
 {
-	struct scan s = {.base = base, .flags = flags};
+	struct scan s = {.base = base + HEADER_WORDS, .flags = flags};
 
+	if (count > MAX_LEAST)
+		count = MAX_LEAST;
+	s.end = s.base + count;
 	s.best = s.weight = unknown_zero;
 	s.cost = unknown_zero;
-	bpf_loop(count < MAX_LEAST ? count : MAX_LEAST, least_step, &s, 0);
+	bpf_loop((count + STRIDE - 1) / STRIDE, least_step, &s, 0);
 	return s.best;
 }
 

@@ -28,23 +28,30 @@ type table struct {
 // hasTable says whether a run's slots are a table.
 func hasTable(run *sched.Run) bool { return run.Rule == sched.Hash && run.Flags&sched.HashSip != 0 }
 
+// runWords is how many words of slots a run has to itself.
+func runWords(run *sched.Run) uint32 {
+	switch {
+	case len(run.Slots) == 0:
+		return 0
+	case hasTable(run):
+		return slots.Words(len(run.Backends))
+	case run.Rule == sched.Least:
+		return slots.WeightedWords(len(run.Slots))
+	}
+	return slots.Words(len(run.Slots))
+}
+
 // reserve finds room for a run; on an error it has taken none. The table is written at once, as nobody sees
 // it before the run.
 func (s *state) reserve(run *sched.Run) (place, error) {
 	p := place{pool: services.Pool{Count: uint32(len(run.Slots)), Rule: run.Rule, Flags: run.Flags}}
-	if len(run.Slots) == 0 {
+	if p.words = runWords(run); p.words == 0 {
 		return p, nil
 	}
-	switch {
-	case hasTable(run):
+	if hasTable(run) {
 		if p.table = s.takeTable(run.Slots); p.table == nil {
 			return place{}, &FullError{"slots", s.t.slots.Len()}
 		}
-		p.words = slots.Words(len(run.Backends))
-	case run.Rule == sched.Least:
-		p.words = slots.WeightedWords(len(run.Slots))
-	default:
-		p.words = slots.Words(len(run.Slots))
 	}
 	var ok bool
 	if p.pool.Base, ok = s.space.alloc(p.words, s.now()); !ok {

@@ -20,6 +20,8 @@ import (
 
 const next = 0xffffffff // TCX_NEXT
 
+const runHeader = uint32(bpf.LBLimitsHEADER_WORDS)
+
 // maxFlows is the size of the flow sets; the table has room for twice as many
 // entries as the largest set has, and the same again.
 const maxFlows = 1 << 20
@@ -29,6 +31,7 @@ type bench struct {
 	wrap    wrapObjects
 	runs    int
 	packets int
+	ids     uint32 // of backends: those below are in use
 	only    *regexp.Regexp
 }
 
@@ -56,7 +59,7 @@ func newBench(runs, packets int) (*bench, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raise the memlock limit (run as root): %w", err)
 	}
-	b := &bench{runs: runs, packets: packets}
+	b := &bench{runs: runs, packets: packets, ids: 17}
 	spec, err := bpf.LoadLB()
 	if err != nil {
 		return nil, err
@@ -91,7 +94,7 @@ func (b *bench) fill() error {
 				ids = append(ids, id)
 				id++
 			}
-			for i, w := range []uint64{0, uint64(ids[0]) | uint64(ids[1])<<32, uint64(ids[2]) | uint64(ids[3])<<32} {
+			for i, w := range []uint64{0, 0, uint64(ids[0]) | uint64(ids[1])<<32, uint64(ids[2]) | uint64(ids[3])<<32} {
 				if err := b.lb.Slots.Put(base+uint32(i), w); err != nil {
 					return err
 				}
@@ -173,7 +176,7 @@ func (b *bench) clear() error {
 		var cursor ebpf.MapBatchCursor
 		n, err := b.lb.Flows.BatchLookup(&cursor, keys, values, nil)
 		if n == 0 {
-			return nil
+			return b.forget()
 		}
 		if _, derr := b.lb.Flows.BatchDelete(keys[:n], nil); derr != nil {
 			return fmt.Errorf("clear flows: %w", errors.Join(derr, err))
@@ -181,9 +184,19 @@ func (b *bench) clear() error {
 	}
 }
 
+// forget makes the counts what an empty table has.
+func (b *bench) forget() error {
+	for id := uint32(1); id < b.ids; id++ {
+		if err := b.lb.Load.Put(id, bpf.LBBackendLoad{}); err != nil {
+			return err
+		}
+	}
+	return b.lb.HalfOpenEnds.Put(uint32(0), bpf.LBHalfOpenRing{})
+}
+
 // inPackets sums what the programs counted as sent to backends or back.
 func (b *bench) counted() (in, out uint64, err error) {
-	for id := uint32(1); id <= 16; id++ {
+	for id := uint32(1); id < b.ids; id++ {
 		var s []bpf.LBBackendStats
 		if err := b.lb.Stats.Lookup(id, &s); err != nil {
 			return 0, 0, err

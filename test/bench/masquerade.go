@@ -108,7 +108,7 @@ func (b *bench) fillMasquerade() error {
 		{b.lb.Backends, uint32(masqID), be},
 		{b.lb.BackendIds, uint64(masqID), uint32(masqID)},
 		{b.lb.Slots, base, uint64(0)},
-		{b.lb.Slots, base + 1, uint64(masqID)},
+		{b.lb.Slots, base + runHeader, uint64(masqID)},
 		{b.lb.Services, uint32(masqService), bpf.LBService{Hash: masqService, Pool: uint64(base) | 1<<32 | uint64(bpf.LBRuleRULE_CURSOR)<<56}},
 		{b.lb.Vips, bpf.LBVipKey{Addr: masqVIP.As16(), Port: 80, Proto: uint8(lb.TCP)}, bpf.LBVip{Service: masqService, Flags: uint32(bpf.LBVipFlagsVIP_MASQUERADE)}},
 		{b.lb.Vips, bpf.LBVipKey{Addr: masqVIP.As16()}, bpf.LBVip{}},

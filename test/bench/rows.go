@@ -10,6 +10,7 @@ import (
 
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/lb/sched"
 )
 
 var flowSets = []int{1, 1 << 10, 1 << 16}
@@ -30,6 +31,9 @@ func (b *bench) scenes() (names []string, run []func() ([]row, error)) {
 			add(fmt.Sprintf("new %s %s", proto, f.name), func() ([]row, error) { return b.newFlows(f, proto) })
 		}
 		add("not ours "+f.name, func() ([]row, error) { return b.notOurs(f) })
+	}
+	for _, s := range sched.Names() {
+		add("scheduler "+s, func() ([]row, error) { return b.schedulers(s) })
 	}
 	add("masqueraded TCP v4", b.masquerade)
 	add("direct to a backend v4", b.direct)
@@ -183,7 +187,7 @@ func (b *bench) oneBackend(f family, proto lb.Protocol, n int, data []byte) erro
 	base, id := svc*16, (svc-1)*4+1
 	var old [2]uint64
 	for i := range old {
-		at := base + 1 + uint32(i)
+		at := base + runHeader + uint32(i)
 		if err := b.lb.Slots.Lookup(at, &old[i]); err != nil {
 			return err
 		}
@@ -195,7 +199,7 @@ func (b *bench) oneBackend(f family, proto lb.Protocol, n int, data []byte) erro
 		return err
 	}
 	for i := range old {
-		if err := b.lb.Slots.Put(base+1+uint32(i), old[i]); err != nil {
+		if err := b.lb.Slots.Put(base+runHeader+uint32(i), old[i]); err != nil {
 			return err
 		}
 	}

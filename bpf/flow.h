@@ -37,7 +37,7 @@ static __always_inline __u32 with_state(__u32 word, enum flow_state state)
 #define AGE_FUTURE (~0u << 16)
 
 /* Half a wrap of 32-bit jiffies is past too: a daemon may have been away for weeks. */
-static __always_inline bool older(struct flow *f, __u32 t, __u32 seconds)
+static __always_inline bool older(const struct flow *f, __u32 t, __u32 seconds)
 {
 	__u32 age = t - f->seen;
 

@@ -65,10 +65,12 @@ static __noinline bool has_owner(const struct flow_key *key, const struct flow *
 	return find(&k) != NULL;
 }
 
+#define OWNED_AFTER 10 /* seconds after which what an entry belongs to must be there */
+
 /* An entry without what it belongs to lost a race to exist. Age first: it costs no lookup. */
 static __always_inline void sweep_other(struct flow_key *key, struct flow *e, __u32 word, __u32 t)
 {
-	if (!older(e, t, 10))
+	if (!older(e, t, OWNED_AFTER))
 		return;
 	if (key->position == POSITION_E4 ? has_forward(key, e) : has_owner(key, e))
 		return;
@@ -95,11 +97,34 @@ static __noinline bool is_lost(struct flow *f)
 	return svc && svc->options & SERVICE_LOST_RESET;
 }
 
+/* Seconds for which an idle flow of this state lives; 0: for ever. */
+static __always_inline __u32 timeout_of(__u8 state)
+{
+	__u32 zero = 0;
+	struct clocks *c = bpf_map_lookup_elem(&meta, &zero);
+
+	return c ? c->timeouts[state & 15] : 0;
+}
+
+/* Whether there may be something to do with an entry: most are passed at this. */
+static __always_inline bool may_be_due(const struct flow *f, __u8 position, __u32 t)
+{
+	__u32 seconds = OWNED_AFTER;
+
+	if (f->state == STATE_DEAD) {
+		seconds = 1;
+	} else if (position == POSITION_E1) {
+		if (f->flags & FLOW_AFFINITY || flush_lost)
+			return true;
+		seconds = timeout_of(f->state);
+	}
+	return f->state != STATE_CLAIMED && seconds && older(f, t, seconds);
+}
+
 static __always_inline void sweep_forward(struct flow_key *key, struct flow *f, __u32 word, __u32 t)
 {
-	__u32 zero = 0, seconds;
+	__u32 seconds = timeout_of(state_of(word));
 	struct flow_key k;
-	struct clocks *c;
 	struct flow *r;
 
 	if (word >> 8 & FLOW_AFFINITY)
@@ -108,8 +133,6 @@ static __always_inline void sweep_forward(struct flow_key *key, struct flow *f, 
 		retire(key, f, word);
 		return;
 	}
-	c = bpf_map_lookup_elem(&meta, &zero);
-	seconds = c ? c->timeouts[word & 15] : 0;
 	if (!seconds || !older(f, t, seconds))
 		return;
 	reply_key(&k, key, f->addr, f->port);
@@ -133,21 +156,24 @@ int sweep(struct bpf_iter__bpf_map_elem *ctx)
 {
 	struct flow_key *k = ctx->key, key;
 	struct flow *value = ctx->value, *f;
+	__u32 word, t = now();
 	__u8 byte = 0;
-	__u32 word;
 
 	if (!k || !value)
+		return 0;
+	if (++sweep_walked % SWEEP_STRIDE == 0)
+		bpf_seq_write(ctx->meta->seq, &byte, sizeof(byte));
+	/* what the walk shows may change under it: a word is changed under its key alone */
+	if (!may_be_due(value, k->position, t))
 		return 0;
 	key = *k;
 	f = bpf_map_lookup_elem(&flows, &key);
 	word = f ? load_word(f) : STATE_CLAIMED;
 	if (state_of(word) == STATE_DEAD)
-		sweep_dead(&key, f, word, now());
+		sweep_dead(&key, f, word, t);
 	else if (is_live(word) && key.position == POSITION_E1)
-		sweep_forward(&key, f, word, now());
+		sweep_forward(&key, f, word, t);
 	else if (is_live(word))
-		sweep_other(&key, f, word, now());
-	if (++sweep_walked % SWEEP_STRIDE == 0)
-		bpf_seq_write(ctx->meta->seq, &byte, sizeof(byte));
+		sweep_other(&key, f, word, t);
 	return 0;
 }

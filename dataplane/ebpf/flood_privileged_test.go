@@ -17,7 +17,7 @@ import (
 
 // segments sends segments of many clients to one VIP, as fast as can be.
 type segments struct {
-	t     *testing.T
+	t     testing.TB
 	prog  *cilium.Program
 	frame []byte
 	out   []byte

@@ -33,7 +33,7 @@ import (
 
 // rig runs packets through the loaded programs by BPF_PROG_TEST_RUN.
 type rig struct {
-	t        *testing.T
+	t        testing.TB
 	pins     string
 	entries  map[string]uint32 // room in maps
 	timeouts Timeouts          // of the next open
@@ -58,7 +58,7 @@ var room = map[string]uint32{
 
 // newRig makes a rig. entries is the room in maps that are to have another than
 // the suite needs.
-func newRig(t *testing.T, entries map[string]uint32) *rig {
+func newRig(t testing.TB, entries map[string]uint32) *rig {
 	t.Helper()
 	r := &rig{
 		t: t, pins: fmt.Sprintf("/sys/fs/bpf/waggle-test-%d-rig%d", os.Getpid(), rigs.Add(1)), entries: maps.Clone(room),

@@ -99,6 +99,10 @@ type replay struct {
 	conns   map[int]*goldenConn
 	differs map[string]int // steps of each difference
 	waited  bool           // for entries to end
+
+	began         time.Time     // of the case, when the clock had been moved by before
+	before, moved time.Duration // moved since
+	passed        time.Duration // since, as the recording says
 }
 
 // goldenConn is a connection of a case.
@@ -161,9 +165,12 @@ func (p *replay) setClocks() {
 	p.do(clocks.Put(p.d.gen.Meta))
 }
 
-// Advance moves the clock and has the sweeper walk once.
+// Advance moves the clock and has the sweeper walk once. The time that the replay
+// itself takes is part of it: the recordings' stands still between steps.
 func (p *replay) Advance(by time.Duration) {
-	p.rig.Advance(by)
+	p.passed += by
+	p.rig.Advance(max(0, p.passed-time.Since(p.began)-p.moved))
+	p.moved = p.offset - p.before
 	p.setClocks()
 }
 
@@ -176,6 +183,7 @@ func (p *replay) run() {
 		p.sysctl[k] = v
 	}
 	p.conns = make(map[int]*goldenConn)
+	p.began, p.before = time.Now(), p.offset
 	p.svc = p.service()
 	p.apply(p.svc)
 	p.follow()

@@ -18,6 +18,25 @@ static __always_inline bool replace_word(struct flow *f, __u32 old, __u32 new)
 	return __sync_val_compare_and_swap(word_of(f), old, new) == old;
 }
 
+/*
+ * The word and the hint beside it, in the high half: what a count depends on. A change of either
+ * goes by both as they are, so that the count is taken from where it stands and no other flow's.
+ */
+static __always_inline __u64 *counted_of(struct flow *f)
+{
+	return (__u64 *)&f->state;
+}
+
+static __always_inline __u64 load_counted(struct flow *f)
+{
+	return *(volatile __u64 *)counted_of(f);
+}
+
+static __always_inline bool replace_counted(struct flow *f, __u64 old, __u64 new)
+{
+	return __sync_val_compare_and_swap(counted_of(f), old, new) == old;
+}
+
 static __always_inline __u8 state_of(__u32 word)
 {
 	return word & 0xff;
@@ -84,25 +103,28 @@ static __always_inline void add_load(__u32 id, __u64 n)
 
 /*
  * The backend that the flow has now, if the hint is another's; NULL: gone. A count stands where the
- * hint says, so who changes the hint moves it.
+ * hint says, so who changes the hint moves it. What is not live is left alone: while a new flow is
+ * filled in, its hash is not yet the hint's.
  */
 static __noinline struct backend *mend_hint(struct flow *f)
 {
-	__u32 *id, old;
-	__u64 hash;
+	__u64 hash, old;
 	__u8 state;
+	__u32 *id;
 
 	if (!f)
 		return NULL;
-	old = f->backend;
+	old = load_counted(f); /* before the hash, which is written before it */
+	if (!is_live(old))
+		return NULL;
 	hash = f->backend_hash;
 	id = bpf_map_lookup_elem(&backend_ids, &hash);
 	if (!id)
 		return NULL;
-	state = state_of(load_word(f));
-	if (__sync_val_compare_and_swap(&f->backend, old, *id) == old &&
-	    state < STATE_REPLY) { /* counted: a forward entry, and live */
-		add_load(old, -one_entry(state));
+	state = state_of(old);
+	if (replace_counted(f, old, (__u64)*id << 32 | (__u32)old) &&
+	    state < STATE_REPLY) { /* counted: a forward entry */
+		add_load(old >> 32, -one_entry(state));
 		add_load(*id, one_entry(state));
 	}
 	return backend_at(*id);
@@ -146,19 +168,20 @@ static __always_inline __u32 settle(struct flow *f, __u32 word)
 /* Moves a forward entry to another state, and its count with it. False: somebody else did. */
 static __always_inline bool change_state(struct flow *f, __u32 word, __u8 state)
 {
+	__u64 old, n = -one_entry(state_of(word));
 	__u32 id, to = with_state(word, state);
-	__u64 n = -one_entry(state_of(word));
 
-	backend_of(f); /* before the state changes, as a stale hint moves the count by it */
+	backend_of(f); /* a stale hint moves the count */
 	if (state >= STATE_DEAD)
 		to &= ~HALF_OPEN;
-	if (!replace_word(f, word, to))
+	old = load_counted(f);
+	if ((__u32)old != word || !replace_counted(f, old, old - word + to))
 		return false;
 	if ((word ^ to) & HALF_OPEN)
 		count_settled();
 	if (state < STATE_DEAD)
 		n += one_entry(state);
-	id = f->backend; /* also if it is gone: what was counted is taken back */
+	id = old >> 32; /* also if it is gone: what was counted is taken back */
 	if (id && n)
 		add_load(id, n);
 	return true;

@@ -31,17 +31,16 @@ static __always_inline bool claim(struct flow *f)
 	       replace_word(f, word, with_state(word, STATE_CLAIMED));
 }
 
-/* Overwrites a claimed entry; the word, which makes it live, last. */
+/* Overwrites a claimed entry; the word, which makes it live, last, and the hint with it. */
 static __always_inline void fill(struct flow *f, struct flow *v)
 {
 	copy_addr(f->addr, v->addr);
-	f->backend = v->backend;
 	f->seen = v->seen;
 	f->packets = v->packets;
 	f->bytes = v->bytes;
 	f->service_hash = v->service_hash;
 	f->backend_hash = v->backend_hash;
-	*(volatile __u32 *)word_of(f) = *word_of(v);
+	*(volatile __u64 *)counted_of(f) = *counted_of(v);
 }
 
 enum placed { PLACED, PLACE_TAKEN, PLACE_FULL };
@@ -222,14 +221,14 @@ static __noinline enum drop_reason insert_flow(struct work *w, struct flow **mad
 	*made = f;
 	return DROP_NONE;
 counted:
-	if (!f)
-		return DROP_BUSY;
 	if (w->flow.flags & FLOW_DIRECT)
 		count_resourced(&w->key, 1);
 	else
 		add_load(w->flow.backend, one_entry(w->flow.state));
 	if (w->flow.flags & FLOW_HALF_OPEN)
 		enter_half_open(w);
+	if (!f) /* it was there, and ended meanwhile, which was counted */
+		return DROP_BUSY;
 	*made = f;
 	return DROP_NONE;
 }

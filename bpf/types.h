@@ -91,8 +91,9 @@ struct flow_key {
 } __attribute__((aligned(8)));
 
 /*
- * state, flags and port share one aligned 32-bit word, so that state changes by one cmpxchg. port
- * and addr never change after the insert.
+ * state, flags, port and backend share one aligned 64-bit word, the first three its low half: state
+ * and hint, which say where a flow counts, change by one cmpxchg. port and addr never change after
+ * the insert.
  */
 struct flow {
 	addr_t addr;   /* what the rewritten address becomes */

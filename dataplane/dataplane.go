@@ -54,9 +54,11 @@ type Counters struct {
 }
 
 // BackendCounters are the counters of one backend. Active and Inactive are
-// gauges of flow entries as IPVS counts them; the others only grow.
+// gauges of flow entries as IPVS counts them, and Overloaded says that they
+// reached a threshold; the others only grow.
 type BackendCounters struct {
 	Active, Inactive uint64
+	Overloaded       bool
 	Connections      uint64 // picks: flows that were given to this backend
 	InPackets        uint64 // client to backend
 	InBytes          uint64 // of IP packets, header included

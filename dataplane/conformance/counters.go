@@ -26,7 +26,7 @@ func (e *env) size(payload int) uint64 {
 func (e *env) wantTraffic(name string, server int, want dataplane.BackendCounters) {
 	e.Helper()
 	got := e.backend(name, server)
-	got.Active, got.Inactive = 0, 0
+	got.Active, got.Inactive, got.Overloaded = 0, 0, false
 	if diff := cmp.Diff(want, got); diff != "" {
 		e.Errorf("counters of %s's server %d (-want +got):\n%s", name, server, diff)
 	}

@@ -93,7 +93,7 @@ func TestLoadIsZeroWithoutAnyFlow(t *testing.T) {
 	defer l.Close()
 	put(t, m, uint32(1), bpf.LBBackendLoad{Active: 1})
 	put(t, m, uint32(2), bpf.LBBackendLoad{Inactive: 1})
-	put(t, m, uint32(599), bpf.LBBackendLoad{Active: 1 << 31, Inactive: 3})
+	put(t, m, uint32(599), bpf.LBBackendLoad{Active: 1 << 31, Inactive: 3, Overloaded: 1})
 	for id, want := range map[uint32]bool{0: true, 1: false, 2: false, 3: true, 599: false} {
 		if got := l.IsZero(id); got != want {
 			t.Errorf("load of %d is zero: %v, want %v", id, got, want)
@@ -101,15 +101,15 @@ func TestLoadIsZeroWithoutAnyFlow(t *testing.T) {
 	}
 	for _, c := range []struct {
 		last uint32
-		want map[uint32][2]uint32
+		want map[uint32][3]uint32 // active, inactive, overloaded
 	}{
-		{599, map[uint32][2]uint32{1: {1, 0}, 2: {0, 1}, 599: {1 << 31, 3}}},
-		{1, map[uint32][2]uint32{1: {1, 0}}},
+		{599, map[uint32][3]uint32{1: {1, 0, 0}, 2: {0, 1, 0}, 599: {1 << 31, 3, 1}}},
+		{1, map[uint32][3]uint32{1: {1, 0, 0}}},
 	} {
-		got, n := make(map[uint32][2]uint32), uint32(0)
-		err := EachLoad(m, c.last, func(id, active, inactive uint32) {
-			if n++; active+inactive > 0 {
-				got[id] = [2]uint32{active, inactive}
+		got, n := make(map[uint32][3]uint32), uint32(0)
+		err := EachLoad(m, c.last, func(id uint32, l *bpf.LBBackendLoad) {
+			if n++; l.Active+l.Inactive > 0 {
+				got[id] = [3]uint32{l.Active, l.Inactive, l.Overloaded}
 			}
 		})
 		if d := cmp.Diff(c.want, got); d != "" || err != nil || n != c.last+1 {

@@ -29,6 +29,9 @@ type Service struct {
 	Flags     lb.SchedulerFlags
 	Affinity  lb.Affinity
 	OnePacket bool
+	// Shared says that the numbers of the service, which waggle counts over all
+	// its frontends, stand with another one: here "-" is printed for them.
+	Shared bool
 	// Total is since the beginning, Rate what a second had of late. They are not
 	// always the sums of those of the servers.
 	Total, Rate Traffic
@@ -52,7 +55,8 @@ type Traffic struct {
 }
 
 // Services returns the services of a snapshot, one for each frontend, in the
-// order of ipvsadm, without counters. Unhealthy backends have weight 0.
+// order of ipvsadm, without counters, which stand with the first frontend of
+// each. Unhealthy backends have weight 0.
 func Services(s *lb.Snapshot) []Service {
 	var out []Service
 	for svc := range s.All() {
@@ -71,6 +75,11 @@ func Services(s *lb.Snapshot) []Service {
 		}
 	}
 	sortServices(out)
+	seen := make(map[lb.ServiceID]bool, s.Len())
+	for i := range out {
+		out[i].Shared = seen[out[i].ID]
+		seen[out[i].ID] = true
+	}
 	return out
 }
 

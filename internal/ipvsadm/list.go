@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 )
 
 // View is what a list shows of each server.
@@ -20,6 +21,10 @@ const (
 	Thresholds                 // --thresholds
 	PersistentConn             // --persistent-conn
 )
+
+// DefaultTableSize is how many buckets IPVS's table of connections has unless its
+// module is told otherwise.
+const DefaultTableSize = 4096
 
 // ListOptions are the options of a list.
 type ListOptions struct {
@@ -35,10 +40,12 @@ type ListOptions struct {
 
 // list is how a view looks.
 type list struct {
-	head   string
-	server func(k *Server, exact bool) string
-	// traffic, if not nil, is shown of a service in the place of its scheduler.
-	traffic func(s *Service) Traffic
+	head string
+	// server is what a row says of a server; count prints its counters.
+	server func(k *Server, count func(uint64) string) string
+	// traffic, if not nil, is what rows say instead, those of services in the
+	// place of their scheduler.
+	traffic func(total, rate Traffic) Traffic
 }
 
 // Titles and rows have the blanks at their ends that those of ipvsadm have.
@@ -47,30 +54,28 @@ const remote = "  -> RemoteAddress:Port"
 var lists = map[View]list{
 	Connections: {
 		head: "Prot LocalAddress:Port Scheduler Flags\n" + remote + "           Forward Weight ActiveConn InActConn\n",
-		server: func(k *Server, _ bool) string {
-			return fmt.Sprintf(" %-7s %-6d %-10d %-10d", "Masq", k.Weight, k.Active, k.Inactive)
+		server: func(k *Server, count func(uint64) string) string {
+			return fmt.Sprintf(" %-7s %-6d %-10s %-10s", "Masq", k.Weight, count(k.Active), count(k.Inactive))
 		},
 	},
 	Statistics: {
 		head:    "Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes\n" + remote + "\n",
-		server:  func(k *Server, exact bool) string { return k.Total.columns(exact) },
-		traffic: func(s *Service) Traffic { return s.Total },
+		traffic: func(total, _ Traffic) Traffic { return total },
 	},
 	Rates: {
 		head:    "Prot LocalAddress:Port                 CPS    InPPS   OutPPS    InBPS   OutBPS\n" + remote + "\n",
-		server:  func(k *Server, exact bool) string { return k.Rate.columns(exact) },
-		traffic: func(s *Service) Traffic { return s.Rate },
+		traffic: func(_, rate Traffic) Traffic { return rate },
 	},
 	Thresholds: {
 		head: "Prot LocalAddress:Port            Uthreshold Lthreshold ActiveConn InActConn \n" + remote + "\n",
-		server: func(k *Server, _ bool) string {
-			return fmt.Sprintf(" %-10d %-10d %-10d %-10d", k.Upper, k.Lower, k.Active, k.Inactive)
+		server: func(k *Server, count func(uint64) string) string {
+			return fmt.Sprintf(" %-10d %-10d %-10s %-10s", k.Upper, k.Lower, count(k.Active), count(k.Inactive))
 		},
 	},
 	PersistentConn: {
 		head: "Prot LocalAddress:Port            Weight    PersistConn ActiveConn InActConn \n" + remote + "\n",
-		server: func(k *Server, _ bool) string {
-			return fmt.Sprintf(" %-9d %-11d %-10d %-10d", k.Weight, k.Persistent, k.Active, k.Inactive)
+		server: func(k *Server, count func(uint64) string) string {
+			return fmt.Sprintf(" %-9d %-11s %-10s %-10s", k.Weight, count(k.Persistent), count(k.Active), count(k.Inactive))
 		},
 	},
 }
@@ -106,13 +111,27 @@ func List(w io.Writer, services []Service, o ListOptions) error {
 func (l *list) write(w *bufio.Writer, s *Service, exact bool) {
 	name := fmt.Sprintf("%-4s %s", s.Frontend.Protocol, s.Frontend.Addr)
 	if l.traffic != nil {
-		fmt.Fprintf(w, "%-33s%s\n", name, l.traffic(s).columns(exact))
+		fmt.Fprintf(w, "%-33s%s\n", name, l.traffic(s.Total, s.Rate).columns(s.Shared, exact))
 	} else {
 		fmt.Fprintf(w, "%s %s\n", name, s.scheduling())
 	}
 	for _, k := range s.Servers {
-		fmt.Fprintf(w, "  -> %-28s%s\n", k.Addr, l.server(&k, exact))
+		cells := ""
+		if l.traffic != nil {
+			cells = l.traffic(k.Total, k.Rate).columns(s.Shared, exact)
+		} else {
+			cells = l.server(&k, s.count)
+		}
+		fmt.Fprintf(w, "  -> %-28s%s\n", k.Addr, cells)
 	}
+}
+
+// count prints a counter of a server.
+func (s *Service) count(n uint64) string {
+	if s.Shared {
+		return "-"
+	}
+	return strconv.FormatUint(n, 10)
 }
 
 // scheduling is what a list says of a service.
@@ -128,11 +147,14 @@ func (s *Service) scheduling() string {
 	return out
 }
 
-func (t Traffic) columns(exact bool) (out string) {
+func (t Traffic) columns(shared, exact bool) (out string) {
 	for _, n := range []uint64{t.Connections, t.InPackets, t.OutPackets, t.InBytes, t.OutBytes} {
-		if exact {
+		switch {
+		case shared:
+			out += fmt.Sprintf(" %8s", "-")
+		case exact:
 			out += fmt.Sprintf(" %8d", n)
-		} else {
+		default:
 			out += short(n)
 		}
 	}

@@ -143,16 +143,16 @@ func TestListsAreThoseOfTheSamples(t *testing.T) {
 		services []ipvsadm.Service
 		options  ipvsadm.ListOptions
 	}{
-		{"Ln.txt", services, ipvsadm.ListOptions{TableSize: 4096}},
-		{"Ln-nosort.txt", services, ipvsadm.ListOptions{TableSize: 4096, Unsorted: true}},
+		{"Ln.txt", services, ipvsadm.ListOptions{TableSize: ipvsadm.DefaultTableSize}},
+		{"Ln-nosort.txt", services, ipvsadm.ListOptions{TableSize: ipvsadm.DefaultTableSize, Unsorted: true}},
 		{"L-one-service.txt", services[:1], ipvsadm.ListOptions{}},
-		{"empty-Ln.txt", nil, ipvsadm.ListOptions{TableSize: 4096}},
-		{"stats.txt", services, ipvsadm.ListOptions{TableSize: 4096, View: ipvsadm.Statistics}},
-		{"stats-exact.txt", services, ipvsadm.ListOptions{TableSize: 4096, View: ipvsadm.Statistics, Exact: true}},
-		{"Ln-after-Z.txt", zeroed, ipvsadm.ListOptions{TableSize: 4096, View: ipvsadm.Statistics}},
-		{"rate.txt", services, ipvsadm.ListOptions{TableSize: 4096, View: ipvsadm.Rates}},
-		{"thresholds.txt", services, ipvsadm.ListOptions{TableSize: 4096, View: ipvsadm.Thresholds}},
-		{"persistent-conn.txt", services, ipvsadm.ListOptions{TableSize: 4096, View: ipvsadm.PersistentConn}},
+		{"empty-Ln.txt", nil, ipvsadm.ListOptions{TableSize: ipvsadm.DefaultTableSize}},
+		{"stats.txt", services, ipvsadm.ListOptions{TableSize: ipvsadm.DefaultTableSize, View: ipvsadm.Statistics}},
+		{"stats-exact.txt", services, ipvsadm.ListOptions{TableSize: ipvsadm.DefaultTableSize, View: ipvsadm.Statistics, Exact: true}},
+		{"Ln-after-Z.txt", zeroed, ipvsadm.ListOptions{TableSize: ipvsadm.DefaultTableSize, View: ipvsadm.Statistics}},
+		{"rate.txt", services, ipvsadm.ListOptions{TableSize: ipvsadm.DefaultTableSize, View: ipvsadm.Rates}},
+		{"thresholds.txt", services, ipvsadm.ListOptions{TableSize: ipvsadm.DefaultTableSize, View: ipvsadm.Thresholds}},
+		{"persistent-conn.txt", services, ipvsadm.ListOptions{TableSize: ipvsadm.DefaultTableSize, View: ipvsadm.PersistentConn}},
 	} {
 		if diff := cmp.Diff(sample(t, c.name), list(t, c.services, c.options)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
@@ -167,7 +167,7 @@ func TestTheOrderOfAListIsThatOfTheTool(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := list(t, ipvsadm.Services(snap), ipvsadm.ListOptions{TableSize: 4096})
+	got := list(t, ipvsadm.Services(snap), ipvsadm.ListOptions{TableSize: ipvsadm.DefaultTableSize})
 	if diff := cmp.Diff(sample(t, "Ln-order.txt"), got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -189,6 +189,62 @@ TCP  198.18.255.10:2103           100000000000 99999999999999 100000000000000 18
 		_, got, _ := strings.Cut(list(t, services, ipvsadm.ListOptions{View: ipvsadm.Statistics, Exact: exact}), "RemoteAddress:Port\n")
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("exact %v (-want +got):\n%s", exact, diff)
+		}
+	}
+}
+
+// TestNumbersOfAServiceStandOnce: what is counted over several frontends is at the
+// first in each list, and what is not counted is at all.
+func TestNumbersOfAServiceStandOnce(t *testing.T) {
+	web := lb.ServiceID{Name: "web", Family: lb.IPv4}
+	snap, err := lb.NewSnapshot(&lb.Service{
+		ID: web, Scheduler: "wlc", Backends: backends("198.19.0.1:8080=3"),
+		Frontends: slices.Concat(at("198.18.255.10:53", lb.UDP), at("198.18.255.10:53", lb.TCP), at("198.18.255.9:53", lb.TCP)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	services := ipvsadm.Services(snap)
+	for i := range services {
+		s := &services[i]
+		s.Total, s.Rate = ipvsadm.Traffic{Connections: 5, InPackets: 6}, ipvsadm.Traffic{Connections: 1}
+		k := &s.Servers[0]
+		k.Active, k.Inactive, k.Persistent, k.Upper, k.Lower, k.Total, k.Rate = 1, 2, 3, 40, 30, s.Total, s.Rate
+	}
+	for view, want := range map[ipvsadm.View]string{
+		ipvsadm.Connections: `TCP  198.18.255.9:53 wlc
+  -> 198.19.0.1:8080              Masq    3      1          2         |
+TCP  198.18.255.10:53 wlc
+  -> 198.19.0.1:8080              Masq    3      -          -         |
+UDP  198.18.255.10:53 wlc
+  -> 198.19.0.1:8080              Masq    3      -          -         |
+`,
+		ipvsadm.Statistics: `TCP  198.18.255.9:53                     5        6        0        0        0
+  -> 198.19.0.1:8080                     5        6        0        0        0
+TCP  198.18.255.10:53                    -        -        -        -        -
+  -> 198.19.0.1:8080                     -        -        -        -        -
+UDP  198.18.255.10:53                    -        -        -        -        -
+  -> 198.19.0.1:8080                     -        -        -        -        -
+`,
+		ipvsadm.Thresholds: `TCP  198.18.255.9:53 wlc
+  -> 198.19.0.1:8080              40         30         1          2         |
+TCP  198.18.255.10:53 wlc
+  -> 198.19.0.1:8080              40         30         -          -         |
+UDP  198.18.255.10:53 wlc
+  -> 198.19.0.1:8080              40         30         -          -         |
+`,
+		ipvsadm.PersistentConn: `TCP  198.18.255.9:53 wlc
+  -> 198.19.0.1:8080              3         3           1          2         |
+TCP  198.18.255.10:53 wlc
+  -> 198.19.0.1:8080              3         -           -          -         |
+UDP  198.18.255.10:53 wlc
+  -> 198.19.0.1:8080              3         -           -          -         |
+`,
+	} {
+		_, got, _ := strings.Cut(list(t, services, ipvsadm.ListOptions{View: view}), "RemoteAddress:Port")
+		_, got, _ = strings.Cut(got, "\n")
+		if diff := cmp.Diff(strings.ReplaceAll(want, "|", ""), got); diff != "" {
+			t.Errorf("view %d (-want +got):\n%s", view, diff)
 		}
 	}
 }

@@ -35,7 +35,7 @@ func TestFormatSetRefusesUnknown(t *testing.T) {
 func TestYAMLSaysTheSameAsJSON(t *testing.T) {
 	snap, c := fixture(t)
 	for _, doc := range []cli.Document{
-		cli.NewServiceList(snap, c), cli.NewFlowList(flows(), false), cli.NewStats(snap, c, nil),
+		cli.NewServiceList(snap, c), cli.NewFlowList(flows(), false), cli.NewClientList(snap, clients(), true), cli.NewStats(snap, c, nil),
 		cli.NewBackendList(snap, c, func(lb.ServiceID) bool { return true }),
 	} {
 		var j, y bytes.Buffer

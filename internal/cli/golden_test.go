@@ -36,8 +36,9 @@ func frontend(addr string, p lb.Protocol) lb.Frontend {
 }
 
 // fixture has what a reader must not lose or mix up: two families of one
-// name, many frontends, a quiesced, a draining and an orphaned backend, an
-// empty pool, and names that YAML could take for other types.
+// name, many frontends, backends in all states, an orphaned one, an empty pool,
+// everything that is written of services, and names that YAML could take for
+// other types.
 func fixture(t *testing.T) (*lb.Snapshot, dataplane.Counters) {
 	t.Helper()
 	snap, err := lb.NewSnapshot(
@@ -45,13 +46,17 @@ func fixture(t *testing.T) (*lb.Snapshot, dataplane.Counters) {
 			frontend("203.0.113.10:443", lb.TCP), frontend("203.0.113.10:80", lb.TCP), frontend("203.0.113.11:80", lb.TCP),
 		}, Backends: []lb.Backend{
 			{Addr: netip.MustParseAddrPort("192.0.2.3:8080"), Weight: 0},
-			{Addr: netip.MustParseAddrPort("192.0.2.2:8080"), Weight: 5},
+			{Addr: netip.MustParseAddrPort("192.0.2.2:8080"), Weight: 5, Upper: 4, Lower: 2},
+			{Addr: netip.MustParseAddrPort("192.0.2.6:8080"), Weight: 5, Upper: 4, Unhealthy: true},
 		}},
 		&lb.Service{
-			ID: web6, Scheduler: "wrr", Masquerade: lb.MasqueradeAlways, Frontends: []lb.Frontend{frontend("[2001:db8::10]:80", lb.TCP)},
+			ID: web6, Scheduler: "wrr", Masquerade: lb.MasqueradeAlways, Affinity: lb.Affinity{Timeout: time.Hour, Prefix: 128}, Frontends: []lb.Frontend{frontend("[2001:db8::10]:80", lb.TCP)},
 			Backends: []lb.Backend{{Addr: netip.MustParseAddrPort("[2001:db8:1::2]:8080"), Weight: 5}},
 		},
-		&lb.Service{ID: dns, Scheduler: "rr", Frontends: []lb.Frontend{frontend("203.0.113.53:53", lb.UDP)}},
+		&lb.Service{
+			ID: dns, Scheduler: "sh", SchedulerFlags: lb.SchedulerPort | lb.SchedulerFallback, Frontends: []lb.Frontend{frontend("203.0.113.53:53", lb.UDP)},
+			Affinity: lb.Affinity{Timeout: 5 * time.Minute, Prefix: 24, Quiesced: true}, OnePacket: true, Lost: lb.LostReset, Reuse: lb.ReuseNever,
+		},
 		&lb.Service{ID: lb.ServiceID{Name: "true", Family: lb.IPv4}, Scheduler: "rr"},
 	)
 	if err != nil {
@@ -59,9 +64,10 @@ func fixture(t *testing.T) (*lb.Snapshot, dataplane.Counters) {
 	}
 	return snap, dataplane.Counters{
 		Backends: map[lb.BackendID]dataplane.BackendCounters{
-			backend(web4, "192.0.2.2:8080"):       {Active: 3, Inactive: 1, Connections: 40, InPackets: 400, InBytes: 40000, OutPackets: 600, OutBytes: 900000},
+			backend(web4, "192.0.2.2:8080"):       {Active: 3, Inactive: 1, Overloaded: true, Connections: 40, InPackets: 400, InBytes: 40000, OutPackets: 600, OutBytes: 900000},
 			backend(web4, "192.0.2.4:8080"):       {Active: 2, Connections: 7, InPackets: 70, InBytes: 7000, OutPackets: 90, OutBytes: 9000},
 			backend(web6, "[2001:db8:1::2]:8080"): {Inactive: 9, Connections: 9, InPackets: 9, InBytes: 720},
+			backend(web4, "192.0.2.5:8080"):       {Overloaded: true, Connections: 2, InPackets: 20, InBytes: 2000},
 			backend(gone, "192.0.2.9:53"):         {Active: 1, Connections: 1, InPackets: 1, InBytes: 64},
 		},
 		Drops: map[string]uint64{"empty_pool": 12, "no_flow": 3, "from_the_future": 1},
@@ -87,6 +93,15 @@ func flows() []dataplane.Flow {
 	}
 }
 
+// clients are a network and one of IPv6.
+func clients() []dataplane.Client {
+	return []dataplane.Client{
+		{Service: web6, Client: netip.MustParseAddr("2001:db8:9::1"), Backend: netip.MustParseAddrPort("[2001:db8:1::2]:8080"), Expires: 90 * time.Second},
+		{Service: dns, Client: netip.MustParseAddr("198.51.100.0"), Backend: netip.MustParseAddrPort("192.0.2.9:53"), Assured: true, Expires: 299600 * time.Millisecond},
+		{Service: dns, Client: netip.MustParseAddr("198.51.99.0"), Backend: netip.MustParseAddrPort("192.0.2.9:53"), Expires: time.Second},
+	}
+}
+
 func TestDocuments(t *testing.T) {
 	snap, c := fixture(t)
 	all := func(lb.ServiceID) bool { return true }
@@ -96,6 +111,7 @@ func TestDocuments(t *testing.T) {
 		"backends":       cli.NewBackendList(snap, c, all),
 		"backends-web6":  cli.NewBackendList(snap, c, func(id lb.ServiceID) bool { return id == web6 }),
 		"flows":          cli.NewFlowList(flows(), true),
+		"clients":        cli.NewClientList(snap, clients(), false),
 		"stats":          cli.NewStats(snap, c, []string{"empty_pool", "unknown_port", "no_flow"}),
 		"stats-quiet":    cli.NewStats(snap, dataplane.Counters{}, []string{"empty_pool"}),
 		"version":        cli.NewVersion(cli.Version{Version: "v0.1.0", Commit: "0123abc", Modified: true, Go: "go1.26.0", Platform: "linux/amd64", Kernel: "6.18.0"}),

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/waggle-lb/waggle/dataplane"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/lb/sched"
 )
 
 // Traffic is the schema of counters. Active and Inactive are gauges, the
@@ -46,11 +48,32 @@ type Service struct {
 	Name      string `json:"name"`
 	Family    string `json:"family"`
 	Scheduler string `json:"scheduler"`
+	// Flags are of the scheduler, such as "sh-port".
+	Flags []string `json:"flags"`
+	// Affinity is null if clients are not kept.
+	Affinity *Affinity `json:"affinity"`
+	// OnePacket says that each datagram is scheduled by itself.
+	OnePacket bool `json:"onePacket"`
 	// Masquerade is "never" or "always".
-	Masquerade string   `json:"masquerade"`
-	Frontends  []string `json:"frontends"`
-	Backends   int      `json:"backends"`
+	Masquerade string `json:"masquerade"`
+	// LostBackend is "keep", "reset" or "drop": what becomes of connections
+	// whose backend is gone. PortReuse is "any", "finished" or "never": when a
+	// client port that is used again gets a new one.
+	LostBackend string   `json:"lostBackend"`
+	PortReuse   string   `json:"portReuse"`
+	Frontends   []string `json:"frontends"`
+	Backends    int      `json:"backends"`
 	Traffic
+}
+
+// Affinity is how long a client stays at its backend.
+type Affinity struct {
+	TimeoutSeconds uint64 `json:"timeoutSeconds"`
+	// Mask is how many bits of a client's address count.
+	Mask uint8 `json:"mask"`
+	// Quiesced is "pick" or "keep": whether a backend of weight 0 keeps its
+	// clients.
+	Quiesced string `json:"quiesced"`
 }
 
 // NewServiceList makes the list of the snapshot's services, by name and family.
@@ -66,7 +89,9 @@ func NewServiceList(snap *lb.Snapshot, c dataplane.Counters) *ServiceList {
 	for svc := range snap.All() {
 		item := Service{
 			Name: svc.ID.Name, Family: svc.ID.Family.String(), Scheduler: svc.Scheduler,
-			Masquerade: svc.Masquerade.String(), Frontends: frontends(svc), Backends: len(svc.Backends),
+			Flags: append([]string{}, sched.FlagNames(svc.Scheduler, svc.SchedulerFlags)...), Affinity: affinity(svc.Affinity),
+			OnePacket: svc.OnePacket, Masquerade: svc.Masquerade.String(), LostBackend: svc.Lost.String(), PortReuse: svc.Reuse.String(),
+			Frontends: frontends(svc), Backends: len(svc.Backends),
 		}
 		if t := sums[svc.ID]; t != nil {
 			item.Traffic = *t
@@ -74,6 +99,36 @@ func NewServiceList(snap *lb.Snapshot, c dataplane.Counters) *ServiceList {
 		l.Items = append(l.Items, item)
 	}
 	return l
+}
+
+func affinity(a lb.Affinity) *Affinity {
+	if !a.Enabled() {
+		return nil
+	}
+	out := &Affinity{TimeoutSeconds: uint64(a.Timeout / time.Second), Mask: a.Prefix, Quiesced: "pick"}
+	if a.Quiesced {
+		out.Quiesced = "keep"
+	}
+	return out
+}
+
+// options are what is not as it is unless something is written, in the words
+// of the YAML input.
+func (s *Service) options() string {
+	out := slices.Clone(s.Flags)
+	add := func(is bool, format string, args ...any) {
+		if is {
+			out = append(out, fmt.Sprintf(format, args...))
+		}
+	}
+	if a := s.Affinity; a != nil {
+		add(true, "affinity=%ds/%d", a.TimeoutSeconds, a.Mask)
+		add(a.Quiesced != "pick", "quiesced=%s", a.Quiesced)
+	}
+	add(s.OnePacket, "onePacket")
+	add(s.LostBackend != lb.LostKeep.String(), "lostBackend=%s", s.LostBackend)
+	add(s.PortReuse != lb.ReuseAny.String(), "portReuse=%s", s.PortReuse)
+	return cmp.Or(strings.Join(out, ","), "-")
 }
 
 // frontends are sorted, because the kernel's map has no order of its own.
@@ -89,7 +144,7 @@ func frontends(svc *lb.Service) []string {
 const shownFrontends = 2
 
 func (l *ServiceList) rows(w *rows, wide bool) {
-	head := []any{"NAME", "FAMILY", "SCHEDULER", "FRONTENDS", "BACKENDS", "ACTIVE", "INACTIVE"}
+	head := []any{"NAME", "FAMILY", "SCHEDULER", "FRONTENDS", "BACKENDS", "ACTIVE", "INACTIVE", "OPTIONS"}
 	if wide {
 		head = append(append(head, "MASQUERADE"), trafficHead()...)
 	}
@@ -101,7 +156,7 @@ func (l *ServiceList) rows(w *rows, wide bool) {
 		}
 		// No cell is empty: programs that split at spaces count columns.
 		shown := cmp.Or(strings.Join(front, ",")+more, "-")
-		row := []any{s.Name, s.Family, s.Scheduler, shown, s.Backends, s.Active, s.Inactive}
+		row := []any{s.Name, s.Family, s.Scheduler, shown, s.Backends, s.Active, s.Inactive, s.options()}
 		if wide {
 			row = append(append(row, s.Masquerade, s.Connections), trafficCells(s.Traffic)...)
 		}

@@ -17,12 +17,14 @@ func newBackendsCommand(e *env) *cobra.Command {
 		Use:   "backends",
 		Short: "List the backends, with their connections and traffic",
 		Long: `List the backends of each service in the order in which the schedulers see them,
-from the kernel's maps alone. Weight 0 is quiesced: the backend keeps its
-connections and gets no new ones. Weight "-" is draining: it is no backend of
-the service any more, but the kernel still has connections or counters of it.`,
+from the kernel's maps alone. STATE is active; quiesced, with weight 0, or
+unhealthy: it gets no new connections; draining or removed, with weight "-": it is
+no backend of the service any more, and has connections still, or only counters.
+One that is overloaded too has reached its upper threshold, and not been below the
+lower one since; THRESHOLDS (-o wide) are upper/lower.`,
 		Example: `  waggle backends
   waggle backends --service web -o wide
-  waggle backends -o json | jq '[.items[].active] | add'`,
+  waggle backends -o json | jq -r '.items[] | select(.state == "draining") | .address'`,
 		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			snap, c, err := e.readAll(flags.pinPath)

@@ -3,11 +3,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,14 +27,18 @@ type reader interface {
 	Read() (*lb.Snapshot, error)
 	Counters() (dataplane.Counters, error)
 	Flows(yield func(dataplane.Flow) error) error
+	Clients(yield func(dataplane.Client) error) error
 	Close() error
 }
 
 // env is what the verbs know of the world outside; tests replace it.
 type env struct {
 	stdout, stderr io.Writer
-	// tty says that stdout is a terminal: colour and progress are welcome.
+	// tty says that stderr is a terminal: progress is welcome.
 	tty bool
+	// now and wait are the clock: wait returns early with ctx's error.
+	now  func() time.Time
+	wait func(ctx context.Context, d time.Duration) error
 
 	// open opens the pins of a pin path for reading; the error is
 	// dataplane.ErrNotRunning if there are none.
@@ -51,7 +57,9 @@ func newEnv() *env {
 	return &env{
 		stdout: os.Stdout,
 		stderr: os.Stderr,
-		tty:    isTerminal(os.Stdout),
+		tty:    isTerminal(os.Stderr),
+		now:    time.Now,
+		wait:   wait,
 		open: func(pinPath string) (reader, error) {
 			pins, err := ebpf.OpenPins(pinPath)
 			if errors.Is(err, dataplane.ErrNotRunning) {
@@ -81,6 +89,15 @@ func buildInfo() (*debug.BuildInfo, bool) {
 func isTerminal(f *os.File) bool {
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 	return err == nil
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 func kernelRelease() (string, error) {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -26,6 +27,7 @@ type fakeReader struct {
 	snap     *lb.Snapshot
 	counters dataplane.Counters
 	flows    []dataplane.Flow
+	clients  []dataplane.Client
 	errs     map[string]error
 	closed   int
 }
@@ -41,6 +43,15 @@ func (r *fakeReader) Flows(yield func(dataplane.Flow) error) error {
 		}
 	}
 	return r.errs["Flows"]
+}
+
+func (r *fakeReader) Clients(yield func(dataplane.Client) error) error {
+	for _, c := range r.clients {
+		if err := yield(c); err != nil {
+			return err
+		}
+	}
+	return r.errs["Clients"]
 }
 
 func (r *fakeReader) Close() error { r.closed++; return r.errs["Close"] }
@@ -82,10 +93,14 @@ func newFakeReader(t *testing.T) *fakeReader {
 	}
 }
 
-// testEnv is an env whose kernel is r and whose output is in two buffers.
+// testEnv is an env whose kernel is r, whose clock moves only by waiting, and
+// whose output is in two buffers.
 type testEnv struct {
 	env
 	out, err bytes.Buffer
+	clock    time.Time
+	// meanwhile, if not nil, happens during a wait.
+	meanwhile func()
 }
 
 func newTestEnv(r *fakeReader) *testEnv {
@@ -111,6 +126,14 @@ func newTestEnv(r *fakeReader) *testEnv {
 			}}, true
 		},
 		kernel: func() (string, error) { return "6.18.0", nil },
+		now:    func() time.Time { return e.clock },
+		wait: func(ctx context.Context, d time.Duration) error {
+			e.clock = e.clock.Add(d)
+			if e.meanwhile != nil {
+				e.meanwhile()
+			}
+			return ctx.Err()
+		},
 	}
 	return e
 }

@@ -4,7 +4,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -43,10 +42,8 @@ thresholds are there. What the rules cannot say is listed on stderr.`,
 func (e *env) export(pinPath string, sorted bool) error {
 	var snap *lb.Snapshot
 	err := e.reading(pinPath, func(r reader) (err error) {
-		if snap, err = r.Read(); err != nil {
-			return fmt.Errorf("read services at %s: %w", pinPath, err)
-		}
-		return nil
+		snap, err = readServices(r, pinPath)
+		return err
 	})
 	if err != nil {
 		return err

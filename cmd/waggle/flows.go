@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -16,7 +15,8 @@ import (
 func newFlowsCommand(e *env) *cobra.Command {
 	var flags readFlags
 	var service serviceFlag
-	var limit int
+	var limit limitFlag
+	var engines bool
 	cmd := &cobra.Command{
 		Use:   "flows",
 		Short: "List the connections that the kernel translates",
@@ -26,53 +26,49 @@ direction, EXPIRES the time until the entry ends if no further packet comes.
 SOURCE (-o wide) is what the backend sees as the client: the client, another port
 of it where its own is taken at the backend, or, masqueraded, this machine. The
 table changes while it is read: a connection that comes or goes meanwhile may be
-missing.`,
+missing.
+
+-o ipvsadm prints what ipvsadm -L -n -c would, sorted: the clients that affinity
+keeps are among the connections, with port 0. waggle follows no states of SCTP:
+they are NONE there.`,
 		Example: `  waggle flows
   waggle flows --service web --limit 20 -o wide
-  waggle flows -o json | jq -r '.items[] | select(.state == "ESTABLISHED") | .client'`,
+  waggle flows -o json | jq -r '.items[] | select(.state == "ESTABLISHED") | .client'
+  waggle flows -o ipvsadm`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if limit < 0 {
-				return usage(cmd, fmt.Errorf("--limit %d: write 0 for all flows, or how many", limit))
-			}
-			flows, truncated, err := e.readFlows(cmd.Context(), flags.pinPath, service, limit)
-			if err != nil {
+			if err := limit.check(cmd); err != nil {
 				return err
 			}
-			if truncated {
-				e.note("there are more flows: --limit stopped at %d", limit)
+			if flags.format == ipvsadmFormat {
+				return e.listConnections(cmd.Context(), flags.pinPath, service, int(limit), engines)
 			}
-			return cli.Write(e.stdout, flags.format, cli.NewFlowList(flows, truncated))
+			if engines {
+				return usage(cmd, errors.New("--persistent-conn is an option of ipvsadm: write -o ipvsadm too"))
+			}
+			return e.listFlows(cmd.Context(), &flags, service, int(limit))
 		},
 	}
-	flags.register(cmd)
+	flags.registerWithTool(cmd)
 	service.register(e, cmd, &flags.pinPath)
-	cmd.Flags().IntVar(&limit, "limit", 0, "stop after this many flows; 0 is all")
+	limit.register(cmd, "flows")
+	cmd.Flags().BoolVar(&engines, "persistent-conn", false, "with -o ipvsadm: add the columns of persistence engines, which are always empty")
 	return cmd
 }
 
-// errEnough ends a walk of the flow table early.
-var errEnough = errors.New("limit reached")
-
-// readFlows collects the flows of a service, at most limit unless it is 0.
-func (e *env) readFlows(ctx context.Context, pinPath string, service serviceFlag, limit int) (flows []dataplane.Flow, truncated bool, err error) {
-	err = e.reading(pinPath, func(r reader) error {
-		err := r.Flows(func(f dataplane.Flow) error {
-			switch {
-			case ctx.Err() != nil:
-				return ctx.Err()
-			case !service.match(f.Service):
-				return nil
-			case limit > 0 && len(flows) == limit:
-				return errEnough
-			}
-			flows = append(flows, f)
-			return nil
-		})
-		if truncated = errors.Is(err, errEnough); truncated || err == nil {
-			return nil
-		}
-		return fmt.Errorf("read flows at %s: %w", pinPath, err)
+func (e *env) listFlows(ctx context.Context, flags *readFlags, service serviceFlag, limit int) error {
+	var flows []dataplane.Flow
+	truncated := false
+	err := e.reading(flags.pinPath, func(r reader) (err error) {
+		match := func(f dataplane.Flow) bool { return service.match(f.Service) }
+		flows, truncated, err = readFlows(ctx, r, flags.pinPath, match, limit)
+		return err
 	})
-	return flows, truncated, err
+	if err != nil {
+		return err
+	}
+	if truncated {
+		e.note("there are more flows: --limit stopped at %d", limit)
+	}
+	return cli.Write(e.stdout, flags.format, cli.NewFlowList(flows, truncated))
 }

@@ -2,8 +2,8 @@
 
 // Command waggle is an eBPF L4 load balancer: one binary with verbs that run
 // it (run, demo), read what the kernel holds (services, backends, flows,
-// stats) and remove it (cleanup). Data goes to stdout, everything else to
-// stderr; it exits with 0, with 1 if the work failed, or with 2 if it was
+// clients, stats) and remove it (cleanup). Data goes to stdout, everything else
+// to stderr; it exits with 0, with 1 if the work failed, or with 2 if it was
 // called wrongly.
 package main
 

@@ -62,12 +62,14 @@ func TestReadErrorsFailTheVerb(t *testing.T) {
 	broken := errors.New("map is broken")
 	for _, tt := range []struct{ method, verb string }{
 		{"Read", "services"}, {"Read", "backends"}, {"Read", "stats"}, {"Counters", "services"}, {"Flows", "flows"},
-		{"Close", "services"}, {"Close", "flows"},
+		{"Close", "services"}, {"Close", "flows"}, {"Read", "clients"}, {"Clients", "clients"}, {"Close", "clients"},
+		{"Read", "services -o ipvsadm"}, {"Counters", "services -o ipvsadm"}, {"Close", "services -o ipvsadm"},
+		{"Read", "flows -o ipvsadm"}, {"Flows", "flows -o ipvsadm"}, {"Clients", "flows -o ipvsadm"}, {"Close", "flows -o ipvsadm"},
 	} {
 		r := newFakeReader(t)
 		r.errs[tt.method] = broken
 		e := newTestEnv(r)
-		if code := execute(t.Context(), &e.env, []string{tt.verb}); code != exitFailed {
+		if code := execute(t.Context(), &e.env, strings.Fields(tt.verb)); code != exitFailed {
 			t.Errorf("%s with a broken %s exits with %d, want %d", tt.verb, tt.method, code, exitFailed)
 		}
 		if !strings.Contains(e.err.String(), broken.Error()) || e.out.Len() > 0 {
@@ -90,12 +92,14 @@ func TestCleanupNamesWhatItRemovedBeforeItFailed(t *testing.T) {
 	}
 }
 
-func TestFlowsEndsWithItsContext(t *testing.T) {
+func TestFlowsEndWithTheirContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	e := newTestEnv(newFakeReader(t))
-	if _, _, err := e.readFlows(ctx, defaultPinPath, "", 0); !errors.Is(err, context.Canceled) {
-		t.Errorf("error %v, want context.Canceled", err)
+	for _, args := range [][]string{{"flows"}, {"flows", "-o", "ipvsadm"}} {
+		e := newTestEnv(newFakeReader(t))
+		if code := execute(ctx, &e.env, args); code != exitFailed || !strings.Contains(e.err.String(), context.Canceled.Error()) || e.out.Len() > 0 {
+			t.Errorf("%s: exit %d, stdout %q, stderr %q; want to fail with %v", args, code, e.out.String(), e.err.String(), context.Canceled)
+		}
 	}
 }
 

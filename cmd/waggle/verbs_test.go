@@ -45,6 +45,7 @@ func TestVerbs(t *testing.T) {
 		{"run-bad-ports", "run --services x.yaml --masquerade-ports 2000-1000"},
 		{"check-missing-file", "run --check testdata/nothing.yaml"},
 		{"complete-service", "__completeNoDesc backends --service "},
+		{"complete-output", "__completeNoDesc services -o "},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

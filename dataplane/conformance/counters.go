@@ -32,6 +32,13 @@ func (e *env) wantTraffic(name string, server int, want dataplane.BackendCounter
 	}
 }
 
+func (e *env) wantOverloaded(name string, server int, want bool) {
+	e.Helper()
+	if got := e.backend(name, server); got.Overloaded != want {
+		e.Errorf("%s's server %d with %d flows: overloaded %v, want %v", name, server, got.Active+got.Inactive, got.Overloaded, want)
+	}
+}
+
 // counterCases are about what only grows; gauges are with the states.
 func counterCases() []testCase {
 	return []testCase{

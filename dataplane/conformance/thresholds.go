@@ -147,6 +147,21 @@ func bandCases() []testCase {
 			e.endAllBut(c[:2]...)
 			e.wantPicks("1 1 -")
 		}},
+		{"counters tell who is overloaded", 0, func(e *env) {
+			e.web("1^4-2")
+			c := e.opens(3)
+			e.wantOverloaded("web", 1, false)
+			c = append(c, e.opens(1)...)
+			e.wantOverloaded("web", 1, true)
+			e.endAllBut(c[:2]...)
+			e.wantOverloaded("web", 1, true)
+			e.endAllBut(c[:1]...)
+			e.wantOverloaded("web", 1, false)
+			e.web("1^1")
+			e.wantOverloaded("web", 1, true)
+			e.web("1")
+			e.wantOverloaded("web", 1, false)
+		}},
 		{"a backend that stops being overloaded has its turn", 0, func(e *env) {
 			e.web("2^2-2 1")
 			c := e.opens(3) // 2 1 2

@@ -162,7 +162,7 @@ func (k *Kernel) counters() dataplane.Counters {
 	for id, s := range k.services {
 		for addr, b := range s.backends {
 			n := b.counters
-			n.Active, n.Inactive = uint64(b.active), uint64(b.inactive)
+			n.Active, n.Inactive, n.Overloaded = uint64(b.active), uint64(b.inactive), b.overloaded
 			c.Backends[lb.BackendID{Service: id, Addr: addr}] = n
 		}
 	}

@@ -55,10 +55,10 @@ static __always_inline __u32 find_affine(const struct flow_key *key, struct serv
 	affinity_key(&w->client, key->saddr, svc->prefix, svc->hash);
 	w->affinity.expires = now64() + (__u64)svc->affinity * hz;
 	a = bpf_map_lookup_elem(&affinity, &w->client);
-	if (a)
-		id = affine_backend(a, svc->options);
-	if (id)
-		a->expires = w->affinity.expires;
+	if (!a)
+		return 0;
+	id = affine_backend(a, svc->options);
+	a->expires = id ? w->affinity.expires : 0; /* it ends, though nobody else may take the client */
 	return id;
 }
 
@@ -136,13 +136,13 @@ static __always_inline void assure(const struct flow_key *key, struct flow *f)
 		a->assured = 1;
 }
 
-/* Puts off the end of the entry that a live flow belongs to. */
+/* Puts off the end of the entry that a live flow belongs to. One of a lost backend has ended. */
 static __always_inline void prolong(const struct flow_key *key, struct flow *f)
 {
 	struct affinity_entry *a = affinity_of(key, f);
 	__u64 t = now64();
 
-	if (!a || a->expires > t + AFFINITY_AHEAD * hz)
+	if (!a || !a->expires || a->expires > t + AFFINITY_AHEAD * hz)
 		return;
 	if (a->expires < t)
 		a->expires = t;

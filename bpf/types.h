@@ -262,7 +262,7 @@ struct affinity_key {
 /* Where it goes. */
 struct affinity_entry {
 	__u64 backend_hash;
-	__u64 expires; /* jiffies64; it is put off as long as flows of it live */
+	__u64 expires; /* jiffies64; it is put off as long as flows of it live; 0: it ended */
 	__u32 backend; /* hint, as in struct flow */
 	__u32 assured; /* 1: a backend answered */
 };

@@ -72,6 +72,7 @@ func (s *state) carryIDs(c *contents) {
 				continue
 			}
 			rec = s.newRecord(row.ID, index)
+			rec.settings = row.settings
 			s.enter(rec)
 		}
 		if rec.backends[b.Addr] != nil || !s.backendIDs.claim(b.id) {

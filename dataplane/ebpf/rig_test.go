@@ -258,7 +258,3 @@ func answer(frame []byte) string {
 	}
 	return ""
 }
-
-func TestConformance(t *testing.T) {
-	conformance.Run(t, func(t *testing.T) conformance.Rig { return newRig(t, nil) })
-}

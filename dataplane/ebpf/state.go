@@ -155,6 +155,7 @@ func (s *state) enter(rec *record) {
 	s.records[rec.hash] = rec
 	s.gone[rec] = struct{}{}
 	s.t.services.Publish(rec.index, services.Pool{})
+	s.t.services.Set(rec.index, rec.settings) // not those of who had the index before
 	s.t.services.SetHash(rec.index, rec.hash)
 }
 

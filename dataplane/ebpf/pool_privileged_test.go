@@ -62,7 +62,7 @@ func (r *rig) reset() {
 		empty(g.Flows), empty(g.Direct), empty(g.Affinity), empty(g.Fragments), empty(g.Held),
 		zero(g.Load, bpf.LBBackendLoad{}), zero(g.Resourced, uint32(0)), zero(g.HalfOpenEnds, bpf.LBHalfOpenRing{}), zeroPerCPU(g.Drops),
 	))
-	skew := r.d.state.now().Sub(time.Now()) + 2*grace
+	skew := time.Until(r.d.state.now()) + 2*grace
 	r.d.state.now = func() time.Time { return time.Now().Add(skew) }
 	for range 2 { // backends, then their services
 		r.do(r.d.state.reap())

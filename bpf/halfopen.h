@@ -59,7 +59,9 @@ static __noinline void enter_half_open(struct work *w)
 		__sync_val_compare_and_swap(&r->tail, tail, n - half_open_places + 1);
 	if (n >= half_open_places && r->count > half_open_places / 2) {
 		w->displaced = *place;
-		displace(w);
+		/* a former flow of this tuple may have had the place: not this one */
+		if (__builtin_memcmp(&w->displaced, &w->key, sizeof(w->key)))
+			displace(w);
 	}
 	*place = w->key;
 }

@@ -212,3 +212,18 @@ func TestRefusedSYNsAreDisplaced(t *testing.T) {
 		t.Errorf("%d flows, %d half-open", forward, half)
 	}
 }
+
+// A client that takes its port again may meet itself in the ring: its new flow
+// stays.
+func TestAFlowDoesNotDisplaceItself(t *testing.T) {
+	w := newFlood(t, families()[0], lb.TCP)
+	for n := range ringPlaces { // one round, all half-open
+		w.from(n, packet.SYN)
+	}
+	w.from(0, packet.ACK)
+	w.from(0, packet.RST)
+	if !w.from(0, packet.SYN) || !w.from(0, packet.ACK) { // at its own place
+		t.Error("the client's second connection is gone")
+	}
+	w.wantExact()
+}

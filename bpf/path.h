@@ -123,8 +123,10 @@ __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 		return forward(skb, p, &w->flow, id);
 	}
 	reason = insert_flow(w, &f);
-	if (reason == DROP_FLOWS_FULL && make_room(ROOM_ATTEMPTS))
+	if (reason == DROP_FLOWS_FULL && make_room(ROOM_ATTEMPTS)) {
+		w->flow.flags &= ~FLOW_RESOURCED; /* of the first attempt */
 		reason = insert_flow(w, &f);
+	}
 	if (reason == DROP_REPLY_TAKEN)
 		return refuse(reason, VERDICT_ICMP);
 	if (reason != DROP_NONE)

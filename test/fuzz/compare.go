@@ -152,6 +152,18 @@ func (m *model) compareLoad(k *kernel) error {
 	return wrong
 }
 
+// compareRing says where the ring of half-open flows is not as it should be.
+func (m *model) compareRing(k *kernel) error {
+	var got bpf.LBHalfOpenRing
+	if err := k.HalfOpenEnds.Lookup(uint32(0), &got); err != nil {
+		return err
+	}
+	if got != m.ring.LBHalfOpenRing {
+		return fmt.Errorf("half-open flows: %+v, want %+v", got, m.ring.LBHalfOpenRing)
+	}
+	return nil
+}
+
 // compareRuns says whose runs do not stand where the model has them.
 func (m *model) compareRuns(k *kernel) error {
 	var wrong error

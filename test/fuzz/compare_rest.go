@@ -17,7 +17,7 @@ import (
 // compareRest is what is looked at less often: counters, fragments, direct
 // connections.
 func (m *model) compareRest(k *kernel) error {
-	wrong := m.compareRuns(k)
+	wrong := errors.Join(m.compareRuns(k), m.compareRing(k))
 	err := batch.EachPerCPU(k.Stats, lastBackend, func(id uint32, per []bpf.LBBackendStats) {
 		var got, want bpf.LBBackendStats
 		for _, p := range per {

@@ -63,7 +63,7 @@ type loadOptions struct {
 // small are the maps that a run makes smaller than they ship, to be read and
 // emptied soon, or larger, so that nothing is evicted without being asked.
 var small = map[string]uint32{"backends": 4096, "load": 4096, "stats": 4096, "services": 64, "slots": lastWord,
-	"vips": 64, "fragments": 1 << 15, "held": 1 << 13, "affinity": 1 << 13}
+	"vips": 64, "fragments": 1 << 15, "held": 1 << 13, "affinity": 1 << 13, "half_open": ringPlaces}
 
 // load loads the programs. The kernel's random numbers become a constant, so
 // that a run can be repeated.
@@ -80,7 +80,7 @@ func load(o loadOptions, devices []*device, tap int) (*kernel, error) {
 	}
 	spec.Maps["flows"].MaxEntries = uint32(o.capacity)
 	spec.Maps["flows"].Flags |= unix.BPF_F_ZERO_SEED // walks go the same way every time
-	for name, v := range map[string]bool{"clock_moves": true, "checksum_by_helper": o.helper} {
+	for name, v := range map[string]any{"clock_moves": true, "checksum_by_helper": o.helper, "half_open_places": uint32(ringPlaces)} {
 		if err := spec.Variables[name].Set(v); err != nil {
 			return nil, err
 		}

@@ -92,6 +92,7 @@ type model struct {
 	list      []*entry // all of flows, in an order that does not depend on chance
 	direct    map[key]bool
 	datagrams map[datagram]*pieces
+	ring      ring
 	heldCount int
 	torn      *key // forward key of a flow that has only its other entries
 	affinity  map[affinityKey]*affinityEntry
@@ -202,8 +203,11 @@ func (m *model) retire(e *entry) {
 	e.Seen = m.now
 }
 
-// endReplies ends what hangs on a forward entry.
-func (m *model) endReplies(k key, f *flow) {
+// endReplies ends what hangs on a forward entry, in two steps.
+func (m *model) endReplies(k key, f *flow) { m.endAll(k, f, m.discard) }
+
+// endAll ends it one way or the other.
+func (m *model) endAll(k key, f *flow, end func(*entry)) {
 	r := replyOf(k, f)
 	if f.Flags&fResourced != 0 {
 		e := m.get(at(k, r1))
@@ -211,29 +215,31 @@ func (m *model) endReplies(k key, f *flow) {
 			return
 		}
 		r.Dport = e.Port
-		m.discard(e)
-		m.discard(m.flows[at(r, r4)])
+		end(e)
+		if e := m.get(at(r, r4)); e != nil {
+			end(e)
+		}
 	}
 	e := m.get(r)
 	if e == nil || e.Addr != k.Daddr || e.Port != k.Dport {
 		return
 	}
 	if e.Flags&fMasq != 0 {
-		m.endMasquerade(r)
+		m.endMasquerade(r, end)
 	}
-	m.discard(e)
+	end(e)
 }
 
-func (m *model) endMasquerade(r key) {
+func (m *model) endMasquerade(r key, end func(*entry)) {
 	out := m.get(answers(r, e2))
 	if out == nil {
 		return
 	}
 	in := m.get(key{Saddr: r.Saddr, Daddr: out.Addr, Sport: r.Sport, Dport: out.Port, Proto: r.Proto, Position: uint8(e3)})
 	if in != nil && in.Addr == r.Daddr && in.Port == r.Dport {
-		m.discard(in)
+		end(in)
 	}
-	m.discard(out)
+	end(out)
 }
 
 // touch counts a packet.

@@ -58,7 +58,9 @@ func (m *model) affine(p *pkt, s *service) uint32 {
 	if a == nil {
 		return 0
 	}
-	if m.now64 >= a.Expires {
+	end := a.Expires
+	a.Expires = 0 // it has ended, unless it goes on below
+	if m.now64 >= end {
 		m.hit("affinity: is over")
 		return 0
 	}
@@ -116,7 +118,7 @@ func (m *model) assure(f *entry) {
 // prolong puts off the end of what a live flow keeps alive.
 func (m *model) prolong(f *entry) {
 	a := m.affinityOf(f)
-	if a == nil || a.Expires > m.in(affinityAhead) {
+	if a == nil || a.Expires == 0 || a.Expires > m.in(affinityAhead) {
 		return
 	}
 	m.hit("affinity: is put off as a flow lives")

@@ -111,6 +111,10 @@ func (m *model) move(e *entry, state uint8) {
 	old := e.State
 	m.backendOf(e)
 	e.State = state
+	if state >= stDead && e.Flags&fHalfOpen != 0 {
+		e.Flags &^= fHalfOpen
+		m.ring.Count--
+	}
 	id := e.Backend // gone or not: the count stands where the hint says
 	if id == 0 || (state < stDead && isActive(state) == isActive(old)) {
 		return

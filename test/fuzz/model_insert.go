@@ -20,6 +20,7 @@ const (
 // replyEntry is what E4 of a flow holds: back to the address that was asked.
 func replyEntry(p *pkt, f flow) flow {
 	f.Addr, f.Port, f.State = p.dst, p.dport, stRepl
+	f.Flags &^= fHalfOpen
 	return f
 }
 
@@ -49,6 +50,9 @@ func (m *model) insert(p *pkt, f flow) (*entry, reason) {
 	}
 	if f.Flags&fDirect == 0 {
 		m.count(f.Backend, f.State, 1)
+	}
+	if f.Flags&fHalfOpen != 0 {
+		m.enterRing(k)
 	}
 	return m.flows[k], noReason
 }

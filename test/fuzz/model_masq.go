@@ -44,7 +44,11 @@ func (m *model) masquerade(a arrival, p *pkt) bool {
 		return true
 	}
 	v.Addr, v.Port = to, in.Dport
-	switch m.place(k, v) {
+	got := m.place(k, v)
+	if got == placedFull && m.makeRoom() {
+		got = m.place(k, v)
+	}
+	switch got {
 	case placedFull:
 		m.hit("masquerade: no room for E2")
 		m.discard(m.flows[in])
@@ -88,6 +92,9 @@ func (m *model) masqueradePort(in *key, v flow) placed {
 func (m *model) tryPort(in *key, v flow, port uint16, rested bool) placed {
 	in.Dport = port
 	got := m.place(*in, v)
+	if got == placedFull && m.makeRoom() {
+		return placedTaken // the next port finds room
+	}
 	if got == placedTaken && m.takeOver(*in, v, rested) {
 		if !rested {
 			m.hit("masquerade: the port of a connection that was just closed")

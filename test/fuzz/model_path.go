@@ -111,8 +111,13 @@ func (m *model) unwanted(a arrival, p *pkt, r reason) {
 
 // known sends a packet of a flow that was there before.
 func (m *model) known(p *pkt, f *entry, id uint32) {
-	if p.proto == protoTCP && p.part != later &&
-		(p.flags&(tcpSYN|tcpFIN|tcpRST) != 0 || f.State != uint8(bpf.LBFlowStateSTATE_ESTABLISHED)) {
+	switch half := f.Flags&fHalfOpen != 0; {
+	case p.proto != protoTCP:
+		if half {
+			m.unanswered(f)
+		}
+	case p.part == later:
+	case p.flags&(tcpSYN|tcpFIN|tcpRST) != 0 || f.State != uint8(bpf.LBFlowStateSTATE_ESTABLISHED) || half:
 		m.follow(f, p.flags, "in")
 	}
 	m.forward(p, f, id)
@@ -182,6 +187,9 @@ func (m *model) newFlow(a arrival, p *pkt) {
 		return
 	}
 	e, r := m.insert(p, f)
+	if r == flowsFull && m.makeRoom() {
+		e, r = m.insert(p, f)
+	}
 	switch r {
 	case bpf.LBDropReasonDROP_NONE:
 		m.hit("new flow: to a VIP")
@@ -198,7 +206,7 @@ func (m *model) newFlow(a arrival, p *pkt) {
 // lead is a flow to a backend.
 func (m *model) lead(p *pkt, v bpf.LBVip, s *service, id uint32) flow {
 	b := m.backends[id]
-	f := flow{Addr: b.Addr, Port: b.Port, Backend: id, ServiceHash: s.Hash, BackendHash: b.Hash}
+	f := flow{Addr: b.Addr, Port: b.Port, Backend: id, ServiceHash: s.Hash, BackendHash: b.Hash, Flags: fHalfOpen}
 	if b.Port == 0 {
 		m.hit("new flow: keeps the port that was asked for")
 		f.Port = p.dport
@@ -302,6 +310,7 @@ func (m *model) heard(p *pkt, r *entry) {
 		m.follow(f, p.flags, "out")
 	} else {
 		f.Flags |= fReplied
+		m.settle(f)
 	}
 	if f.Flags&fAffinity != 0 {
 		m.assure(f)

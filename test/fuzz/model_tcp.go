@@ -61,6 +61,9 @@ func (m *model) follow(e *entry, flags uint8, dir string) {
 	if !e.live() {
 		return
 	}
+	if dir == "in" && flags&(tcpACK|tcpSYN|tcpRST) == tcpACK {
+		m.settle(e)
+	}
 	if to := m.table.next(e.State, flags, dir); to != e.State {
 		m.hit("state: " + dir + " changes it")
 		m.move(e, to)

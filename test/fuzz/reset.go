@@ -29,6 +29,9 @@ func (k *kernel) reset() error {
 			return err
 		}
 	}
+	if err := k.HalfOpenEnds.Put(uint32(0), bpf.LBHalfOpenRing{}); err != nil {
+		return err
+	}
 	cpus := ebpf.MustPossibleCPU()
 	for id := range uint32(lastBackend) {
 		if err := k.Stats.Put(id, make([]bpf.LBBackendStats, cpus)); err != nil {

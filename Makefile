@@ -40,8 +40,9 @@ test-vm: vm-packages ## under Debian's kernels in QEMU (root); a part: KERNEL=6.
 	$(GO) test -tags privileged -count 1 -v -timeout 2h ./test/vm -full \
 		$(if $(KERNEL),-kernel '$(KERNEL)') $(if $(PKG),-pkg '$(PKG)') $(if $(RUN),-tests '$(RUN)')
 
-soak: packages ## five minutes of 5,000 connections a second to one masqueraded backend (root)
+soak: packages ## five minutes of 5,000 connections a second to one masqueraded backend, a million flows in a storm (root)
 	$(GO) test -tags privileged -count 1 -v -timeout 30m ./test/lab -run FollowEachOther -soak 5m
+	$(GO) test -tags privileged -count 1 -v -timeout 30m ./dataplane/ebpf -run CountsAreExact -flows 1000000 -together 2m
 
 fuzz: packages ## 50M packets through the programs, against a model (root); PACKETS=N SEED=N
 	$(GO) run ./test/fuzz -packets $(or $(PACKETS),50000000) $(if $(SEED),-seed $(SEED))

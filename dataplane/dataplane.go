@@ -66,6 +66,39 @@ type BackendCounters struct {
 	OutBytes         uint64
 }
 
+// Recount compares the counts of backends, Active and Inactive, with the flows
+// that there are.
+type Recount struct {
+	// Compared is how many backends were compared. Skipped are those that
+	// could not be, as connections came and went meanwhile: of them only a
+	// difference greater than all that changed is known for one.
+	Compared, Skipped int
+	// Difference is the sum of all differences. It must be 0.
+	Difference uint64
+	// Wrong are the backends whose counts differ, the worst first.
+	Wrong []Miscount
+	// Flows is how many flows were counted, Took how long that took.
+	Flows uint64
+	Took  time.Duration
+}
+
+// Miscount is a backend whose counts differ from the flows that there are.
+type Miscount struct {
+	// Backend is zero if no backend has the id any more.
+	Backend lb.BackendID
+	ID      uint32
+	// Counted is what its counts say, Found how many flows there are.
+	Counted, Found Load
+	// Difference is how far they are apart; of a backend that was skipped, at
+	// least: its flows changed meanwhile.
+	Difference uint64
+	AtLeast    bool
+}
+
+// Load is how many flows a backend has, as IPVS counts them. A wrong count may be
+// below zero.
+type Load struct{ Active, Inactive int64 }
+
 // Flow is one translated flow, seen from the client.
 type Flow struct {
 	Protocol             lb.Protocol

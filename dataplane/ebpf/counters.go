@@ -26,7 +26,7 @@ func (r *reader) Counters() (dataplane.Counters, error) {
 		byID[b.id] = &dataplane.BackendCounters{}
 		last = max(last, b.id)
 	}
-	err = stats.EachLoad(r.load, last, func(id uint32, l *bpf.LBBackendLoad) {
+	err = stats.EachLoad(r.load, last, func(id uint32, l bpf.LBBackendLoad) {
 		if n := byID[id]; n != nil {
 			n.Active, n.Inactive, n.Overloaded = uint64(l.Active), uint64(l.Inactive), l.Overloaded != 0
 		}

@@ -64,6 +64,9 @@ type Dataplane struct {
 	gen    *loader.Generation // nil before the first Apply
 	tables *tables
 	state  *state
+	// audited is what the last recount gave, at auditedAt: zero before it.
+	audited   dataplane.Recount
+	auditedAt time.Time
 }
 
 // New takes the pin path. Packets see no difference before the first Apply.

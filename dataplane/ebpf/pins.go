@@ -11,7 +11,7 @@ import (
 )
 
 // Pins reads what is pinned, with or without a daemon: Read, Counters,
-// Flows and Clients. Safe for concurrent use.
+// Recount, Flows and Clients. Safe for concurrent use.
 type Pins struct {
 	*reader
 	pinned *loader.Pinned

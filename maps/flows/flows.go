@@ -28,6 +28,21 @@ func (t Table) EachForward(yield func(k *bpf.LBFlowKey, f *bpf.LBFlow) error) er
 	})
 }
 
+// Counted reports whether a forward entry counts in the load of the backend that
+// its hint names, whoever that is now, and as what: the programs move a count
+// with the hint and with the state, so it stands where these say.
+func Counted(f *bpf.LBFlow) (active, counted bool) {
+	if f.Flags&uint8(bpf.LBFlowFlagsFLOW_DIRECT) != 0 {
+		return false, false
+	}
+	switch s := bpf.LBFlowState(f.State); s {
+	case bpf.LBFlowStateSTATE_ESTABLISHED, bpf.LBFlowStateSTATE_SYN_SENT, bpf.LBFlowStateSTATE_SYN_RECV, bpf.LBFlowStateSTATE_SYNACK:
+		return true, true
+	default:
+		return false, s < bpf.LBFlowStateSTATE_REPLY
+	}
+}
+
 // Reply returns the reply entry (position E4) of a forward entry; false if
 // there is none.
 func (t Table) Reply(k *bpf.LBFlowKey, f *bpf.LBFlow) (bpf.LBFlow, bool, error) {

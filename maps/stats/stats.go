@@ -59,10 +59,10 @@ func (l *Load) Judge(id, upper, lower uint32) {
 }
 
 // EachLoad yields the load of the backend ids 0 to last, by batch lookups.
-func EachLoad(m *ebpf.Map, last uint32, yield func(id uint32, l *bpf.LBBackendLoad)) error {
+func EachLoad(m *ebpf.Map, last uint32, yield func(id uint32, l bpf.LBBackendLoad)) error {
 	return batch.Each(m, func(id uint32, l *bpf.LBBackendLoad) error {
 		if id <= last {
-			yield(id, l)
+			yield(id, *l)
 		}
 		return nil
 	})

@@ -107,7 +107,7 @@ func TestLoadIsZeroWithoutAnyFlow(t *testing.T) {
 		{1, map[uint32][3]uint32{1: {1, 0, 0}}},
 	} {
 		got, n := make(map[uint32][3]uint32), uint32(0)
-		err := EachLoad(m, c.last, func(id uint32, l *bpf.LBBackendLoad) {
+		err := EachLoad(m, c.last, func(id uint32, l bpf.LBBackendLoad) {
 			if n++; l.Active+l.Inactive > 0 {
 				got[id] = [3]uint32{l.Active, l.Inactive, l.Overloaded}
 			}

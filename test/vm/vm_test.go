@@ -46,7 +46,7 @@ var suites = []suite{
 		"6.1":  {"-test.skip", "^TestTCPStatesAndTimeouts$"},
 		"6.12": {"-test.skip", "^TestTCPStatesAndTimeouts$"},
 	}},
-	{pkg: "./dataplane/ebpf", sample: map[string][]string{
+	{pkg: "./dataplane/ebpf", flags: []string{"-flows", "10000", "-together", "2s"}, sample: map[string][]string{
 		"6.1":  {"-test.run", "TestConformance/ipv4/TCP/^(flow|masquerade|restart)$"},
 		"6.12": {"-test.run", "TestConformance/ipv6/UDP/^(reuse|refuse|schedule)$"},
 	}},

@@ -26,6 +26,7 @@ const defaultPinPath = "/sys/fs/bpf/waggle"
 type reader interface {
 	Read() (*lb.Snapshot, error)
 	Counters() (dataplane.Counters, error)
+	Recount(ctx context.Context) (dataplane.Recount, error)
 	Flows(yield func(dataplane.Flow) error) error
 	Clients(yield func(dataplane.Client) error) error
 	Close() error

@@ -26,6 +26,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 type fakeReader struct {
 	snap     *lb.Snapshot
 	counters dataplane.Counters
+	recount  dataplane.Recount
 	flows    []dataplane.Flow
 	clients  []dataplane.Client
 	errs     map[string]error
@@ -35,6 +36,10 @@ type fakeReader struct {
 func (r *fakeReader) Read() (*lb.Snapshot, error) { return r.snap, r.errs["Read"] }
 
 func (r *fakeReader) Counters() (dataplane.Counters, error) { return r.counters, r.errs["Counters"] }
+
+func (r *fakeReader) Recount(context.Context) (dataplane.Recount, error) {
+	return r.recount, r.errs["Recount"]
+}
 
 func (r *fakeReader) Flows(yield func(dataplane.Flow) error) error {
 	for _, f := range r.flows {
@@ -85,6 +90,7 @@ func newFakeReader(t *testing.T) *fakeReader {
 			},
 			Drops: map[string]uint64{"no_flow": 3},
 		},
+		recount: dataplane.Recount{Compared: 2, Flows: 4, Took: time.Millisecond},
 		flows: []dataplane.Flow{
 			flow(web, "198.51.100.8:50001", vip, one), flow(web, "198.51.100.7:50000", vip, one),
 			flow(web6, "[2001:db8:9::1]:50000", vip6, six),

@@ -82,14 +82,9 @@ func (e *env) reading(pinPath string, f func(reader) error) (err error) {
 
 // readAll reads the services and the counters.
 func (e *env) readAll(pinPath string) (snap *lb.Snapshot, c dataplane.Counters, err error) {
-	err = e.reading(pinPath, func(r reader) (err error) {
-		if snap, err = readServices(r, pinPath); err != nil {
-			return err
-		}
-		if c, err = r.Counters(); err != nil {
-			return fmt.Errorf("read counters at %s: %w", pinPath, err)
-		}
-		return nil
+	err = e.reading(pinPath, func(r reader) error {
+		snap, c, err = readCounters(r, pinPath)
+		return err
 	})
 	return snap, c, err
 }
@@ -165,6 +160,16 @@ func (f limitFlag) check(cmd *cobra.Command) error {
 		return usage(cmd, fmt.Errorf("--limit %d: write 0 for all, or how many", f))
 	}
 	return nil
+}
+
+func readCounters(r reader, pinPath string) (snap *lb.Snapshot, c dataplane.Counters, err error) {
+	if snap, err = readServices(r, pinPath); err != nil {
+		return nil, c, err
+	}
+	if c, err = r.Counters(); err != nil {
+		return nil, c, fmt.Errorf("read counters at %s: %w", pinPath, err)
+	}
+	return snap, c, nil
 }
 
 // serviceFlag is --service: a name (both families) or a name and a family,

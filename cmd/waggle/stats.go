@@ -3,6 +3,9 @@
 package main
 
 import (
+	"context"
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"github.com/waggle-lb/waggle/internal/cli"
@@ -13,21 +16,42 @@ func newStatsCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stats",
 		Short: "Show totals, and drops by reason",
-		Long: `Show totals over all services since the pins were made, and how many packets were
-refused or dropped, by reason and with what each reason means. Reasons that never
-occurred are left out of the table; -o wide shows all of them.`,
+		Long: `Show totals over all services since the pins were made, whether the counts of
+connections are right, and how many packets were refused or dropped, by reason and
+with what each reason means. Reasons that never occurred are left out of the table;
+-o wide shows all of them.
+
+The flows of each backend are counted, and compared with what its counts of active
+and inactive connections say. A difference is a bug: please report it.`,
 		Example: `  waggle stats
   waggle stats -o wide
+  waggle stats -o json | jq '.counts.difference'
   waggle stats -o json | jq '.drops[] | select(.packets > 0)'`,
 		Args: noArgs,
-		RunE: func(*cobra.Command, []string) error {
-			snap, c, err := e.readAll(flags.pinPath)
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			doc, err := e.readStats(cmd.Context(), flags.pinPath)
 			if err != nil {
 				return err
 			}
-			return cli.Write(e.stdout, flags.format, cli.NewStats(snap, c, e.reasons()))
+			return cli.Write(e.stdout, flags.format, doc)
 		},
 	}
 	flags.register(cmd)
 	return cmd
+}
+
+func (e *env) readStats(ctx context.Context, pinPath string) (doc *cli.Stats, err error) {
+	err = e.reading(pinPath, func(r reader) error {
+		snap, c, err := readCounters(r, pinPath)
+		if err != nil {
+			return err
+		}
+		counts, err := r.Recount(ctx)
+		if err != nil {
+			return fmt.Errorf("recount flows at %s: %w", pinPath, err)
+		}
+		doc = cli.NewStats(snap, c, counts, e.reasons())
+		return nil
+	})
+	return doc, err
 }

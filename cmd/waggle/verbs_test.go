@@ -62,7 +62,7 @@ func TestVerbs(t *testing.T) {
 func TestReadErrorsFailTheVerb(t *testing.T) {
 	broken := errors.New("map is broken")
 	for _, tt := range []struct{ method, verb string }{
-		{"Read", "services"}, {"Read", "backends"}, {"Read", "stats"}, {"Counters", "services"}, {"Flows", "flows"},
+		{"Read", "services"}, {"Read", "backends"}, {"Read", "stats"}, {"Counters", "services"}, {"Flows", "flows"}, {"Recount", "stats"},
 		{"Close", "services"}, {"Close", "flows"}, {"Read", "clients"}, {"Clients", "clients"}, {"Close", "clients"},
 		{"Read", "services -o ipvsadm"}, {"Counters", "services -o ipvsadm"}, {"Close", "services -o ipvsadm"},
 		{"Read", "flows -o ipvsadm"}, {"Flows", "flows -o ipvsadm"}, {"Clients", "flows -o ipvsadm"}, {"Close", "flows -o ipvsadm"},

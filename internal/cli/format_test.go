@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/waggle-lb/waggle/dataplane"
 	"github.com/waggle-lb/waggle/internal/cli"
 	"github.com/waggle-lb/waggle/lb"
 )
@@ -35,7 +36,7 @@ func TestFormatSetRefusesUnknown(t *testing.T) {
 func TestYAMLSaysTheSameAsJSON(t *testing.T) {
 	snap, c := fixture(t)
 	for _, doc := range []cli.Document{
-		cli.NewServiceList(snap, c), cli.NewFlowList(flows(), false), cli.NewClientList(snap, clients(), true), cli.NewStats(snap, c, nil),
+		cli.NewServiceList(snap, c), cli.NewFlowList(flows(), false), cli.NewClientList(snap, clients(), true), cli.NewStats(snap, c, dataplane.Recount{}, nil),
 		cli.NewBackendList(snap, c, func(lb.ServiceID) bool { return true }),
 	} {
 		var j, y bytes.Buffer

@@ -102,6 +102,17 @@ func clients() []dataplane.Client {
 	}
 }
 
+func miscounted() dataplane.Recount {
+	return dataplane.Recount{Compared: 3, Skipped: 1, Difference: 9, Wrong: []dataplane.Miscount{
+		{
+			Backend: backend(web4, "192.0.2.2:8080"), ID: 3, Counted: dataplane.Load{Active: 40, Inactive: 2}, Found: dataplane.Load{Active: 33, Inactive: 2},
+			Difference: 6, AtLeast: true,
+		},
+		{Backend: backend(web6, "[2001:db8:1::2]:8080"), ID: 4, Counted: dataplane.Load{Active: -1, Inactive: 1}, Difference: 2},
+		{ID: 7, Counted: dataplane.Load{Inactive: 1}, Difference: 1},
+	}}
+}
+
 func TestDocuments(t *testing.T) {
 	snap, c := fixture(t)
 	all := func(lb.ServiceID) bool { return true }
@@ -112,8 +123,9 @@ func TestDocuments(t *testing.T) {
 		"backends-web6":  cli.NewBackendList(snap, c, func(id lb.ServiceID) bool { return id == web6 }),
 		"flows":          cli.NewFlowList(flows(), true),
 		"clients":        cli.NewClientList(snap, clients(), false),
-		"stats":          cli.NewStats(snap, c, []string{"empty_pool", "unknown_port", "no_flow"}),
-		"stats-quiet":    cli.NewStats(snap, dataplane.Counters{}, []string{"empty_pool"}),
+		"stats":          cli.NewStats(snap, c, dataplane.Recount{Compared: 4}, []string{"empty_pool", "unknown_port", "no_flow"}),
+		"stats-quiet":    cli.NewStats(snap, dataplane.Counters{}, dataplane.Recount{Compared: 2, Skipped: 2}, []string{"empty_pool"}),
+		"stats-wrong":    cli.NewStats(snap, dataplane.Counters{}, miscounted(), nil),
 		"version":        cli.NewVersion(cli.Version{Version: "v0.1.0", Commit: "0123abc", Modified: true, Go: "go1.26.0", Platform: "linux/amd64", Kernel: "6.18.0"}),
 	}
 	for name, doc := range docs {

@@ -165,6 +165,17 @@ func failureCases() []testCase {
 			}
 			e.wantPicks("1")
 		}},
+	}
+}
+
+// freshCases are about a machine on which nothing happened yet.
+func freshCases() []testCase {
+	return []testCase{
+		{"nothing is ours before the first service", 0, func(e *env) {
+			e.applySnapshot(nil)
+			p := e.fromClient(e.client(), e.vip(1), SYN)
+			e.wants(p, passed(p))
+		}},
 		{"a thousand services keep to themselves", 0, thousand},
 	}
 }

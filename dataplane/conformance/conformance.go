@@ -16,8 +16,8 @@ import (
 	"github.com/waggle-lb/waggle/lb"
 )
 
-// Rig is a dataplane and the little world that it needs. It belongs to one
-// test, which calls it from one goroutine.
+// Rig is a dataplane and the little world that it needs. One goroutine at a time
+// calls it.
 type Rig interface {
 	// Dataplane returns the present one: another after each Restart.
 	Dataplane() dataplane.Dataplane
@@ -102,49 +102,83 @@ type testCase struct {
 	run  func(*env)
 }
 
-// Run runs the suite: every behaviour for TCP and UDP over IPv4 and IPv6, each
-// on a rig of its own, several at the same time. newRig fails t if it cannot set
-// up, and cleans up with t.Cleanup.
-func Run(t *testing.T, newRig func(t *testing.T) Rig) {
-	groups := []struct {
-		name  string
-		cases []testCase
-	}{
-		{"schedule", slices.Concat(scheduleCases(), leastCases())},
-		{"follow", followCases()},
-		{"hash", slices.Concat(sourceCases(), destinationCases(), maglevCases())},
-		{"thresholds", thresholdCases()},
-		{"affinity", affinityCases()},
-		{"flow", slices.Concat(flowCases(), neighbourCases(), othersCases())},
-		{"backends", slices.Concat(backendCases(), removalCases(), returnCases(), quiesceCases())},
-		{"one-packet", onePacketCases()},
-		{"any-port", anyPortCases()},
-		{"lost", lostCases()},
-		{"reuse", slices.Concat(reuseCases(), afterwardsCases(), replyTakenCases(), portReuseCases())},
-		{"masquerade", slices.Concat(masqueradeCases(), hairpinCases(), directCases(), besideCases())},
-		{"refuse", slices.Concat(refusalCases(), noFlowCases())},
-		{"state", stateCases()},
-		{"counters", slices.Concat(counterCases(), assignCases())},
-		{"apply", slices.Concat(applyCases(), reportCases(), failureCases())},
-		{"live", liveCases()},
-		{"services", slices.Concat(serviceCases(), goneCases(), moveCases(), handoverCases())},
-		{"restart", slices.Concat(restartCases(), meanwhileCases(), keptCases(), lostRestartCases())},
+// group is cases of one kind.
+type group struct {
+	name  string
+	cases []testCase
+	alone bool // each case needs a rig that nobody used before
+}
+
+func groups() []group {
+	return []group{
+		{"schedule", slices.Concat(scheduleCases(), leastCases()), false},
+		{"follow", followCases(), false},
+		{"hash", slices.Concat(sourceCases(), destinationCases(), maglevCases()), false},
+		{"thresholds", thresholdCases(), false},
+		{"affinity", affinityCases(), false},
+		{"flow", slices.Concat(flowCases(), neighbourCases(), othersCases()), false},
+		{"backends", slices.Concat(backendCases(), removalCases(), returnCases(), quiesceCases()), false},
+		{"one-packet", onePacketCases(), false},
+		{"any-port", anyPortCases(), false},
+		{"lost", lostCases(), false},
+		{"reuse", slices.Concat(reuseCases(), afterwardsCases(), replyTakenCases(), portReuseCases()), false},
+		{"masquerade", slices.Concat(masqueradeCases(), hairpinCases(), directCases(), besideCases()), false},
+		{"refuse", slices.Concat(refusalCases(), noFlowCases()), false},
+		{"state", stateCases(), false},
+		{"counters", slices.Concat(counterCases(), assignCases()), false},
+		{"apply", slices.Concat(applyCases(), reportCases(), failureCases()), false},
+		{"live", liveCases(), false},
+		{"services", slices.Concat(serviceCases(), goneCases(), moveCases(), handoverCases()), false},
+		{"restart", slices.Concat(restartCases(), meanwhileCases(), keptCases(), lostRestartCases()), false},
+		{"fresh", freshCases(), true},
 	}
+}
+
+// Run runs the suite: every behaviour for TCP and UDP over IPv4 and IPv6, groups of
+// them at the same time. The cases of a group come one after the other, each with
+// addresses of its own: they share a rig, until one fails. newRig fails t if it
+// cannot set up, and cleans up with t.Cleanup.
+func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 	for _, family := range []lb.Family{lb.IPv4, lb.IPv6} {
 		for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {
-			for _, g := range groups {
+			for _, g := range groups() {
 				t.Run(family.String()+"/"+proto.String()+"/"+g.name, func(t *testing.T) {
-					for _, c := range g.cases {
-						if c.only != 0 && c.only != proto {
-							continue
-						}
-						t.Run(c.name, func(t *testing.T) {
-							t.Parallel()
-							c.run(&env{T: t, rig: newRig(t), family: family, proto: proto})
-						})
-					}
+					t.Parallel()
+					g.run(t, newRig, env{family: family, proto: proto})
 				})
 			}
 		}
 	}
+}
+
+func (g *group) run(t *testing.T, newRig func(t *testing.T) Rig, world env) {
+	for _, c := range g.cases {
+		if c.only != 0 && c.only != world.proto {
+			continue
+		}
+		if world.rig == nil || g.alone {
+			world.rig = newRig(t)
+		}
+		world.space++
+		ok := t.Run(c.name, func(t *testing.T) {
+			e := world
+			e.T = t
+			c.run(&e)
+		})
+		if !ok {
+			world.rig = nil
+			continue
+		}
+		world.leave(t)
+	}
+}
+
+// leave makes room for the next case.
+func (e *env) leave(t *testing.T) {
+	t.Helper()
+	if rep := e.rig.Dataplane().Apply(nil); rep.Err != nil || len(rep.Failed) > 0 {
+		t.Fatalf("apply the empty snapshot: error %v, failed %v", rep.Err, rep.Failed)
+	}
+	e.rig.Advance(time.Hour)
+	e.rig.MasqueradeWith(e.family, netip.Addr{})
 }

@@ -28,6 +28,7 @@ type env struct {
 	rig     Rig
 	family  lb.Family
 	proto   lb.Protocol
+	space   byte // which addresses are this case's
 	clients int
 }
 
@@ -44,10 +45,10 @@ func (e *env) part(name string, run func(*env)) {
 // addr is address n of network net.
 func (e *env) addr(net byte, n int) netip.Addr {
 	if e.family == lb.IPv4 {
-		return netip.AddrFrom4([4]byte{198, net, byte(n >> 8), byte(n)})
+		return netip.AddrFrom4([4]byte{223 - e.space, net, byte(n >> 8), byte(n)})
 	}
 	a := netip.MustParseAddr("2001:db8::").As16()
-	a[5], a[14], a[15] = net, byte(n>>8), byte(n)
+	a[4], a[5], a[14], a[15] = e.space, net, byte(n>>8), byte(n)
 	return netip.AddrFrom16(a)
 }
 

@@ -120,11 +120,6 @@ func othersCases() []testCase {
 			}
 			e.wantFlows("web", 1, 1)
 		}},
-		{"nothing is ours before the first service", 0, func(e *env) {
-			e.applySnapshot(nil)
-			p := e.fromClient(e.client(), e.vip(1), SYN)
-			e.wants(p, passed(p))
-		}},
 		{"a VIP that is the machine's own is served", 0, func(e *env) {
 			e.rig.AssignLocal(e.vip(1).Addr(), true)
 			e.web("1")

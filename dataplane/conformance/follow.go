@@ -24,8 +24,28 @@ func followCases() []testCase {
 				continue
 			}
 			words := strings.Join(append([]string{name}, sched.FlagNames(name, flags)...), ", ")
-			out = append(out, testCase{words + " follows package sched through changes", 0, func(e *env) { follow(e, name, flags) }})
+			out = append(out, testCase{words + " follows package sched through changes", 0, func(e *env) {
+				follow(e, scheduler(name, flags), e.list("4:3 3:2 2:1 1:4"), 40, 7)
+			}})
 		}
+		if s.Rule != sched.Hash {
+			out = append(out, testCase{name + " follows package sched among a hundred backends", 0, func(e *env) {
+				follow(e, scheduler(name, 0), e.hundred(), 5, 60)
+			}})
+		}
+	}
+	return out
+}
+
+// hundred are backends of which most are soon overloaded.
+func (e *env) hundred() []lb.Backend {
+	var out []lb.Backend
+	for n := range 100 {
+		b := lb.Backend{Addr: e.server(100 - n), Weight: uint16(1 + n*n%7)}
+		if n%30 != 0 {
+			b.Upper = uint32(n % 3)
+		}
+		out = append(out, b)
 	}
 	return out
 }
@@ -53,15 +73,16 @@ type followed struct {
 	active bool
 }
 
-func follow(e *env, name string, flags lb.SchedulerFlags) {
-	f := &follower{env: e, random: rand.New(rand.NewPCG(1, uint64(len(name))+uint64(flags))), counts: make(map[netip.AddrPort]*count)}
-	list := e.list("4:3 3:2 2:1 1:4")
-	for round := range 40 {
+// follow changes the service so many times, and begins fewer flows than so many
+// after each change.
+func follow(e *env, scheduler change, list []lb.Backend, rounds, flows int) {
+	f := &follower{env: e, random: rand.New(rand.NewPCG(1, 2)), counts: make(map[netip.AddrPort]*count)}
+	for round := range rounds {
 		if round > 0 {
 			list = e.edit(f.random, list)
 		}
-		f.set(e.changed("", scheduler(name, flags), func(s *lb.Service) { s.Backends = list }))
-		for range f.random.IntN(7) {
+		f.set(e.changed("", scheduler, func(s *lb.Service) { s.Backends = list }))
+		for range f.random.IntN(flows) {
 			f.next()
 		}
 		switch {

@@ -75,6 +75,15 @@ func keptCases() []testCase {
 			e.web("3 2 1", lc)
 			e.wantPicks("1 3 2 1")
 		}},
+		{"wrr remembers who could not be picked", 0, func(e *env) {
+			wrr := scheduler("wrr", 0)
+			e.web("2:1^1 1:4^3", wrr)
+			e.wantPicks("2 1 1 1 -") // the last one walks to the top
+			e.restart()
+			e.web("2:1^1 1:4^3", wrr)
+			e.web("2:1 1:4^9", wrr)
+			e.wantPicks("1 1 1 2 1")
+		}},
 		{"mh: places are as before, of a quiesced backend too", 0, func(e *env) {
 			for _, flags := range []lb.SchedulerFlags{0, lb.SchedulerFallback} {
 				mh := scheduler("mh", flags)

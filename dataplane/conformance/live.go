@@ -208,6 +208,14 @@ func scheduleChangeCases() []testCase {
 				}
 			}
 		}},
+		{"wrr remembers who could not be picked, through other changes", 0, func(e *env) {
+			wrr := scheduler("wrr", 0)
+			e.web("2:1^1 1:4^3", wrr)
+			e.wantPicks("2 1 1 1 -") // the last one walks to the top
+			e.web("2:1^1 1:4^3", wrr, reuse(lb.ReuseNever))
+			e.web("2:1 1:4^9", wrr)
+			e.wantPicks("1 1 1 2 1")
+		}},
 		{"what a service says beside its schedule takes no turn", 0, func(e *env) {
 			e.web("3:2 2:3 1:4", scheduler("wrr", 0))
 			e.wantPicks("3 2 1 1")

@@ -258,3 +258,7 @@ func answer(frame []byte) string {
 	}
 	return ""
 }
+
+func TestConformance(t *testing.T) {
+	conformance.Run(t, func(t *testing.T) conformance.Rig { return newRig(t, nil) })
+}

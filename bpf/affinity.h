@@ -58,7 +58,8 @@ static __always_inline __u32 find_affine(const struct flow_key *key, struct serv
 	if (!a)
 		return 0;
 	id = affine_backend(a, svc->options);
-	a->expires = id ? w->affinity.expires : 0; /* it ends, though nobody else may take the client */
+	a->expires =
+		id ? w->affinity.expires : 0; /* it ends, though nobody else may take the client */
 	return id;
 }
 

@@ -308,8 +308,7 @@ static __always_inline enum verdict leaving(struct __sk_buff *skb, const struct 
 	/* a bridge passes on what is for others: that is none of ours */
 	if (skb->pkt_type == PACKET_OTHERHOST)
 		return VERDICT_PASS;
-	if (bit_is_set(&vip_bits, addr_bit(p->key.daddr)) &&
-	    find_frontend(p))
+	if (bit_is_set(&vip_bits, addr_bit(p->key.daddr)) && find_frontend(p))
 		return drop(DROP_UNTRANSLATED);
 	return VERDICT_PASS;
 }

@@ -16,11 +16,11 @@ enum limits {
 	BITS_WORDS = 1 << (18 - 6), /* 64 bits a word */
 	MAX_SERVICES = 1 << 16,
 	MAX_BACKENDS = 1 << 16,
-	MAX_VIPS = 1 << 17,  /* frontends, and one marker for each address */
-	MAX_SLOTS = 1 << 20, /* words of 8 bytes */
-	HEADER_WORDS = 2,    /* of a run in slots, before its slots */
+	MAX_VIPS = 1 << 17,	/* frontends, and one marker for each address */
+	MAX_SLOTS = 1 << 20,	/* words of 8 bytes */
+	HEADER_WORDS = 2,	/* of a run in slots, before its slots */
 	SLOT_CLOSED = 1u << 31, /* beside a backend id: takes nothing new */
-	MAX_FLOWS = 1 << 19, /* entries: a flow has two */
+	MAX_FLOWS = 1 << 19,	/* entries: a flow has two */
 	MAX_NODE_ADDRS = 1 << 12,
 	MAX_DEVICES = 1 << 12,
 	MAX_DIRECT = 1 << 16,	     /* connections to backends without a VIP that are remembered */
@@ -30,8 +30,8 @@ enum limits {
 	HELD_BYTES = 1500,	     /* longest of them */
 	MASQ_BITS = 1 + 65536 / 4,   /* where masq_ports has a bit for each port */
 	MASQ_WORDS = MASQ_BITS + 65536 / 64,
-	MAX_LEAST = 1 << 14,	/* longest run that rule LEAST scans */
-	MAX_AFFINITY = 1 << 16, /* clients that are kept at their backend */
+	MAX_LEAST = 1 << 14,	       /* longest run that rule LEAST scans */
+	MAX_AFFINITY = 1 << 16,	       /* clients that are kept at their backend */
 	MAX_HALF_OPEN = MAX_FLOWS / 4, /* places in the ring; a power of 2 */
 };
 
@@ -158,8 +158,8 @@ struct fragment_key {
 struct fragment {
 	__u16 sport;
 	__u16 dport;
-	__u32 known; /* the protocol; 0: the first fragment was not here yet */
-	__u32 held;  /* fragments that came before it */
+	__u32 known;   /* the protocol; 0: the first fragment was not here yet */
+	__u32 held;    /* fragments that came before it */
 	__u32 backend; /* of one-packet scheduling: where the datagram goes; 0: not known */
 };
 
@@ -220,8 +220,8 @@ _Static_assert(sizeof(struct service) == 32, "two services are one cache line");
 
 enum backend_state {
 	BACKEND_FREE = 0,
-	BACKEND_ACTIVE = 1,   /* takes new flows unless its weight is 0 */
-	BACKEND_DRAINING = 2, /* left the service; the id rests until its load is zero */
+	BACKEND_ACTIVE = 1,    /* takes new flows unless its weight is 0 */
+	BACKEND_DRAINING = 2,  /* left the service; the id rests until its load is zero */
 	BACKEND_UNHEALTHY = 3, /* in the service, and does not serve */
 };
 
@@ -297,10 +297,10 @@ struct service_name {
 
 /* One element: what a reader needs to make sense of the other maps. */
 struct clocks {
-	__u32 layout;  /* LAYOUT_VERSION */
-	__u32 hz;      /* jiffies per second */
-	__u64 jiffies; /* a pair of clocks read together: jiffies64 ... */
-	__u64 ktime;   /* ... and CLOCK_MONOTONIC in ns */
+	__u32 layout;	    /* LAYOUT_VERSION */
+	__u32 hz;	    /* jiffies per second */
+	__u64 jiffies;	    /* a pair of clocks read together: jiffies64 ... */
+	__u64 ktime;	    /* ... and CLOCK_MONOTONIC in ns */
 	__u32 timeouts[16]; /* by enum flow_state, in seconds: how long an idle flow lives */
 };
 

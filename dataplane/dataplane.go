@@ -66,6 +66,20 @@ type BackendCounters struct {
 	OutBytes         uint64
 }
 
+// Status is what a dataplane knows of itself. What is not known is zero.
+type Status struct {
+	// Generation numbers the configurations that were published at a pin path.
+	Generation int
+	// Entries is how many places of the flow table are taken, by the last walk
+	// over it; every flow has two or more. Limit is how many there are.
+	Entries, Limit uint32
+	// HalfOpen is how many flows have not shown that their client is there.
+	HalfOpen uint64
+	// Audit is the last recount, done at Audited.
+	Audit   Recount
+	Audited time.Time
+}
+
 // Recount compares the counts of backends, Active and Inactive, with the flows
 // that there are.
 type Recount struct {

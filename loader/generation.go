@@ -25,6 +25,8 @@ const (
 // that use both.
 type Generation struct {
 	bpf.LBObjects
+	// Number is N of gen-N, once it is published.
+	Number int
 }
 
 // Close releases the handles.
@@ -124,6 +126,7 @@ func (l *Loader) pin(g *Generation) (dir string, err error) {
 			n = i + 1
 		}
 	}
+	g.Number = n
 	dir = filepath.Join(l.opts.PinPath, genPrefix+strconv.Itoa(n))
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", fmt.Errorf("pin the configuration: %w", err)

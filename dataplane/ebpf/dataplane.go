@@ -58,6 +58,8 @@ type Dataplane struct {
 	idle    info.Timeouts
 	// published is ready once packets see what this process wrote.
 	published task.Readiness
+	// entries is how many the flow table has, by the last walk.
+	entries atomic.Uint32
 
 	mu     sync.Mutex // guards what follows
 	loader *loader.Loader
@@ -275,6 +277,25 @@ func (d *Dataplane) Counters() (c dataplane.Counters, err error) {
 		return err
 	})
 	return c, err
+}
+
+// Status says what is known without work: what tasks found, and a few numbers.
+func (d *Dataplane) Status() (s dataplane.Status, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s = dataplane.Status{
+		Entries: d.entries.Load(), Limit: d.loader.Map("flows").MaxEntries(),
+		Audit: d.audited, Audited: d.auditedAt,
+	}
+	if d.gen != nil {
+		s.Generation = d.gen.Number
+	}
+	var ring bpf.LBHalfOpenRing
+	if err := d.loader.Map("half_open_ends").Lookup(uint32(0), &ring); err != nil {
+		return s, fmt.Errorf("read how many flows are half-open: %w", err)
+	}
+	s.HalfOpen = ring.Count
+	return s, nil
 }
 
 // Supports implements dataplane.Dataplane.

@@ -128,8 +128,12 @@ func (d *Dataplane) flushLost() error {
 }
 
 // walk reads the iterator to its end: each read resumes where the last one
-// stopped.
+// stopped. A whole walk says how many entries there are.
 func (d *Dataplane) walk(ctx context.Context) (err error) {
+	var before, after uint32
+	if err := d.gen.SweepWalked.Get(&before); err != nil {
+		return fmt.Errorf("read how many entries were walked: %w", err)
+	}
 	it, err := link.AttachIter(link.IterOptions{Program: d.gen.Sweep, Map: d.gen.Flows})
 	if err != nil {
 		return err
@@ -144,6 +148,10 @@ func (d *Dataplane) walk(ctx context.Context) (err error) {
 	for ctx.Err() == nil {
 		switch _, err := r.Read(buf); {
 		case errors.Is(err, io.EOF):
+			if err := d.gen.SweepWalked.Get(&after); err != nil {
+				return fmt.Errorf("read how many entries were walked: %w", err)
+			}
+			d.entries.Store(after - before)
 			return nil
 		case err != nil:
 			return err

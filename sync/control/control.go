@@ -50,6 +50,11 @@ type Status struct {
 	Refused map[lb.ServiceID]error
 	// Report is the outcome of the last Apply; zero before the first.
 	Report dataplane.Report
+	// Applies counts the calls of Apply, Incomplete those of them that left
+	// something to retry. The last one ended at Applied, after Took.
+	Applies, Incomplete uint64
+	Applied             time.Time
+	Took                time.Duration
 	// Retries counts the Applies since Desired changed that were not complete.
 	Retries int
 }
@@ -228,16 +233,20 @@ func (l *Loop) reconcile(fresh bool) (complete, applied bool, err error) {
 		l.admitted = admitted
 	}
 	complete = report.Err == nil && len(report.Failed) == 0
-	l.log(report, time.Since(began))
+	took := time.Since(began)
+	l.log(report, took)
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if fresh {
 		l.status.Retries = 0
 	}
+	l.status.Applies++
 	if !complete {
 		l.status.Retries++
+		l.status.Incomplete++
 	}
+	l.status.Applied, l.status.Took = began.Add(took), took
 	l.status.Desired, l.status.Refused, l.status.Report = desired, refused, report
 	return complete, true, nil
 }

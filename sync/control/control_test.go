@@ -169,8 +169,12 @@ func TestAnApplyErrorIsRetried(t *testing.T) {
 		settle(time.Hour)
 		r.wantApplies("1.5s web:1>1")
 		r.wantHeld("web:1>1")
-		if s := r.loop.Status(); s.Report.Err != nil || !r.ready() {
+		s := r.loop.Status()
+		if s.Report.Err != nil || !r.ready() {
 			t.Errorf("status %+v, ready %t after the retry", s, r.ready())
+		}
+		if at := s.Applied.Sub(r.start); s.Applies != 5 || s.Incomplete != 4 || at != 1500*time.Millisecond {
+			t.Errorf("%d Applies, %d incomplete, the last at %v; want 5, 4, 1.5s", s.Applies, s.Incomplete, at)
 		}
 	})
 }

@@ -36,6 +36,7 @@ var arrows = map[string][]string{
 	"sync/control":          {"lb", "dataplane", "internal/task"},
 	"internal":              {"lb", "internal"},
 	"internal/cli":          {"lb", "dataplane", "internal"},
+	"internal/metrics":      {"lb", "dataplane", "sync/control", "internal"},
 	"cmd":                   {""},
 	"test":                  {""},
 }
@@ -46,6 +47,7 @@ var outsiders = map[string][]string{
 	"github.com/moby/ipvs":    {"dataplane/ipvs"},
 	"k8s.io/":                 {"sync/kube"},
 	"github.com/spf13/cobra":  {"cmd"},
+	"github.com/prometheus/":  {"internal/metrics"},
 	"github.com/vishvananda/": {"internal/nlx", "internal/netlab"},
 }
 

@@ -5,12 +5,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"path"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/waggle-lb/waggle/dataplane/ebpf"
+	"github.com/waggle-lb/waggle/internal/httpd"
 	"github.com/waggle-lb/waggle/lb/sched"
 )
 
@@ -27,6 +29,8 @@ type runFlags struct {
 	masquerade     string // as written
 	ports          ebpf.PortRange
 	timeouts       ebpf.Timeouts
+	metrics        string // as written
+	metricsAddr    netip.AddrPort
 }
 
 func newRunCommand(e *env) *cobra.Command {
@@ -70,6 +74,7 @@ it has, and "waggle cleanup" ends that.`,
 	f.DurationVar(&flags.timeouts.TCP, "ipvs-tcp-timeout", 0, "how long an established TCP connection lives without a packet; 0 is IPVS's 15m0s")
 	f.DurationVar(&flags.timeouts.TCPFin, "ipvs-tcpfin-timeout", 0, "how long after the server's FIN; 0 is IPVS's 2m0s")
 	f.DurationVar(&flags.timeouts.UDP, "ipvs-udp-timeout", 0, "how long a flow of UDP lives without a datagram; 0 is IPVS's 5m0s")
+	f.StringVar(&flags.metrics, metricsFlag, "", "serve Prometheus metrics at this ADDRESS:PORT, 127.0.0.1:10249 say; empty: nowhere")
 	complete(cmd, "scheduler", cobra.FixedCompletions(sched.Names(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
@@ -89,6 +94,11 @@ func (f *runFlags) validate() error {
 	}
 	if err := f.timeouts.Check(); err != nil {
 		return err
+	}
+	if f.metrics != "" {
+		if f.metricsAddr, err = httpd.ParseAddr(f.metrics); err != nil {
+			return fmt.Errorf("--%s: %w", metricsFlag, err)
+		}
 	}
 	for _, pattern := range f.excludeDevices {
 		if _, err := path.Match(pattern, ""); err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
 
 	"github.com/waggle-lb/waggle/dataplane/ebpf"
 	"github.com/waggle-lb/waggle/internal/advise"
@@ -24,6 +25,11 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	if _, err := parseFile(flags.services, flags.scheduler); err != nil {
 		return err
 	}
+	listener, err := listenMetrics(flags)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeListener(listener)) }()
 	dp, err := ebpf.New(ebpf.Options{PinPath: flags.pinPath, Log: log, ExcludeDevices: flags.excludeDevices, MasqueradePorts: flags.ports, Timeouts: flags.timeouts})
 	if err != nil {
 		return err
@@ -51,7 +57,8 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	tasks := append([]task.Task{src, loop, adviser, &reloadTask{log: log, reload: src.Reload}}, dp.Tasks()...)
+	tasks := slices.Concat([]task.Task{src, loop, adviser, &reloadTask{log: log, reload: src.Reload}}, dp.Tasks(),
+		metricsTasks(e, listener, dp, loop, log))
 	if socket := os.Getenv("NOTIFY_SOCKET"); socket != "" {
 		tasks = append(tasks, &notifyTask{socket: socket, others: tasks})
 	}

@@ -43,6 +43,7 @@ func TestVerbs(t *testing.T) {
 		{"run-unknown-scheduler", "run --services x.yaml --scheduler best"},
 		{"run-bad-pattern", "run --services x.yaml --exclude-devices eth[0"},
 		{"run-bad-ports", "run --services x.yaml --masquerade-ports 2000-1000"},
+		{"run-bad-metrics-address", "run --services x.yaml --metrics-bind-address :10249"},
 		{"check-missing-file", "run --check testdata/nothing.yaml"},
 		{"complete-service", "__completeNoDesc backends --service "},
 		{"complete-output", "__completeNoDesc services -o "},

@@ -134,7 +134,7 @@ func (k *kernel) dropped(r reason) (sum uint64, err error) {
 
 func (m *model) compareLoad(k *kernel) error {
 	var wrong error
-	ids, all := make([]uint32, lastBackend), make([]gauges, lastBackend)
+	ids, all := make([]uint32, m.lastID+1), make([]gauges, m.lastID+1)
 	var cursor ebpf.MapBatchCursor
 	if _, err := k.Load.BatchLookup(&cursor, ids, all, nil); err != nil {
 		return fmt.Errorf("read load: %w", err)

@@ -53,6 +53,7 @@ type world struct {
 	vipBits, peerBits     addrBits
 	backendBits, masqBits backendBits
 	anyPort               bool   // a backend has port 0, or had
+	portsLater            bool   // none has it from the beginning
 	slots                 uint32 // next free word
 	tables                map[*uint16]sharedTable
 	gone                  []goneBackend
@@ -106,6 +107,7 @@ func (w *world) populate(r *rand.Rand, k *kernel) error {
 	if err := w.setTimeouts(k, ipvsTimeouts); err != nil {
 		return err
 	}
+	w.portsLater = r.IntN(3) == 0
 	service := uint32(1)
 	for _, ipv6 := range []bool{false, true} {
 		for _, proto := range []uint8{protoTCP, protoUDP, protoTCP, protoUDP, protoSCTP} {

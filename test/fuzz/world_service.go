@@ -159,7 +159,7 @@ func (w *world) addBackend(r *rand.Rand, k *kernel, s *service, host byte) error
 	s.list, w.endpoints = slices.Insert(s.list, 0, id), append(w.endpoints, at)
 	one := backend{bpf.LBBackend{Hash: 0xb000 + uint64(id), Addr: at.Addr().As16(), Port: at.Port(), Weight: s.weight(r), Service: s.ID, State: stActive}}
 	one.Upper, one.Lower = s.thresholds(r)
-	if at.Port() == 0 && r.IntN(3) == 0 { // it comes later
+	if at.Port() == 0 && w.portsLater {
 		w.gone = append(w.gone, goneBackend{s.ID, id, one})
 		return nil
 	}

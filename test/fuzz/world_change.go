@@ -18,6 +18,10 @@ func (m *model) change(r *rand.Rand, k *kernel) error {
 	if s.away {
 		return m.addServiceAgain(r, k, s)
 	}
+	if m.portsLater && len(m.gone) > 0 && r.IntN(40) == 0 {
+		m.portsLater = false
+		return m.bringBack(r, k)
+	}
 	switch n := r.IntN(23); n {
 	case 0, 1, 2, 3, 4, 5, 6:
 		return m.changeBackend(r, k, s, n)

@@ -111,40 +111,6 @@ struct flow {
 _Static_assert(sizeof(struct flow_key) == 40, "a flow entry is two cache lines");
 _Static_assert(sizeof(struct flow) == 56, "a flow entry is two cache lines");
 
-/*
- * {addr, port, proto} is a frontend, {addr, 0, proto} one for every port that has none of its own;
- * {addr, 0, 0} marks the address as a VIP.
- */
-struct vip_key {
-	addr_t addr;
-	__u16 port;
-	__u8 proto;
-	__u8 pad;
-};
-
-struct vip {
-	__u32 service; /* index into services; 0 for the address marker */
-	__u32 flags;   /* enum vip_flags */
-};
-
-enum vip_flags {
-	VIP_MASQUERADE = 1 << 0, /* the backend is to see this node's address */
-};
-
-enum device_flags {
-	DEVICE_BRIDGE = 1 << 0, /* what it receives came in by a port, and was seen there */
-	DEVICE_PORT = 1 << 1,	/* of a bridge, whose address is in bridge */
-};
-
-/* What a device's packets are masqueraded with, all zero: nothing fits; its part in a bridge. */
-struct device {
-	addr_t addr4;
-	addr_t addr6;
-	__u8 bridge[6];
-	__u8 flags; /* enum device_flags */
-	__u8 pad;
-};
-
 /* Which datagram a fragment is of. */
 struct fragment_key {
 	addr_t saddr;
@@ -173,74 +139,6 @@ struct held {
 	__u32 len;
 	__u8 bytes[HELD_BYTES];
 };
-
-enum rule {
-	RULE_NONE = 0,
-	RULE_CURSOR = 1,
-	RULE_HASH = 2,
-	RULE_LEAST = 3,
-};
-
-enum rule_flags {
-	RULE_CURSOR_PASSES = 1 << 0,
-	RULE_HASH_PORT = 1 << 0,
-	RULE_HASH_DEST = 1 << 1,
-	RULE_HASH_FALLBACK = 1 << 2,
-	RULE_HASH_SIP = 1 << 3,
-	RULE_LEAST_WEIGHTED = 1 << 0,
-	RULE_LEAST_EXPECTED = 1 << 1,
-	RULE_LEAST_IDLE = 1 << 2,
-};
-
-enum service_options {
-	SERVICE_ONE_PACKET = 1 << 0,	 /* UDP: each datagram is scheduled, nothing is kept */
-	SERVICE_KEEP_QUIESCED = 1 << 1,	 /* affinity: weight 0 gets new flows of its clients */
-	SERVICE_LOST_RESET = 1 << 2,	 /* flows of backends that are gone are ended */
-	SERVICE_LOST_DROP = 1 << 3,	 /* their packets are dropped */
-	SERVICE_REUSE_FINISHED = 1 << 4, /* a SYN picks if its flow is finished, else not */
-	SERVICE_REUSE_NEVER = 1 << 5,	 /* nor then */
-};
-
-/*
- * pool is the published word, one aligned store: base (index of the run's header in slots) in bits
- * 0-31, count (slots of the run) in 32-55, rule in 56-59, flags in 60-63. affinity, prefix and
- * options are another.
- */
-struct service {
-	__u64 hash; /* identity; 0: free */
-	__u64 pool;
-	__u32 affinity; /* seconds; 0: none */
-	__u8 prefix;	/* of 128: the bits of a client's address that affinity looks at */
-	__u8 options;	/* enum service_options */
-	__u16 pad;
-	__u64 pad1;
-};
-
-_Static_assert(sizeof(struct service) == 32, "two services are one cache line");
-
-enum backend_state {
-	BACKEND_FREE = 0,
-	BACKEND_ACTIVE = 1,    /* takes new flows unless its weight is 0 */
-	BACKEND_DRAINING = 2,  /* left the service; the id rests until its load is zero */
-	BACKEND_UNHEALTHY = 3, /* in the service, and does not serve */
-};
-
-struct backend {
-	__u64 hash; /* identity; 0: free */
-	addr_t addr;
-	__u16 port;
-	__u16 weight;
-	__u32 service; /* index into services */
-	__u32 order;   /* place in the service's list, 0 = first = newest */
-	__u8 state;    /* enum backend_state */
-	__u8 pad;
-	__u16 last_weight; /* the last one that was not 0: mh's tables go by it */
-	__u32 upper;	   /* connections that overload it; 0: none do */
-	__u32 lower;	   /* with fewer it no longer is; 0: upper less a quarter */
-	__u64 pad1[2];
-};
-
-_Static_assert(sizeof(struct backend) == 64, "a backend is one cache line");
 
 /*
  * Gauges of flow entries; the two are one word, which the programs change atomically, so that a

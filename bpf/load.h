@@ -8,26 +8,42 @@ static __always_inline __u64 one_entry(__u8 state)
 	return is_active(state) ? 1 : 1ull << 32;
 }
 
+#define JUDGEMENTS 3 /* of one change: more are needed if other CPUs change the load meanwhile */
+
 /*
- * Adds to the load of a backend. Its number of entries as a whole says whether it is overloaded, as
- * in IPVS: from upper on, until there are fewer than lower.
+ * Says whether a backend is overloaded, as in IPVS: from upper entries on, until there are fewer
+ * than lower. Who writes looks again: two CPUs that cross a threshold in opposite directions may
+ * write in another order than they counted. The exchange is a barrier.
  */
+static __always_inline void judge(struct backend_load *l, const struct backend *b)
+{
+	__u32 i;
+
+	for (i = 0; i < JUDGEMENTS; i++) {
+		__u64 sum = *(volatile __u64 *)&l->active;
+		__u32 all = (__u32)sum + (__u32)(sum >> 32), upper = b->upper;
+		__u32 lower = b->lower ? b->lower : upper - upper / 4;
+		__u32 is = *(volatile __u32 *)&l->overloaded, be = is;
+
+		if (all >= upper)
+			be = 1;
+		else if (all < lower)
+			be = 0;
+		if (be == is)
+			return;
+		__sync_lock_test_and_set(&l->overloaded, be);
+	}
+}
+
+/* Adds to the load of a backend. */
 static __always_inline void add_load(__u32 id, __u64 n)
 {
 	struct backend_load *l = bpf_map_lookup_elem(&load, &id);
 	struct backend *b = backend_at(id);
-	__u32 all, lower;
-	__u64 sum;
 
 	if (!l || !b)
 		return;
-	sum = __sync_fetch_and_add((__u64 *)&l->active, n) + n;
-	if (!b->upper)
-		return;
-	all = (__u32)sum + (__u32)(sum >> 32);
-	lower = b->lower ? b->lower : b->upper - b->upper / 4;
-	if (all >= b->upper)
-		l->overloaded = 1;
-	else if (all < lower)
-		l->overloaded = 0;
+	__sync_fetch_and_add((__u64 *)&l->active, n);
+	if (b->upper)
+		judge(l, b);
 }

@@ -25,15 +25,22 @@ static __always_inline __u64 *word_at(__u32 at)
 	return bpf_map_lookup_elem(&slots, &at);
 }
 
+/* Whether it has a threshold: without, what its load says of one is left over. */
+static __always_inline bool is_limited(__u32 id)
+{
+	struct backend *b = backend_at(id);
+
+	return b && b->upper;
+}
+
 /* Whether new flows may go to the backend of a slot. */
 static __always_inline bool is_usable(__u32 slot)
 {
-	struct backend *b = slot & SLOT_CLOSED ? NULL : backend_at(slot);
 	struct backend_load *l;
 
-	if (!slot || !b)
+	if (!slot || slot & SLOT_CLOSED)
 		return false;
-	if (!b->upper)
+	if (!is_limited(slot))
 		return true;
 	l = bpf_map_lookup_elem(&load, &slot);
 	return l && !l->overloaded;

@@ -101,7 +101,7 @@ static long least_step(__u32 i, struct scan *s)
 			break;
 		id = *word;
 		l = bpf_map_lookup_elem(&load, &id);
-		if (!l || l->overloaded)
+		if (!l || (l->overloaded && is_limited(id)))
 			continue;
 		if (s->flags & RULE_LEAST_IDLE && !l->active) {
 			s->best = id;

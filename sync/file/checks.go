@@ -18,7 +18,7 @@ import (
 // The bounds of an affinity's timeout are those of ipvsadm: -p takes as much.
 const (
 	minAffinity     = time.Second
-	maxAffinity     = 31 * 24 * time.Hour
+	maxAffinity     = lb.MaxAffinity
 	defaultAffinity = 360 * time.Second // of a -p without a number
 )
 

@@ -45,7 +45,9 @@ func TestARunRestsForTheGracePeriod(t *testing.T) {
 	r.age(0)
 	word := func() services.Pool { return r.d.state.t.services.Pool(1) }
 	ids := func(base uint32) []uint32 {
-		return []uint32{r.d.state.t.slots.ID(base, 0), r.d.state.t.slots.ID(base, 1)}
+		var word uint64 // of the first two slots
+		r.do(r.d.gen.Slots.Lookup(base+uint32(bpf.LBLimitsHEADER_WORDS), &word))
+		return []uint32{uint32(word), uint32(word >> 32)}
 	}
 	rest := map[uint32][]uint32{word().Base: ids(word().Base)}
 	for n := 3; n < 10; n++ {

@@ -92,11 +92,6 @@ func (t *Table) SetPosition(base uint32, p sched.Position, lastPass int) {
 // SetNext stores the number of the next pick alone.
 func (t *Table) SetNext(base uint32, n uint64) { t.area.Store64(base, 0, n) }
 
-// ID returns the backend id in slot i of the run at base.
-func (t *Table) ID(base uint32, i uint32) uint32 {
-	return uint32(t.area.Load64(base+header+i/2, 0) >> (32 * (i & 1)))
-}
-
 // Has reports whether a run's header at base lies in the map: what another
 // process left may lie.
 func (t *Table) Has(base uint32) bool {

@@ -276,6 +276,31 @@ func TestOrphanReplyEntryIsSwept(t *testing.T) {
 	}
 }
 
+// Both ways of walking end the same flows; the second is tried on every kernel.
+func TestPiecesThatUserSpaceReadsAreSwept(t *testing.T) {
+	f := families()[1]
+	p := loadSpec(t, nil, "tc_ingress_l3", "tc_egress_l3", "sweep")
+	p.backend(1, f.servers[0], 1)
+	p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 1)
+	p.vip(f.vip, lb.UDP, 1)
+	const n = 1500 // with their replies more than one piece
+	for i := range uint16(n) {
+		p.picked(f, lb.UDP, 20000+i, 0)
+	}
+	p.sleep(200)
+	p.picked(f, lb.UDP, 20000, 0) // lives on
+	p.sleep(110)
+	p.sweep()
+	if l := p.load(1); l.Active+l.Inactive != 1 {
+		t.Errorf("%d flows are counted after their timeout, want 1", l.Active+l.Inactive)
+	}
+	p.sleep(2)
+	p.sweep()
+	if left := p.entries(); left != 2 {
+		t.Errorf("%d entries left, want 2", left)
+	}
+}
+
 func TestFullTableRefusesNewFlowsAndKeepsOld(t *testing.T) {
 	f := families()[1]
 	p := load(t)

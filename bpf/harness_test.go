@@ -7,18 +7,18 @@ package bpf_test
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/flows"
 )
 
 // What the programs return (enum tcx_action_base of the kernel).
@@ -75,7 +75,16 @@ func loadSpec(t *testing.T, vars map[string]any, without ...string) *programs {
 		}
 	}
 	for _, name := range without {
+		if name == "sweep" {
+			bpf.WithoutProgram(spec, name)
+			continue
+		}
 		spec.Programs[name].Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}
+	}
+	if !slices.Contains(without, "sweep") { // else it is to be the other
+		if err := bpf.ChooseSweep(spec); err != nil {
+			t.Fatal(err)
+		}
 	}
 	p := &programs{t: t, slots: 1}
 	if err := spec.LoadAndAssign(&p.LBObjects, nil); err != nil {
@@ -116,13 +125,7 @@ func (p *programs) sleep(seconds uint64) {
 // sweep walks the flows as often as it takes to be through with what is due.
 func (p *programs) sweep() {
 	p.t.Helper()
-	it, err := link.AttachIter(link.IterOptions{Program: p.Sweep, Map: p.Flows})
-	p.do(err)
-	defer it.Close()
-	r, err := it.Open()
-	p.do(err)
-	defer r.Close()
-	_, err = io.ReadAll(r)
+	_, err := flows.Sweep(&p.LBObjects, func() error { return nil })
 	p.do(err)
 }
 

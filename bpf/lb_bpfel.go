@@ -241,6 +241,7 @@ const (
 	LBLimitsHELD_BYTES        LBLimits = 1500
 	LBLimitsMASQ_BITS         LBLimits = 16385
 	LBLimitsMASQ_WORDS        LBLimits = 17409
+	LBLimitsSWEEP_PIECE       LBLimits = 1024
 	LBLimitsMAX_LEAST         LBLimits = 16384
 	LBLimitsMAX_AFFINITY      LBLimits = 65536
 	LBLimitsMAX_HALF_OPEN     LBLimits = 131072
@@ -376,6 +377,8 @@ const (
 	LBMapNodeAddrs            = "node_addrs"
 	LBMapParcels              = "parcels"
 	LBMapPeerBits             = "peer_bits"
+	LBMapPieceFlows           = "piece_flows"
+	LBMapPieceKeys            = "piece_keys"
 	LBMapQuotes               = "quotes"
 	LBMapResourced            = "resourced"
 	LBMapServiceInfo          = "service_info"
@@ -387,6 +390,7 @@ const (
 	LBMapWorks                = "works"
 	LBProgClock               = "clock"
 	LBProgSweep               = "sweep"
+	LBProgSweepPiece          = "sweep_piece"
 	LBProgTcEgress            = "tc_egress"
 	LBProgTcEgressL3          = "tc_egress_l3"
 	LBProgTcIngress           = "tc_ingress"
@@ -412,6 +416,7 @@ const (
 	LBVarFlushLost            = "flush_lost"
 	LBVarHalfOpenPlaces       = "half_open_places"
 	LBVarHz                   = "hz"
+	LBVarPieceEntries         = "piece_entries"
 	LBVarSweepWalked          = "sweep_walked"
 	LBVarUnknownZero          = "unknown_zero"
 )
@@ -460,6 +465,7 @@ type LBSpecs struct {
 type LBProgramSpecs struct {
 	Clock       *ebpf.ProgramSpec `ebpf:"clock"`
 	Sweep       *ebpf.ProgramSpec `ebpf:"sweep"`
+	SweepPiece  *ebpf.ProgramSpec `ebpf:"sweep_piece"`
 	TcEgress    *ebpf.ProgramSpec `ebpf:"tc_egress"`
 	TcEgressL3  *ebpf.ProgramSpec `ebpf:"tc_egress_l3"`
 	TcIngress   *ebpf.ProgramSpec `ebpf:"tc_ingress"`
@@ -490,6 +496,8 @@ type LBMapSpecs struct {
 	NodeAddrs    *ebpf.MapSpec `ebpf:"node_addrs"`
 	Parcels      *ebpf.MapSpec `ebpf:"parcels"`
 	PeerBits     *ebpf.MapSpec `ebpf:"peer_bits"`
+	PieceFlows   *ebpf.MapSpec `ebpf:"piece_flows"`
+	PieceKeys    *ebpf.MapSpec `ebpf:"piece_keys"`
 	Quotes       *ebpf.MapSpec `ebpf:"quotes"`
 	Resourced    *ebpf.MapSpec `ebpf:"resourced"`
 	ServiceInfo  *ebpf.MapSpec `ebpf:"service_info"`
@@ -526,6 +534,7 @@ type LBVariableSpecs struct {
 	FlushLost            *ebpf.VariableSpec `ebpf:"flush_lost"`
 	HalfOpenPlaces       *ebpf.VariableSpec `ebpf:"half_open_places"`
 	Hz                   *ebpf.VariableSpec `ebpf:"hz"`
+	PieceEntries         *ebpf.VariableSpec `ebpf:"piece_entries"`
 	SweepWalked          *ebpf.VariableSpec `ebpf:"sweep_walked"`
 	UnknownZero          *ebpf.VariableSpec `ebpf:"unknown_zero"`
 }
@@ -570,6 +579,8 @@ type LBMaps struct {
 	NodeAddrs    *ebpf.Map `ebpf:"node_addrs"`
 	Parcels      *ebpf.Map `ebpf:"parcels"`
 	PeerBits     *ebpf.Map `ebpf:"peer_bits"`
+	PieceFlows   *ebpf.Map `ebpf:"piece_flows"`
+	PieceKeys    *ebpf.Map `ebpf:"piece_keys"`
 	Quotes       *ebpf.Map `ebpf:"quotes"`
 	Resourced    *ebpf.Map `ebpf:"resourced"`
 	ServiceInfo  *ebpf.Map `ebpf:"service_info"`
@@ -603,6 +614,8 @@ func (m *LBMaps) Close() error {
 		m.NodeAddrs,
 		m.Parcels,
 		m.PeerBits,
+		m.PieceFlows,
+		m.PieceKeys,
 		m.Quotes,
 		m.Resourced,
 		m.ServiceInfo,
@@ -640,6 +653,7 @@ type LBVariables struct {
 	FlushLost            *ebpf.Variable `ebpf:"flush_lost"`
 	HalfOpenPlaces       *ebpf.Variable `ebpf:"half_open_places"`
 	Hz                   *ebpf.Variable `ebpf:"hz"`
+	PieceEntries         *ebpf.Variable `ebpf:"piece_entries"`
 	SweepWalked          *ebpf.Variable `ebpf:"sweep_walked"`
 	UnknownZero          *ebpf.Variable `ebpf:"unknown_zero"`
 }
@@ -650,6 +664,7 @@ type LBVariables struct {
 type LBPrograms struct {
 	Clock       *ebpf.Program `ebpf:"clock"`
 	Sweep       *ebpf.Program `ebpf:"sweep"`
+	SweepPiece  *ebpf.Program `ebpf:"sweep_piece"`
 	TcEgress    *ebpf.Program `ebpf:"tc_egress"`
 	TcEgressL3  *ebpf.Program `ebpf:"tc_egress_l3"`
 	TcIngress   *ebpf.Program `ebpf:"tc_ingress"`
@@ -660,6 +675,7 @@ func (p *LBPrograms) Close() error {
 	return _LBClose(
 		p.Clock,
 		p.Sweep,
+		p.SweepPiece,
 		p.TcEgress,
 		p.TcEgressL3,
 		p.TcIngress,

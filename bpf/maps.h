@@ -272,3 +272,20 @@ struct {
 	__type(key, __u32);
 	__type(value, struct quote);
 } quotes SEC(".maps");
+
+/* Entries of flows that user space read, for the sweeper where it is no iterator. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, SWEEP_PIECE);
+	__type(key, __u32);
+	__type(value, struct flow_key);
+} piece_keys SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, SWEEP_PIECE);
+	__type(key, __u32);
+	__type(value, struct flow);
+} piece_flows SEC(".maps");

@@ -6,6 +6,7 @@ package bpf_test
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 
 	"github.com/gopacket/gopacket"
@@ -244,21 +245,47 @@ func TestSameClientPortToTwoVIPsWithOneBackend(t *testing.T) {
 	})
 }
 
+// The allowance is set, not used up: a slow machine would need seconds for that,
+// and get more meanwhile.
 func TestAnswersAreRateLimited(t *testing.T) {
 	p := load(t)
 	f := families()[0]
 	p.pool(1, bpf.LBRuleRULE_CURSOR, 0)
 	p.vip(f.vip, lb.UDP, 1)
 	in := packet.Packet{Src: f.client, Dst: f.vip, Protocol: lb.UDP}
-	for range 5000 {
-		p.send(p.TcIngress, in)
+	p.send(p.TcIngress, in) // the second begins
+	buckets := p.buckets()
+	for i, at := range slices.Repeat([]uint64{newest(buckets)}, len(buckets)) {
+		buckets[i] = bpf.LBBucket{Refilled: at}
 	}
-	d := p.drops()
-	if d[bpf.LBDropReasonDROP_EMPTY_POOL] != 5000 || d[bpf.LBDropReasonDROP_RATE_LIMITED] == 0 {
+	p.do(p.Buckets.Put(uint32(0), buckets))
+	if ret, _ := p.send(p.TcIngress, in); ret != drop {
+		t.Errorf("verdict %d when the allowance is used up, want drop", int32(ret))
+	}
+	if d := p.drops(); d[bpf.LBDropReasonDROP_EMPTY_POOL] != 2 || d[bpf.LBDropReasonDROP_RATE_LIMITED] != 1 {
 		t.Errorf("drops %v", d)
 	}
 	p.sleep(2)
 	if ret, _ := p.send(p.TcIngress, in); ret != redirect {
 		t.Error("still silent two seconds later")
 	}
+	at := newest(p.buckets())
+	for _, b := range p.buckets() {
+		if b.Refilled == at && b.Tokens != 999 {
+			t.Errorf("%d answers left in the second, want 999", b.Tokens)
+		}
+	}
+}
+
+func (p *programs) buckets() (out []bpf.LBBucket) {
+	p.do(p.Buckets.Lookup(uint32(0), &out))
+	return out
+}
+
+// newest is when the last allowance was given.
+func newest(buckets []bpf.LBBucket) (at uint64) {
+	for _, b := range buckets {
+		at = max(at, b.Refilled)
+	}
+	return at
 }

@@ -145,7 +145,7 @@ func TestEveryProgramIsWithinTheVerifierBudget(t *testing.T) {
 	p := loadSpec(t, nil)
 	for name, prog := range map[string]interface {
 		Info() (*ebpf.ProgramInfo, error)
-	}{"tc_ingress": p.TcIngress, "tc_egress": p.TcEgress, "tc_ingress_l3": p.TcIngressL3, "tc_egress_l3": p.TcEgressL3, "sweep": p.Sweep} {
+	}{"tc_ingress": p.TcIngress, "tc_egress": p.TcEgress, "tc_ingress_l3": p.TcIngressL3, "tc_egress_l3": p.TcEgressL3, "sweep": p.Sweep, "sweep_piece": p.SweepPiece} {
 		info, err := prog.Info()
 		p.do(err)
 		if n, ok := info.VerifiedInstructions(); !ok || n > 100_000 {

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The sweeper: one walk over flows, driven by reads of an iterator. Every so many entries it emits
- * a byte, so a read returns and the walk resumes where it was.
+ * The sweeper: one walk over flows in pieces. A piece is one read of an iterator, which emits a byte
+ * every so many entries, so that the read returns and the next one resumes where it was. Kernels
+ * that refuse iterators over elements have pieces that user space reads and lays before the second
+ * program. Of the two, only what the kernel takes is loaded.
  */
 #pragma once
 
@@ -151,22 +153,20 @@ static __always_inline void sweep_forward(struct flow_key *key, struct flow *f, 
 	retire(key, f, word);
 }
 
-SEC("iter/bpf_map_elem")
-int sweep(struct bpf_iter__bpf_map_elem *ctx)
+/*
+ * Does what is due about an entry as a walk met it. What the walk shows may change under it: a word
+ * is changed under its key alone.
+ */
+static __always_inline void sweep_entry(const struct flow_key *met, const struct flow *value,
+					__u32 t)
 {
-	struct flow_key *k = ctx->key, key;
-	struct flow *value = ctx->value, *f;
-	__u32 word, t = now();
-	__u8 byte = 0;
+	struct flow_key key;
+	struct flow *f;
+	__u32 word;
 
-	if (!k || !value)
-		return 0;
-	if (++sweep_walked % SWEEP_STRIDE == 0)
-		bpf_seq_write(ctx->meta->seq, &byte, sizeof(byte));
-	/* what the walk shows may change under it: a word is changed under its key alone */
-	if (!may_be_due(value, k->position, t))
-		return 0;
-	key = *k;
+	if (!may_be_due(value, met->position, t))
+		return;
+	key = *met;
 	f = bpf_map_lookup_elem(&flows, &key);
 	word = f ? load_word(f) : STATE_CLAIMED;
 	if (state_of(word) == STATE_DEAD)
@@ -175,5 +175,41 @@ int sweep(struct bpf_iter__bpf_map_elem *ctx)
 		sweep_forward(&key, f, word, t);
 	else if (is_live(word))
 		sweep_other(&key, f, word, t);
+}
+
+SEC("iter/bpf_map_elem")
+int sweep(struct bpf_iter__bpf_map_elem *ctx)
+{
+	struct flow_key *key = ctx->key;
+	struct flow *value = ctx->value;
+	__u8 byte = 0;
+
+	if (!key || !value)
+		return 0;
+	if (++sweep_walked % SWEEP_STRIDE == 0)
+		bpf_seq_write(ctx->meta->seq, &byte, sizeof(byte));
+	sweep_entry(key, value, now());
+	return 0;
+}
+
+/* How many places of piece_keys and piece_flows hold entries. */
+volatile __u32 piece_entries = 0;
+
+static long sweep_place(__u32 i, void *ctx __attribute__((unused)))
+{
+	struct flow_key *key = bpf_map_lookup_elem(&piece_keys, &i);
+	struct flow *value = bpf_map_lookup_elem(&piece_flows, &i);
+
+	if (!key || !value)
+		return 1;
+	sweep_entry(key, value, now());
+	return 0;
+}
+
+SEC("syscall")
+int sweep_piece(void *ctx __attribute__((unused)))
+{
+	sweep_walked += piece_entries;
+	bpf_loop(piece_entries, sweep_place, NULL, 0);
 	return 0;
 }

@@ -30,6 +30,7 @@ enum limits {
 	HELD_BYTES = 1500,	     /* longest of them */
 	MASQ_BITS = 1 + 65536 / 4,   /* where masq_ports has a bit for each port */
 	MASQ_WORDS = MASQ_BITS + 65536 / 64,
+	SWEEP_PIECE = 1 << 10,	       /* entries that user space reads at once to be swept */
 	MAX_LEAST = 1 << 14,	       /* longest run that rule LEAST scans */
 	MAX_AFFINITY = 1 << 16,	       /* clients that are kept at their backend */
 	MAX_HALF_OPEN = MAX_FLOWS / 4, /* places in the ring; a power of 2 */

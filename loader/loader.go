@@ -102,6 +102,9 @@ func Open(opts Options) (*Loader, error) {
 			return nil, fmt.Errorf("read the compiled programs: %w", err)
 		}
 	}
+	if err := bpf.ChooseSweep(spec); err != nil {
+		return nil, err
+	}
 	if err := ensureBPFFS(opts.PinPath); err != nil {
 		return nil, err
 	}

@@ -6,15 +6,14 @@ package ebpf
 
 import (
 	"errors"
-	"io"
 	"runtime"
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/maps/flows"
 )
 
 // entriesOf fills the flow table with n flows that live, two entries each.
@@ -51,28 +50,15 @@ func BenchmarkSweepOfAMillionEntries(b *testing.B) {
 	var used, longest time.Duration
 	pieces := 0
 	for b.Loop() {
-		it, err := link.AttachIter(link.IterOptions{Program: r.d.gen.Sweep, Map: r.d.gen.Flows})
-		if err != nil {
-			b.Fatal(err)
-		}
-		file, err := it.Open()
-		if err != nil {
-			b.Fatal(err)
-		}
-		buf := make([]byte, readBytes)
-		for {
-			before := threadTime()
-			_, err := file.Read(buf)
-			piece := threadTime() - before
+		before := threadTime()
+		_, err := flows.Sweep(&r.d.gen.LBObjects, func() error {
+			now := threadTime()
+			piece := now - before
+			before = now
 			used, longest, pieces = used+piece, max(longest, piece), pieces+1
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				b.Fatal(err)
-			}
-		}
-		if err := errors.Join(file.Close(), it.Close()); err != nil {
+			return nil
+		})
+		if err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -6,13 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
-
-	"github.com/cilium/ebpf/link"
 
 	"github.com/waggle-lb/waggle/internal/nlx"
 	"github.com/waggle-lb/waggle/internal/task"
+	"github.com/waggle-lb/waggle/maps/flows"
 	"github.com/waggle-lb/waggle/maps/nodeaddrs"
 )
 
@@ -71,11 +69,9 @@ func (d *Dataplane) follow(s nlx.State) error {
 	return errors.Join(err, derr)
 }
 
-// How the sweeper paces itself. A walk is read in pieces of readBytes, one for
-// each 64 entries: about a millisecond of the kernel's time.
+// How the sweeper paces itself: it takes breath after each piece of a walk.
 const (
 	walkEvery = 2 * time.Second
-	readBytes = 64
 	breath    = time.Millisecond
 )
 
@@ -127,36 +123,15 @@ func (d *Dataplane) flushLost() error {
 	return d.state.flushLost()
 }
 
-// walk reads the iterator to its end: each read resumes where the last one
-// stopped. A whole walk says how many entries there are.
-func (d *Dataplane) walk(ctx context.Context) (err error) {
-	var before, after uint32
-	if err := d.gen.SweepWalked.Get(&before); err != nil {
-		return fmt.Errorf("read how many entries were walked: %w", err)
+// walk lets the programs walk the flows. A whole walk says how many entries
+// there are.
+func (d *Dataplane) walk(ctx context.Context) error {
+	n, err := flows.Sweep(&d.gen.LBObjects, func() error { return pause(ctx, breath) })
+	if ctx.Err() != nil {
+		return nil
 	}
-	it, err := link.AttachIter(link.IterOptions{Program: d.gen.Sweep, Map: d.gen.Flows})
-	if err != nil {
-		return err
+	if err == nil {
+		d.entries.Store(n)
 	}
-	defer func() { err = errors.Join(err, it.Close()) }()
-	r, err := it.Open()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	buf := make([]byte, readBytes)
-	for ctx.Err() == nil {
-		switch _, err := r.Read(buf); {
-		case errors.Is(err, io.EOF):
-			if err := d.gen.SweepWalked.Get(&after); err != nil {
-				return fmt.Errorf("read how many entries were walked: %w", err)
-			}
-			d.entries.Store(after - before)
-			return nil
-		case err != nil:
-			return err
-		}
-		time.Sleep(breath)
-	}
-	return nil
+	return err
 }

@@ -83,3 +83,14 @@ func (a *Area) Load32(i, offset uint32) uint32 {
 func (a *Area) Store32(i, offset, v uint32) {
 	atomic.StoreUint32((*uint32)(a.at(i, offset, 4)), v)
 }
+
+// Slice returns the elements, without any order of loads and stores: for memory
+// that no program uses meanwhile. T is the map's value, of a size that is a
+// multiple of 8 bytes. The slice ends with Close.
+func Slice[T any](a *Area) []T {
+	var v T
+	if unsafe.Sizeof(v) != uintptr(a.stride) {
+		panic(fmt.Sprintf("map memory: elements of %d bytes as %T", a.stride, v))
+	}
+	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(a.mem))), a.max)
+}

@@ -65,6 +65,9 @@ func newBench(runs, packets int) (*bench, error) {
 		return nil, err
 	}
 	spec.Maps["flows"].MaxEntries = 4 * maxFlows
+	if err := bpf.ChooseSweep(spec); err != nil {
+		return nil, err
+	}
 	if err := spec.LoadAndAssign(&b.lb, nil); err != nil {
 		return nil, fmt.Errorf("load the programs (run as root): %w", err)
 	}

@@ -84,7 +84,7 @@ func (b *bench) print(rows []row) error {
 	for _, p := range []struct {
 		name string
 		prog *ebpf.Program
-	}{{"tc_ingress", b.lb.TcIngress}, {"tc_egress", b.lb.TcEgress}, {"tc_ingress_l3", b.lb.TcIngressL3}, {"tc_egress_l3", b.lb.TcEgressL3}, {"sweep", b.lb.Sweep}} {
+	}{{"tc_ingress", b.lb.TcIngress}, {"tc_egress", b.lb.TcEgress}, {"tc_ingress_l3", b.lb.TcIngressL3}, {"tc_egress_l3", b.lb.TcEgressL3}, {"sweep", b.lb.Sweep}, {"sweep_piece", b.lb.SweepPiece}} {
 		info, err := p.prog.Info()
 		if err != nil {
 			return err

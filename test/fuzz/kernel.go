@@ -41,7 +41,6 @@ type kernel struct {
 	progs    [4]*ebpf.Program
 	tap      int
 	complete bool // the kernel knows checksumComplete
-	sweeper  *sweeper
 
 	hz      uint64 // of the kernel
 	epoch   time.Time
@@ -92,6 +91,9 @@ func load(o loadOptions, devices []*device, tap int) (*kernel, error) {
 			}
 		}
 	}
+	if err := bpf.ChooseSweep(spec); err != nil {
+		return nil, err
+	}
 	k := &kernel{capacity: o.capacity, start: o.start, devices: devices, tap: tap, out: make([]byte, maxFrame+512), in: make([]byte, maxFrame+512)}
 	if err := spec.LoadAndAssign(&k.LBObjects, nil); err != nil {
 		var ve *ebpf.VerifierError
@@ -104,17 +106,11 @@ func load(o loadOptions, devices []*device, tap int) (*kernel, error) {
 	if err := k.readClock(); err != nil {
 		return nil, errors.Join(err, k.Close())
 	}
-	if k.sweeper, err = newSweeper(k); err != nil {
-		return nil, errors.Join(err, k.Close())
-	}
 	return k, k.probe()
 }
 
 // Close unloads the programs.
 func (k *kernel) Close() error {
-	if k.sweeper != nil {
-		k.sweeper.Close()
-	}
 	return k.LBObjects.Close()
 }
 

@@ -252,7 +252,7 @@ func (s *session) moveClock(r *rand.Rand) error {
 		return err
 	}
 	start := time.Now()
-	if err := s.sweeper.walk(); err != nil {
+	if err := s.walk(); err != nil {
 		return err
 	}
 	if time.Since(start) > disturbed {

@@ -2,27 +2,9 @@
 
 package main
 
-import (
-	"fmt"
-	"io"
+import "github.com/waggle-lb/waggle/maps/flows"
 
-	"github.com/cilium/ebpf/link"
-)
-
-// sweeper walks the flow table.
-type sweeper struct{ it *link.Iter }
-
-func newSweeper(k *kernel) (*sweeper, error) {
-	it, err := link.AttachIter(link.IterOptions{Program: k.Sweep, Map: k.Flows})
-	if err != nil {
-		return nil, fmt.Errorf("attach the sweeper: %w", err)
-	}
-	return &sweeper{it}, nil
-}
-
-func (s *sweeper) Close() { _ = s.it.Close() }
-
-// setFlush tells it whether lost flows end.
+// setFlush tells the sweeper whether lost flows end.
 func (k *kernel) setFlush(on bool) error {
 	var v uint32
 	if on {
@@ -31,12 +13,8 @@ func (k *kernel) setFlush(on bool) error {
 	return k.FlushLost.Set(v)
 }
 
-func (s *sweeper) walk() error {
-	r, err := s.it.Open()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	_, err = io.Copy(io.Discard, r)
+// walk sweeps the flow table once.
+func (k *kernel) walk() error {
+	_, err := flows.Sweep(&k.LBObjects, func() error { return nil })
 	return err
 }

@@ -43,8 +43,8 @@ type suite struct {
 var suites = []suite{
 	{pkg: "./loader"},
 	{pkg: "./bpf", sample: map[string][]string{
-		"6.1":  {"-test.run", "^Test[A-E]", "-test.skip", "^TestTCPStatesAndTimeouts$"},
-		"6.12": {"-test.run", "^Test([F-Z]|Every)", "-test.skip", "^TestTCPStatesAndTimeouts$"},
+		"6.1":  {"-test.run", "^Test(Every|Pieces|Forward|Masquerad|Errors|SCTP|AHint)"},
+		"6.12": {"-test.run", "^Test(Every|Rule|UDP|IPv|Fragments|Few|AMasq)"},
 	}},
 	{pkg: "./dataplane/ebpf", flags: []string{"-flows", "10000", "-together", "2s"}, sample: map[string][]string{
 		"6.1":  {"-test.run", "TestConformance/ipv4/TCP/^(flow|masquerade|affinity|lost)$"},

@@ -17,18 +17,16 @@ static __always_inline __u64 one_entry(__u8 state)
  */
 static __always_inline void judge(struct backend_load *l, const struct backend *b)
 {
+	__u64 upper = b->upper, lower = b->lower ? b->lower : upper - upper / 4;
 	__u32 i;
 
 	for (i = 0; i < JUDGEMENTS; i++) {
 		__u64 sum = *(volatile __u64 *)&l->active;
-		__u32 all = (__u32)sum + (__u32)(sum >> 32), upper = b->upper;
-		__u32 lower = b->lower ? b->lower : upper - upper / 4;
-		__u32 is = *(volatile __u32 *)&l->overloaded, be = is;
+		__u64 all = (__u32)((__u32)sum + (__u32)(sum >> 32));
+		__u32 is = *(volatile __u32 *)&l->overloaded, be;
 
-		if (all >= upper)
-			be = 1;
-		else if (all < lower)
-			be = 0;
+		/* all >= upper || (is && all >= lower), without branches: the verifier walks each */
+		be = (upper - 1 - all) >> 63 | (is & (lower - 1 - all) >> 63);
 		if (be == is)
 			return;
 		__sync_lock_test_and_set(&l->overloaded, be);

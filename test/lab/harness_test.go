@@ -54,7 +54,7 @@ func testMain(m *testing.M) int {
 	}
 	waggle, byClsact = filepath.Join(dir, "waggle"), filepath.Join(dir, "waggle-clsact")
 	if built {
-		patience = time.Minute
+		patience = 3 * time.Minute
 		return m.Run()
 	}
 	for path, tags := range map[string]string{waggle: "", byClsact: "clsact"} {

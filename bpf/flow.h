@@ -72,40 +72,44 @@ static __always_inline struct flow *find(const struct flow_key *key)
 }
 
 /*
- * The backend that the flow has now, if the hint is another's; NULL: gone. A count stands where the
- * hint says, so who changes the hint moves it. What is not live is left alone: while a new flow is
- * filled in, its hash is not yet the hint's.
+ * The id of the backend that the flow has now, if the hint is another's; 0: gone. A count stands
+ * where the hint says, so who changes the hint moves it. What is not live is left alone: while a new
+ * flow is filled in, its hash is not yet the hint's.
  */
-static __noinline struct backend *mend_hint(struct flow *f)
+__noinline __u32 mend_hint(struct flow *f)
 {
 	__u64 hash, old;
 	__u8 state;
 	__u32 *id;
 
 	if (!f)
-		return NULL;
+		return 0;
 	old = load_counted(f); /* before the hash, which is written before it */
 	if (!is_live(old))
-		return NULL;
+		return 0;
 	hash = f->backend_hash;
 	id = bpf_map_lookup_elem(&backend_ids, &hash);
 	if (!id)
-		return NULL;
+		return 0;
 	state = state_of(old);
 	if (replace_counted(f, old, (__u64)*id << 32 | (__u32)old) &&
 	    state < STATE_REPLY) { /* counted: a forward entry */
 		add_load(old >> 32, -one_entry(state));
 		add_load(*id, one_entry(state));
 	}
-	return backend_at(*id);
+	return *id;
 }
 
 /* The flow's backend: the hint's, else the one that its hash has now; NULL: gone. */
 static __always_inline struct backend *backend_of(struct flow *f)
 {
 	struct backend *b = backend_at(f->backend);
+	__u32 id;
 
-	return b && b->hash == f->backend_hash ? b : mend_hint(f);
+	if (b && b->hash == f->backend_hash)
+		return b;
+	id = mend_hint(f);
+	return id ? backend_at(id) : NULL;
 }
 
 static __always_inline struct half_open_ring *ring(void)

@@ -92,6 +92,8 @@ type hooks struct {
 	clsact *clsact
 	links  map[hook]attachment
 	names  map[hook]string
+	// stale hooks have programs of a generation before.
+	stale map[hook]bool
 }
 
 func newHooks(dir string, log *slog.Logger, m Method) (hooks, error) {
@@ -101,7 +103,7 @@ func newHooks(dir string, log *slog.Logger, m Method) (hooks, error) {
 	}
 	return hooks{
 		dir: dir, log: log, method: m, clsact: newClsact(dir),
-		links: make(map[hook]attachment), names: make(map[hook]string),
+		links: make(map[hook]attachment), names: make(map[hook]string), stale: make(map[hook]bool),
 	}, err
 }
 
@@ -177,17 +179,29 @@ func program(g *Generation, h hook) *ebpf.Program {
 	return g.TcIngress
 }
 
-// swap points all hooks at a generation's programs. A device that is gone
-// takes its hooks with it.
-func (h *hooks) swap(g *Generation) error {
-	for at, l := range h.links {
-		if err := l.update(program(g, at)); err != nil {
-			if !l.holds() {
-				h.forget(at)
-				continue
-			}
-			return fmt.Errorf("update the program on device %s on Linux %s: %w", h.name(at), kernelRelease(), err)
+// swap points all hooks at a generation's programs. Those that it cannot update
+// are stale.
+func (h *hooks) swap(g *Generation) {
+	for at := range h.links {
+		if err := h.update(g, at); err != nil {
+			h.log.Error("a device keeps the programs of before", "error", err)
 		}
+	}
+}
+
+// update points a hook at a generation's program. A device that is gone takes
+// its hooks with it.
+func (h *hooks) update(g *Generation, at hook) error {
+	l := h.links[at]
+	err := l.update(program(g, at))
+	switch {
+	case err == nil:
+		delete(h.stale, at)
+	case !l.holds():
+		h.forget(at)
+	default:
+		h.stale[at] = true
+		return fmt.Errorf("update the program on device %s on Linux %s: %w", h.name(at), kernelRelease(), err)
 	}
 	return nil
 }
@@ -207,6 +221,7 @@ func (h *hooks) forget(at hook) {
 	}
 	delete(h.links, at)
 	delete(h.names, at)
+	delete(h.stale, at)
 }
 
 func (h *hooks) attach(g *Generation, at hook) error {
@@ -245,6 +260,9 @@ func (l *Loader) SetDevices(links []nlx.Link) (changes []Change, err error) {
 		l.hooks.forget(at)
 	}
 	var errs []error
+	for at := range l.hooks.stale {
+		errs = append(errs, l.hooks.update(l.current, at))
+	}
 	for at, name := range want {
 		l.hooks.names[at] = name
 		if _, ok := l.hooks.links[at]; ok {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,17 +27,42 @@ const (
 // that use both.
 type Generation struct {
 	bpf.LBObjects
+	// Former and Carried are set if Load is larger than that of the generation
+	// before: that one, to be carried over, and a map of its size for what was.
+	// They are pinned, and so is what a process left that died over it.
+	Former, Carried *ebpf.Map
 	// Number is N of gen-N, once it is published.
 	Number int
 }
 
 // Close releases the handles.
-func (g *Generation) Close() error { return g.LBObjects.Close() }
+func (g *Generation) Close() error {
+	return errors.Join(g.LBObjects.Close(), closeMap(g.Former), closeMap(g.Carried))
+}
 
-// Config are the maps of a generation that packets see, made by an earlier
-// process.
+func closeMap(m *ebpf.Map) error {
+	if m == nil {
+		return nil
+	}
+	return m.Close()
+}
+
+// pins are the maps that are pinned in the generation's directory.
+func (g *Generation) pins() map[string]*ebpf.Map {
+	pins := map[string]*ebpf.Map{
+		"vips": g.Vips, "services": g.Services, "service_info": g.ServiceInfo, "slots": g.Slots, "backends": g.Backends,
+		"backend_ids": g.BackendIds, "load": g.Load, "stats": g.Stats, "node_addrs": g.NodeAddrs,
+		"devices": g.Devices, "masq_ports": g.MasqPorts,
+	}
+	if g.Former != nil {
+		pins["load_former"], pins["load_carried"] = g.Former, g.Carried
+	}
+	return pins
+}
+
+// Config are the maps of a generation that is published.
 type Config struct {
-	Maps map[string]*ebpf.Map // by pin name
+	Maps map[string]*ebpf.Map // by pin name; those of carryMaps may be missing
 }
 
 // Close releases the handles.
@@ -47,13 +74,16 @@ func (c *Config) Close() error {
 	return errors.Join(errs...)
 }
 
-// Previous opens the configuration that packets see; nil if there is none. The
-// caller closes it.
+// Previous opens the configuration that is published, by whatever process; nil
+// if there is none. The caller closes it.
 func (l *Loader) Previous() (*Config, error) {
 	c := &Config{Maps: make(map[string]*ebpf.Map)}
-	for _, name := range configMaps {
+	for _, name := range slices.Concat(configMaps, carryMaps) {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(l.opts.PinPath, configLink, name), nil)
 		if errors.Is(err, fs.ErrNotExist) {
+			if slices.Contains(carryMaps, name) {
+				continue
+			}
 			return nil, c.Close()
 		}
 		if err != nil {
@@ -64,14 +94,30 @@ func (l *Loader) Previous() (*Config, error) {
 	return c, nil
 }
 
-// NewGeneration loads the programs with empty configuration maps. Packets see
+// NewGeneration loads the programs with empty configuration maps of these
+// sizes, in elements by name; others have what is compiled in. load and stats
+// are those of prev (nil: none), if they are as large as wanted. Packets see
 // nothing of it before Publish. The caller closes it, unless it is published.
-func (l *Loader) NewGeneration() (*Generation, error) {
+func (l *Loader) NewGeneration(prev *Config, sizes map[string]uint32) (*Generation, error) {
 	g := &Generation{}
-	if err := l.spec.Variables["half_open_places"].Set(l.shared["half_open"].MaxEntries()); err != nil {
+	spec := l.spec.Copy()
+	if err := spec.Variables["half_open_places"].Set(l.shared["half_open"].MaxEntries()); err != nil {
 		return nil, fmt.Errorf("load the programs: %w", err)
 	}
-	err := l.spec.LoadAndAssign(&g.LBObjects, &ebpf.CollectionOptions{MapReplacements: l.shared})
+	for name, n := range sizes {
+		spec.Maps[name].MaxEntries = n
+	}
+	replace := maps.Clone(l.shared)
+	for _, name := range keptMaps {
+		if prev == nil || prev.Maps[name].MaxEntries() != spec.Maps[name].MaxEntries {
+			continue
+		}
+		if err := spec.Maps[name].Compatible(prev.Maps[name]); err != nil {
+			return nil, fmt.Errorf("map %s/%s is not as this waggle needs it: %w: run `waggle cleanup --pin-path %s` (it ends the flows)", l.opts.PinPath, name, err, l.opts.PinPath)
+		}
+		replace[name] = prev.Maps[name]
+	}
+	err := spec.LoadAndAssign(&g.LBObjects, &ebpf.CollectionOptions{MapReplacements: replace})
 	var ve *ebpf.VerifierError
 	if errors.As(err, &ve) {
 		return nil, fmt.Errorf("load the programs: the kernel's verifier refused: %w (waggle needs Linux 6.1 with BTF)", ve)
@@ -79,39 +125,82 @@ func (l *Loader) NewGeneration() (*Generation, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load the programs: %w", err)
 	}
+	if err := g.carryLoad(prev, spec.Maps["load"]); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
 	return g, nil
 }
 
-// Publish makes packets see the generation: it pins its maps, points every
-// attached hook at its programs, names it as the configuration and removes the
-// one before. On an error the old one stays, on some devices perhaps with the
-// new programs: both forward.
-func (l *Loader) Publish(g *Generation) error {
-	dir, err := l.pin(g)
-	if err != nil {
-		return err
+// carryLoad finds what the generation's load has to get from others.
+func (g *Generation) carryLoad(prev *Config, spec *ebpf.MapSpec) (err error) {
+	if prev == nil {
+		return nil
 	}
-	if err := l.hooks.swap(g); err != nil {
-		return errors.Join(err, os.RemoveAll(dir))
-	}
-	tmp := filepath.Join(l.opts.PinPath, configLink+"-next")
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("publish: %w", err)
-	}
-	if err := os.Symlink(filepath.Base(dir), tmp); err != nil {
-		return fmt.Errorf("publish: %w", err)
-	}
-	if err := os.Rename(tmp, filepath.Join(l.opts.PinPath, configLink)); err != nil {
-		return fmt.Errorf("publish: %w", err)
-	}
-	old := l.current
-	l.current = g
-	if old != nil {
-		if err := old.Close(); err != nil {
-			return fmt.Errorf("release the last configuration: %w", err)
+	if g.Load.MaxEntries() == prev.Maps["load"].MaxEntries() {
+		if prev.Maps["load_carried"] == nil {
+			return nil
+		}
+		// a process died before it had carried all
+		g.Former, err = prev.Maps["load_former"].Clone()
+		if err == nil {
+			g.Carried, err = prev.Maps["load_carried"].Clone()
+		}
+	} else {
+		carried := spec.Copy()
+		carried.MaxEntries = prev.Maps["load"].MaxEntries()
+		g.Former, err = prev.Maps["load"].Clone()
+		if err == nil {
+			g.Carried, err = ebpf.NewMap(carried)
 		}
 	}
-	return removeUnused(l.opts.PinPath)
+	if err != nil {
+		return fmt.Errorf("carry the counts of map load over: %w", err)
+	}
+	return nil
+}
+
+// Publish makes packets see the generation: it pins its maps, names it as the
+// configuration, and points every attached hook at its programs. After an error
+// the generation before stays. A hook that cannot be updated keeps its program,
+// which forwards, and SetDevices tries again. Publish returns the generation
+// before, if this process made it, for the caller to close.
+func (l *Loader) Publish(g *Generation) (old *Generation, err error) {
+	dir, err := l.pin(g)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.name(dir); err != nil {
+		return nil, errors.Join(fmt.Errorf("publish: %w", err), os.RemoveAll(dir))
+	}
+	l.hooks.swap(g)
+	old, l.current = l.current, g
+	if err := removeUnused(l.opts.PinPath); err != nil {
+		l.opts.Log.Warn("cannot remove the last configuration", "error", err)
+	}
+	return old, nil
+}
+
+// name makes a directory the configuration.
+func (l *Loader) name(dir string) error {
+	tmp := filepath.Join(l.opts.PinPath, configLink+"-next")
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(filepath.Base(dir), tmp); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(l.opts.PinPath, configLink))
+}
+
+// Carried says that the load of the published generation has all counts.
+func (l *Loader) Carried() error {
+	g := l.current
+	errs := []error{g.Former.Unpin(), g.Carried.Unpin(), g.Former.Close(), g.Carried.Close()}
+	g.Former, g.Carried = nil, nil
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("release the last map load: %w", err)
+	}
+	return nil
 }
 
 // pin pins the maps of a generation under the next free number.
@@ -131,11 +220,7 @@ func (l *Loader) pin(g *Generation) (dir string, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", fmt.Errorf("pin the configuration: %w", err)
 	}
-	for name, m := range map[string]*ebpf.Map{
-		"vips": g.Vips, "services": g.Services, "slots": g.Slots, "backends": g.Backends,
-		"backend_ids": g.BackendIds, "node_addrs": g.NodeAddrs,
-		"devices": g.Devices, "masq_ports": g.MasqPorts,
-	} {
+	for name, m := range g.pins() {
 		if err := m.Pin(filepath.Join(dir, name)); err != nil {
 			return "", errors.Join(fmt.Errorf("pin map %s in %s: %w", name, dir, err), os.RemoveAll(dir))
 		}

@@ -6,9 +6,11 @@
 //
 // Below a pin path it keeps
 //
-//	flows, load, stats, …   maps that outlive every process and configuration
+//	flows, drops, …         maps that outlive every process and configuration
 //	gen-N/                  the maps of one configuration, complete or unused
-//	config -> gen-N         the configuration that packets see
+//	config -> gen-N         the newest complete configuration: packets see it,
+//	                        but at devices that a process which died had not
+//	                        come to
 //	links/IFINDEX-ingress   what holds a program to a device, and -egress: a
 //	                        tcx link, or a symbolic link that says which
 //	                        filter it is
@@ -79,11 +81,19 @@ type Loader struct {
 // sharedMaps outlive the process, by pin name.
 var sharedMaps = []string{
 	"vip_bits", "backend_bits", "peer_bits", "masq_bits", "flows", "direct", "resourced", "affinity", "half_open", "half_open_ends", "fragments", "held",
-	"load", "stats", "drops", "service_info", "meta",
+	"drops", "meta",
 }
 
 // configMaps belong to a generation, by pin name.
-var configMaps = []string{"vips", "services", "slots", "backends", "backend_ids", "node_addrs", "devices", "masq_ports"}
+var configMaps = []string{"vips", "services", "service_info", "slots", "backends", "backend_ids", "load", "stats", "node_addrs", "devices", "masq_ports"}
+
+// keptMaps are those of configMaps that a generation takes over from the one
+// before, unless they are to be larger: programs count in them.
+var keptMaps = []string{"load", "stats"}
+
+// carryMaps are pinned beside a larger load until it has all counts: the one
+// before, and how much of it was carried.
+var carryMaps = []string{"load_former", "load_carried"}
 
 // Open takes the pin path: it mounts bpffs, locks, adopts or makes the shared
 // maps and removes what a dead process left half built. It changes nothing

@@ -95,9 +95,18 @@ func (p *place) open() *Loader {
 
 func (p *place) publish(l *Loader) *Generation {
 	p.t.Helper()
-	g, err := l.NewGeneration()
+	prev, err := l.Previous()
 	p.do(err)
-	p.do(l.Publish(g))
+	g, err := l.NewGeneration(prev, nil)
+	p.do(err)
+	if prev != nil {
+		p.do(prev.Close())
+	}
+	old, err := l.Publish(g)
+	p.do(err)
+	if old != nil {
+		p.do(old.Close())
+	}
 	return g
 }
 
@@ -307,6 +316,9 @@ func foreignStay(t *testing.T, p *place) {
 func mustSpec(t *testing.T) *ebpf.CollectionSpec {
 	t.Helper()
 	spec, err := bpf.LoadLB()
+	if err == nil {
+		err = bpf.ChooseSweep(spec)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -133,7 +133,7 @@ func ours(pinPath string) (paths []string, err error) {
 		return nil, err
 	}
 	for _, g := range gens {
-		for _, name := range configMaps {
+		for _, name := range slices.Concat(configMaps, carryMaps) {
 			paths = append(paths, filepath.Join(g, name))
 		}
 		paths = append(paths, g)

@@ -4,6 +4,7 @@ package ebpf
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -50,7 +51,7 @@ func (t *auditor) Run(ctx context.Context) error {
 		if err == nil {
 			l.note(&got)
 			last = ""
-		} else if text := err.Error(); ctx.Err() == nil && text != last {
+		} else if text := err.Error(); !errors.Is(err, context.Canceled) && text != last {
 			t.d.log.Error("counts are not audited", "error", err)
 			last = text
 		}
@@ -62,13 +63,10 @@ func (t *auditor) Run(ctx context.Context) error {
 	}
 }
 
-// audit recounts once and remembers the result. The lock is not held meanwhile:
-// the maps stay those of the one generation that a process publishes.
+// audit recounts once and remembers the result. It fails with ctx, or when
+// another generation replaces the one that it reads.
 func (d *Dataplane) audit(ctx context.Context) (dataplane.Recount, error) {
-	d.mu.Lock()
-	r := d.readerOf(configOf(&d.gen.LBMaps))
-	d.mu.Unlock()
-	got, err := r.recount(ctx, auditBreath)
+	got, err := d.recount(ctx)
 	if err != nil {
 		return got, err
 	}
@@ -76,6 +74,12 @@ func (d *Dataplane) audit(ctx context.Context) (dataplane.Recount, error) {
 	defer d.mu.Unlock()
 	d.audited, d.auditedAt = got, time.Now()
 	return got, nil
+}
+
+func (d *Dataplane) recount(ctx context.Context) (dataplane.Recount, error) {
+	leased, gen, release := d.lease(ctx)
+	defer release()
+	return d.readerOf(configOf(&gen.LBMaps)).recount(leased, auditBreath)
 }
 
 // miscounter is whose count differs: an id may be another backend's later.

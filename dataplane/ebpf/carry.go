@@ -71,6 +71,11 @@ func (s *state) carryIDs(c *contents) {
 				s.log.Warn("service not carried over", "service", row.ID.String(), "error", &FullError{"services", s.t.services.Len()})
 				continue
 			}
+			if err := s.t.info.Put(row.Service); err != nil {
+				s.serviceIDs.release(index)
+				s.log.Warn("service not carried over", "service", row.ID.String(), "error", err)
+				continue
+			}
 			rec = s.newRecord(row.ID, index)
 			rec.settings = row.settings
 			s.enter(rec)

@@ -29,7 +29,6 @@ import (
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps/info"
-	"github.com/waggle-lb/waggle/maps/nodeaddrs"
 )
 
 // Options say what New makes.
@@ -44,8 +43,11 @@ type Options struct {
 	// the kernel and node ports use; zero: DefaultMasqueradePorts.
 	MasqueradePorts PortRange
 	Timeouts        Timeouts
+	// Limits are how far the configuration maps may grow; zero: DefaultLimits.
+	Limits Limits
 
-	spec *cilium.CollectionSpec // tests set variables and sizes in it
+	spec  *cilium.CollectionSpec // tests set variables in it, and sizes of shared maps
+	fixed map[string]uint32      // tests: sizes of configuration maps that do not change
 }
 
 // Dataplane implements dataplane.Dataplane. It serves the network namespace of
@@ -56,6 +58,8 @@ type Dataplane struct {
 	names   *names
 	ports   []uint16 // for masquerading
 	idle    info.Timeouts
+	limits  Limits
+	fixed   map[string]uint32
 	// published is ready once packets see what this process wrote.
 	published task.Readiness
 	// entries is how many the flow table has, by the last walk.
@@ -66,6 +70,8 @@ type Dataplane struct {
 	gen    *loader.Generation // nil before the first Apply
 	tables *tables
 	state  *state
+	leases leases
+	grower grower
 	// audited is what the last recount gave, at auditedAt: zero before it.
 	audited   dataplane.Recount
 	auditedAt time.Time
@@ -96,7 +102,10 @@ func New(opts Options) (*Dataplane, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	return &Dataplane{log: opts.Log, watcher: w, names: n, ports: ports, idle: idle, loader: l}, nil
+	return &Dataplane{
+		log: opts.Log, watcher: w, names: n, ports: ports, idle: idle, limits: opts.Limits.orDefault(), fixed: opts.fixed,
+		loader: l, leases: newLeases(),
+	}, nil
 }
 
 // Close releases the process's handles and the pin path. The kernel goes on
@@ -115,74 +124,17 @@ func (d *Dataplane) Close() error {
 func (d *Dataplane) Apply(snap *lb.Snapshot) dataplane.Report {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	var rep dataplane.Report
 	if d.gen != nil {
-		return d.state.apply(snap)
+		rep = d.state.apply(snap)
+	} else {
+		var err error
+		if rep, err = d.build(snap, needOf(snap).sizes(d.limits)); err != nil {
+			return dataplane.Report{Err: err}
+		}
+		d.published.SetReady()
 	}
-	rep, err := d.first(snap)
-	if err != nil {
-		return dataplane.Report{Err: err}
-	}
-	d.published.SetReady()
-	return rep
-}
-
-// first fills a new generation and publishes it.
-func (d *Dataplane) first(snap *lb.Snapshot) (rep dataplane.Report, err error) {
-	g, err := d.loader.NewGeneration()
-	if err != nil {
-		return rep, err
-	}
-	t, err := openTables(&g.LBObjects)
-	if err != nil {
-		return rep, errors.Join(err, g.Close())
-	}
-	s := newState(t, d.log, time.Now)
-	rep, err = d.fill(g, s, snap)
-	if err != nil {
-		return rep, errors.Join(err, t.Close(), g.Close())
-	}
-	d.gen, d.tables, d.state = g, t, s
-	return rep, s.publish()
-}
-
-func (d *Dataplane) fill(g *loader.Generation, s *state, snap *lb.Snapshot) (rep dataplane.Report, err error) {
-	if err := d.setClocks(g); err != nil {
-		return rep, err
-	}
-	now, err := d.watcher.Read()
-	if err != nil {
-		return rep, err
-	}
-	// before packets see it: the machine's own services must not be refused
-	if err := (nodeaddrs.Table{Map: g.NodeAddrs}).Sync(now.Addrs); err != nil {
-		return rep, err
-	}
-	follow, err := d.carryOver(s)
-	if err != nil {
-		return rep, err
-	}
-	rep = s.apply(snap)
-	s.t.masqPorts.Write(d.ports)
-	if err := errors.Join(rep.Err, followDevices(s.t, s, now), follow()); err != nil {
-		return rep, err
-	}
-	return rep, d.loader.Publish(g)
-}
-
-// carryOver takes ids and cursors from the generation that packets see.
-func (d *Dataplane) carryOver(s *state) (func() error, error) {
-	prev, err := d.loader.Previous()
-	if err != nil {
-		return nil, err
-	}
-	if prev == nil {
-		return func() error { return nil }, nil
-	}
-	follow, err := s.carry(d.readerOf(prev.Maps), prev.Maps["slots"])
-	if err != nil {
-		return nil, errors.Join(err, prev.Close())
-	}
-	return func() error { return errors.Join(follow(), prev.Close()) }, nil
+	return d.grow(snap, rep)
 }
 
 // rates are the values of CONFIG_HZ.
@@ -237,8 +189,8 @@ func clocksOf(g *loader.Generation) (c info.Clocks, err error) {
 func (d *Dataplane) readerOf(config map[string]*cilium.Map) *reader {
 	return &reader{
 		services: config["services"], backends: config["backends"], vips: config["vips"],
-		serviceInfo: d.loader.Map("service_info"), flows: d.loader.Map("flows"), load: d.loader.Map("load"),
-		stats: d.loader.Map("stats"), drops: d.loader.Map("drops"), meta: d.loader.Map("meta"),
+		serviceInfo: config["service_info"], load: config["load"], stats: config["stats"],
+		flows: d.loader.Map("flows"), drops: d.loader.Map("drops"), meta: d.loader.Map("meta"),
 		affinity: d.loader.Map("affinity"), names: d.names,
 	}
 }
@@ -258,7 +210,9 @@ func (d *Dataplane) withReader(f func(*reader) error) error {
 }
 
 func configOf(m *bpf.LBMaps) map[string]*cilium.Map {
-	return map[string]*cilium.Map{"services": m.Services, "backends": m.Backends, "vips": m.Vips}
+	return map[string]*cilium.Map{
+		"services": m.Services, "backends": m.Backends, "vips": m.Vips, "service_info": m.ServiceInfo, "load": m.Load, "stats": m.Stats,
+	}
 }
 
 // Read implements dataplane.Dataplane.

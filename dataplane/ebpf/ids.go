@@ -16,7 +16,7 @@ type FullError struct {
 }
 
 func (e *FullError) Error() string {
-	return fmt.Sprintf("map %s is full (%d elements): remove services or backends, or wait until removed ones have no connections left", e.Map, e.Max)
+	return fmt.Sprintf("map %s is full (%d elements): raise --%s-max, remove services or backends, or wait until removed ones have no connections left", e.Map, e.Max, e.Map)
 }
 
 // idSpace gives out the numbers 1 to limit-1, the lowest free one first, so that
@@ -26,10 +26,12 @@ type idSpace struct {
 	used []uint64 // bitmap; 0 is never free
 	from int      // no word before this one has a free bit
 	max  uint32
+	// taken is how many are, 0 included.
+	taken uint32
 }
 
 func newIDSpace(limit uint32) *idSpace {
-	s := &idSpace{used: make([]uint64, (limit+63)/64), max: limit}
+	s := &idSpace{used: make([]uint64, (limit+63)/64), max: limit, taken: 1}
 	s.used[0] = 1
 	if tail := limit % 64; tail != 0 {
 		s.used[len(s.used)-1] |= ^uint64(0) << tail
@@ -42,6 +44,7 @@ func (s *idSpace) take() (uint32, bool) {
 	for ; s.from < len(s.used); s.from++ {
 		if free := bits.TrailingZeros64(^s.used[s.from]); free < 64 {
 			s.used[s.from] |= 1 << free
+			s.taken++
 			return uint32(s.from*64 + free), true
 		}
 	}
@@ -54,11 +57,13 @@ func (s *idSpace) claim(id uint32) bool {
 		return false
 	}
 	s.used[id/64] |= 1 << (id % 64)
+	s.taken++
 	return true
 }
 
 // release makes a taken number free.
 func (s *idSpace) release(id uint32) {
 	s.used[id/64] &^= 1 << (id % 64)
+	s.taken--
 	s.from = min(s.from, int(id/64))
 }

@@ -214,11 +214,13 @@ func TestARestartTakesNoServiceWhoseNameIsWrong(t *testing.T) {
 	client, _ := r.connect(1)
 	r.wantSYNs(2, 4)
 	r.do(r.Restart())
-	m := r.d.loader.Map("service_info")
+	prev, err := r.d.loader.Previous()
+	r.do(err)
+	m := prev.Maps["service_info"]
 	var name bpf.LBServiceName
 	r.do(m.Lookup(web.ID.Hash(), &name))
 	name.Name[0] = 'w' + 1
-	r.do(m.Put(web.ID.Hash(), name))
+	r.do(errors.Join(m.Put(web.ID.Hash(), name), prev.Close()))
 	r.wantHeld(r.snapshot(shop))
 	r.wantHeld(r.apply(web, shop))
 	r.wantStays(client, 1, 1)

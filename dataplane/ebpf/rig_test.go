@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -38,6 +39,7 @@ type rig struct {
 	entries  map[string]uint32 // room in maps
 	timeouts Timeouts          // of the next open
 	clients  int               // that were there already
+	limits   Limits            // of the next open; not zero: configuration maps grow
 	d        *Dataplane
 	ingress  *cilium.Program // of the generation that packets see
 	egress   *cilium.Program
@@ -79,15 +81,24 @@ func (r *rig) open() {
 	r.t.Helper()
 	spec, err := bpf.LoadLB()
 	r.do(err)
+	fixed := make(map[string]uint32)
 	for name, entries := range r.entries {
 		spec.Maps[name].MaxEntries = entries
+		for _, maps := range together {
+			if slices.Contains(maps, name) {
+				fixed[name] = entries
+			}
+		}
 	}
 	for _, name := range []string{"tc_ingress_l3", "tc_egress_l3"} {
 		// no packet gets there, and the verifier needs long
 		spec.Programs[name].Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}
 	}
 	r.do(spec.Variables["clock_moves"].Set(true))
-	r.d, err = New(Options{PinPath: r.pins, Log: slog.New(slog.DiscardHandler), Timeouts: r.timeouts, spec: spec})
+	if r.limits != (Limits{}) {
+		fixed = nil
+	}
+	r.d, err = New(Options{PinPath: r.pins, Log: slog.New(slog.DiscardHandler), Timeouts: r.timeouts, Limits: r.limits, spec: spec, fixed: fixed})
 	r.do(err)
 }
 

@@ -27,17 +27,26 @@ type rested struct {
 // only when nothing else helps.
 type space struct {
 	next, end uint32 // words never given out
+	taken     uint32 // words given out, resting ones included, and those before the first
 	free      map[uint32][]uint32
 	resting   []rested // in the order of their times
 }
 
 func newSpace(first, end uint32) *space {
-	return &space{next: first, end: end, free: make(map[uint32][]uint32)}
+	return &space{next: first, end: end, taken: first, free: make(map[uint32][]uint32)}
 }
 
 // alloc returns the base of length words; false if there is no such extent.
 func (s *space) alloc(length uint32, now time.Time) (uint32, bool) {
 	s.wake(now)
+	base, ok := s.find(length)
+	if ok {
+		s.taken += length
+	}
+	return base, ok
+}
+
+func (s *space) find(length uint32) (uint32, bool) {
 	for range 2 {
 		if base, ok := s.takeExact(length); ok {
 			return base, true
@@ -56,7 +65,12 @@ func (s *space) alloc(length uint32, now time.Time) (uint32, bool) {
 }
 
 // release gives an extent back at once. Nobody may have seen it.
-func (s *space) release(base, length uint32) { s.free[length] = append(s.free[length], base) }
+func (s *space) release(base, length uint32) {
+	s.taken -= length
+	s.put(base, length)
+}
+
+func (s *space) put(base, length uint32) { s.free[length] = append(s.free[length], base) }
 
 // rest gives an extent back after the grace period.
 func (s *space) rest(base, length uint32, now time.Time) {
@@ -99,7 +113,7 @@ func (s *space) split(length uint32) (uint32, bool) {
 		return 0, false
 	}
 	base, _ := s.takeExact(best)
-	s.release(base+length, best-length)
+	s.put(base+length, best-length)
 	return base, true
 }
 
@@ -126,6 +140,6 @@ func (s *space) merge() {
 		joined = joined[:n-1]
 	}
 	for _, e := range joined {
-		s.release(e.base, e.length)
+		s.put(e.base, e.length)
 	}
 }

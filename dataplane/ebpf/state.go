@@ -14,7 +14,6 @@ import (
 	"github.com/waggle-lb/waggle/lb/sched"
 	"github.com/waggle-lb/waggle/maps/backends"
 	"github.com/waggle-lb/waggle/maps/bits"
-	"github.com/waggle-lb/waggle/maps/info"
 	"github.com/waggle-lb/waggle/maps/services"
 )
 
@@ -69,9 +68,8 @@ type state struct {
 	log *slog.Logger
 	now func() time.Time
 	// published says that packets see this generation. Before that runs need
-	// no rest, and the shared map service_info keeps saying what packets see.
+	// no rest.
 	published bool
-	late      []info.Service
 
 	// applied is what the maps say, with the pointers of records' svc.
 	applied  *lb.Snapshot
@@ -259,7 +257,7 @@ func (s *state) useSource(a netip.Addr) {
 
 // publish is called when packets begin to see this generation. What was
 // removed while it was filled rests from now on.
-func (s *state) publish() error {
+func (s *state) publish() {
 	s.published = true
 	now := s.now()
 	for b := range s.draining {
@@ -268,30 +266,15 @@ func (s *state) publish() error {
 	for rec := range s.gone {
 		rec.since = now
 	}
-	var errs []error
-	for _, i := range s.late {
-		if _, ok := s.records[i.ID.Hash()]; ok {
-			errs = append(errs, s.t.info.Put(i))
-		}
-	}
-	s.late = nil
-	return errors.Join(append(errs, s.forgetNames())...)
 }
 
-// forgetNames deletes the names of services that have no record: what a
-// process left that ended half-way.
-func (s *state) forgetNames() error {
-	var old []uint64
-	err := s.t.info.Each(func(hash uint64, _ info.Service) {
-		if s.records[hash] == nil {
-			old = append(old, hash)
+// judge says of all backends whether they are overloaded.
+func (s *state) judge() {
+	for _, rec := range s.records {
+		for _, b := range rec.backends {
+			s.t.load.Judge(b.id, b.in.Upper, b.in.Lower)
 		}
-	})
-	errs := []error{err}
-	for _, hash := range old {
-		errs = append(errs, s.t.info.Delete(hash))
 	}
-	return errors.Join(errs...)
 }
 
 // reap frees what has rested: runs; ids of draining backends without load;

@@ -127,7 +127,7 @@ func TestRunsTooLongForTheKernelAreRefused(t *testing.T) {
 }
 
 func TestFullErrorNamesTheMap(t *testing.T) {
-	want := "map vips is full (8 elements): remove services or backends, or wait until removed ones have no connections left"
+	want := "map vips is full (8 elements): raise --vips-max, remove services or backends, or wait until removed ones have no connections left"
 	if got := (&FullError{"vips", 8}).Error(); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -126,9 +126,11 @@ func (d *Dataplane) flushLost() error {
 // walk lets the programs walk the flows. A whole walk says how many entries
 // there are.
 func (d *Dataplane) walk(ctx context.Context) error {
-	n, err := flows.Sweep(&d.gen.LBObjects, func() error { return pause(ctx, breath) })
-	if ctx.Err() != nil {
-		return nil
+	leased, gen, release := d.lease(ctx)
+	defer release()
+	n, err := flows.Sweep(&gen.LBObjects, func() error { return pause(leased, breath) })
+	if leased.Err() != nil {
+		return nil // the next walk is another generation's
 	}
 	if err == nil {
 		d.entries.Store(n)

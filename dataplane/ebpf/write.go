@@ -47,13 +47,8 @@ func (s *state) write(p *plan) error {
 // prepare writes what packets do not see yet: names, zeros, hashes.
 func (s *state) prepare(p *plan) error {
 	if p.old == nil || infoOf(p.old) != infoOf(p.svc) {
-		name := infoOf(p.svc)
-		if s.published || p.fresh {
-			if err := s.t.info.Put(name); err != nil {
-				return err
-			}
-		} else {
-			s.late = append(s.late, name)
+		if err := s.t.info.Put(infoOf(p.svc)); err != nil {
+			return err
 		}
 	}
 	for _, b := range p.svc.Backends {
@@ -80,7 +75,7 @@ func (s *state) unprepare(p *plan) error {
 	switch {
 	case p.fresh:
 		errs = append(errs, s.t.info.Delete(p.rec.hash))
-	case p.old != nil && infoOf(p.old) != infoOf(p.svc) && s.published:
+	case p.old != nil && infoOf(p.old) != infoOf(p.svc):
 		errs = append(errs, s.t.info.Put(infoOf(p.old)))
 	}
 	s.cancel(p)

@@ -74,6 +74,11 @@ func (a *Area) Store64(i, offset uint32, v uint64) {
 	atomic.StoreUint64((*uint64)(a.at(i, offset, 8)), v)
 }
 
+// Add64 adds v to the aligned 8 bytes at offset (in bytes) of element i.
+func (a *Area) Add64(i, offset uint32, v uint64) {
+	atomic.AddUint64((*uint64)(a.at(i, offset, 8)), v)
+}
+
 // Load32 loads the aligned 4 bytes at offset (in bytes) of element i.
 func (a *Area) Load32(i, offset uint32) uint32 {
 	return atomic.LoadUint32((*uint32)(a.at(i, offset, 4)))

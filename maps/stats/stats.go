@@ -72,16 +72,19 @@ func EachLoad(m *ebpf.Map, last uint32, yield func(id uint32, l bpf.LBBackendLoa
 // CPUs.
 func EachStats(m *ebpf.Map, last uint32, yield func(id uint32, sum bpf.LBBackendStats)) error {
 	return batch.EachPerCPU(m, last, func(id uint32, values []bpf.LBBackendStats) {
-		var sum bpf.LBBackendStats
-		for _, v := range values {
-			sum.Connections += v.Connections
-			sum.InPackets += v.InPackets
-			sum.InBytes += v.InBytes
-			sum.OutPackets += v.OutPackets
-			sum.OutBytes += v.OutBytes
-		}
-		yield(id, sum)
+		yield(id, sum(values))
 	})
+}
+
+func sum(values []bpf.LBBackendStats) (sum bpf.LBBackendStats) {
+	for _, v := range values {
+		sum.Connections += v.Connections
+		sum.InPackets += v.InPackets
+		sum.InBytes += v.InBytes
+		sum.OutPackets += v.OutPackets
+		sum.OutBytes += v.OutBytes
+	}
+	return sum
 }
 
 // Zero sets the counters of the ids to zero, on all CPUs.

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"errors"
+	"time"
+
+	"github.com/waggle-lb/waggle/dataplane"
+	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/maps/nodeaddrs"
+	"github.com/waggle-lb/waggle/maps/stats"
+)
+
+// build fills a new generation with what the one before has, and with snap,
+// publishes it, and takes it for this process's. On an error what packets see
+// is as it was.
+func (d *Dataplane) build(snap *lb.Snapshot, sizes map[string]uint32) (rep dataplane.Report, err error) {
+	prev, err := d.loader.Previous()
+	if err != nil {
+		return rep, err
+	}
+	defer func() { err = errors.Join(err, closeConfig(prev)) }()
+	for name, n := range d.fixed {
+		sizes[name] = n
+	}
+	g, err := d.loader.NewGeneration(prev, atLeast(sizes, prev))
+	if err != nil {
+		return rep, err
+	}
+	t, err := openTables(&g.LBObjects)
+	if err != nil {
+		return rep, errors.Join(err, g.Close())
+	}
+	b := &builder{d: d, g: g, s: newState(t, d.log, time.Now), prev: prev}
+	rep, err = b.fill(snap)
+	if err == nil {
+		err = b.publish()
+	}
+	if err != nil {
+		return rep, errors.Join(err, b.close(), t.Close(), g.Close())
+	}
+	return rep, b.close()
+}
+
+func closeConfig(c *loader.Config) error {
+	if c == nil {
+		return nil
+	}
+	return c.Close()
+}
+
+// builder is a generation in the making.
+type builder struct {
+	d    *Dataplane
+	g    *loader.Generation
+	s    *state
+	prev *loader.Config // nil: there is none
+	// counts is nil unless load is larger than before; addStats brings the
+	// rest of the counters over.
+	counts   *stats.Carry
+	addStats func() error
+	follow   func() error
+}
+
+func (b *builder) close() error {
+	if b.counts == nil {
+		return nil
+	}
+	return b.counts.Close()
+}
+
+func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
+	if err := b.d.setClocks(b.g); err != nil {
+		return rep, err
+	}
+	now, err := b.d.watcher.Read()
+	if err != nil {
+		return rep, err
+	}
+	// before packets see it: the machine's own services must not be refused
+	if err := (nodeaddrs.Table{Map: b.g.NodeAddrs}).Sync(now.Addrs); err != nil {
+		return rep, err
+	}
+	if err := b.carryOver(); err != nil {
+		return rep, err
+	}
+	rep = b.s.apply(snap)
+	b.s.t.masqPorts.Write(b.d.ports)
+	return rep, errors.Join(rep.Err, followDevices(b.s.t, b.s, now))
+}
+
+// carryOver takes counts, ids and cursors from the generation that packets see.
+func (b *builder) carryOver() (err error) {
+	b.follow, b.addStats = func() error { return nil }, func() error { return nil }
+	if b.prev == nil {
+		return nil
+	}
+	if b.g.Former != nil {
+		if b.counts, err = stats.OpenCarry(b.g.Former, b.g.Carried, b.g.Load); err != nil {
+			return err
+		}
+		b.counts.Run() // ids are given out by their counts
+	}
+	if from := b.prev.Maps["stats"]; from.MaxEntries() != b.g.Stats.MaxEntries() {
+		last := min(from.MaxEntries(), b.g.Stats.MaxEntries()) - 1
+		if b.addStats, err = stats.CarryStats(from, b.g.Stats, last); err != nil {
+			return err
+		}
+	}
+	b.follow, err = b.s.carry(b.d.readerOf(b.prev.Maps), b.prev.Maps["slots"])
+	return err
+}
+
+// settleAfter is when a program that was replaced has ended for sure: it runs
+// for some microseconds.
+const settleAfter = 10 * time.Millisecond
+
+// publish makes packets see the generation, and ends the one before.
+func (b *builder) publish() error {
+	d := b.d
+	if err := b.follow(); err != nil {
+		return err
+	}
+	if b.counts != nil {
+		b.counts.Run()
+	}
+	old, err := d.loader.Publish(b.g)
+	if err != nil {
+		return err
+	}
+	d.leases.end()
+	tables := d.tables
+	d.gen, d.tables, d.state = b.g, b.s.t, b.s
+	b.s.publish()
+	if b.counts != nil {
+		time.Sleep(settleAfter)
+		b.counts.Run()
+		b.s.judge()
+		d.warn("counts of the last configuration", d.loader.Carried())
+	}
+	d.warn("counters of the last configuration", b.addStats())
+	if old != nil {
+		d.warn("the last configuration", errors.Join(tables.Close(), old.Close()))
+	}
+	return nil
+}
+
+// warn logs what is not worth failing for, once packets see a generation.
+func (d *Dataplane) warn(what string, err error) {
+	if err != nil {
+		d.log.Warn("cannot release "+what, "error", err)
+	}
+}

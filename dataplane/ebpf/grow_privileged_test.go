@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build privileged
+
+package ebpf
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/waggle-lb/waggle/lb"
+)
+
+// growing makes a rig whose configuration maps grow up to limits.
+func growing(t *testing.T, limits Limits) *rig {
+	r := newRig(t, nil)
+	r.do(r.d.Close())
+	r.limits = limits
+	r.open()
+	return r
+}
+
+// many are services of two backends each, from VIP 10 on.
+func many(n int) (out []*lb.Service) {
+	for i := range n {
+		out = append(out, serve(fmt.Sprintf("many%d", i), []int{1000 + 2*i, 1001 + 2*i}, 10+i))
+	}
+	return out
+}
+
+// wantCounts wants the counts to be those of the flows, and n flows.
+func (r *rig) wantCounts(n uint64) {
+	r.t.Helper()
+	err := r.d.withReader(func(rd *reader) error {
+		got, err := rd.Recount(context.Background())
+		if err == nil && (got.Difference != 0 || got.Flows != n) {
+			r.t.Errorf("%d flows, counts differ by %d (%+v), want %d and no difference", got.Flows, got.Difference, got.Wrong, n)
+		}
+		return err
+	})
+	r.do(err)
+}
+
+func (r *rig) sizes() map[string]uint32 {
+	out := make(map[string]uint32)
+	for _, f := range r.d.fills() {
+		out[f.Map] = f.Max
+	}
+	return out
+}
+
+func TestConfigurationMapsGrow(t *testing.T) {
+	r := growing(t, DefaultLimits)
+	web := serve("web", from(1, 4), 1)
+	web.Scheduler = "lc"
+	r.apply(web)
+	before := r.sizes()
+	type conn struct {
+		client netip.AddrPort
+		server int
+	}
+	var conns []conn
+	for range 8 {
+		client, server := r.connect(1)
+		conns = append(conns, conn{client, server})
+	}
+	counters, err := r.d.Counters()
+	r.do(err)
+	number := r.d.gen.Number
+	snap := r.apply(append(many(1500), web)...)
+	for name, n := range r.sizes() {
+		if want := before[name] * 2; name != "slots" && n != want {
+			t.Errorf("map %s has %d elements, want %d", name, n, want)
+		}
+	}
+	if r.d.gen.Number == number {
+		t.Error("no other generation was published")
+	}
+	r.wantHeld(snap)
+	for _, c := range conns {
+		r.wantStays(c.client, 1, c.server)
+	}
+	after, err := r.d.Counters()
+	r.do(err)
+	for b, c := range counters.Backends {
+		c.InPackets, c.InBytes = c.InPackets+2, after.Backends[b].InBytes // each had two of the flows
+		if got := after.Backends[b]; got != c {
+			t.Errorf("%v: counters %+v, want %+v", b.Addr, got, c)
+		}
+	}
+	r.wantSYNs(1, 1, 2, 3, 4) // all had the same load
+	r.wantSYNs(1500, 1000+2*1490)
+	r.wantCounts(8 + 4 + 1)
+	if got, err := filepath.Glob(filepath.Join(r.pins, "gen-*")); err != nil || len(got) != 1 {
+		t.Errorf("configurations %v, %v, want one", got, err)
+	}
+	// a restart needs no larger ones, and loses none
+	r.do(r.Restart())
+	r.apply(append(many(1500), web)...)
+	r.wantHeld(snap)
+	for _, c := range conns {
+		r.wantStays(c.client, 1, c.server)
+	}
+	r.wantCounts(8 + 4 + 1)
+}
+
+func TestACompiledRunMakesSlotsGrow(t *testing.T) {
+	r := growing(t, DefaultLimits)
+	r.apply(serve("web", from(1, 4), 1))
+	before := r.sizes()
+	heavy := serve("heavy", from(5, 8), 2)
+	heavy.Scheduler = "wrr"
+	for i := range heavy.Backends {
+		heavy.Backends[i].Weight = uint16(60000 + 7*i) // a cycle of the sum of these
+	}
+	r.wantHeld(r.apply(serve("web", from(1, 4), 1), heavy))
+	if got := r.sizes(); got["slots"] <= before["slots"] || got["backends"] != before["backends"] {
+		t.Errorf("sizes %v, before %v", got, before)
+	}
+	r.wantSYNs(2, 5, 6, 7, 8)
+}
+
+// At its limit a map refuses what does not fit, as one of fixed size does.
+func TestAMapAtItsLimitRefusesTheRest(t *testing.T) {
+	r := growing(t, Limits{Services: minServices, Backends: 2 * minBackends, VIPs: 2 * minVIPs, Slots: 1 << 20})
+	r.apply(serve("web", from(1, 2), 1))
+	client, server := r.connect(1)
+	all := append(many(1500), serve("web", from(1, 2), 1))
+	rep := r.d.Apply(r.snapshot(all...))
+	if rep.Err != nil || len(rep.Failed) != len(all)-(minServices-1) {
+		t.Fatalf("%v, %d failed, want %d", rep.Err, len(rep.Failed), len(all)-(minServices-1))
+	}
+	r.wantStays(client, 1, server)
+	r.wantSYNs(10, 1000)
+	for _, err := range rep.Failed {
+		if want := "map services is full (1024 elements): raise --services-max, remove services or backends, or wait until removed ones have no connections left"; err.Error() != want {
+			t.Fatalf("error %q, want %q", err, want)
+		}
+	}
+	fewer := append(many(500), serve("web", from(1, 2), 1))
+	r.d.Apply(r.snapshot(fewer...))
+	r.age(grace)
+	r.wantHeld(r.apply(fewer...))
+	r.wantStays(client, 1, server)
+}
+
+// What cannot be built leaves what packets see, and is tried again later.
+func TestAGenerationThatCannotBeBuiltChangesNothing(t *testing.T) {
+	r := growing(t, DefaultLimits)
+	web := serve("web", from(1, 2), 1)
+	r.apply(web)
+	inTheWay := filepath.Join(r.pins, "config-next")
+	r.do(os.MkdirAll(filepath.Join(inTheWay, "full"), 0o700))
+	all := append(many(1500), web)
+	if rep := r.d.Apply(r.snapshot(all...)); rep.Err != nil || len(rep.Failed) == 0 {
+		t.Fatalf("apply: %+v, want some to fail", rep)
+	}
+	r.wantSYNs(1, 1, 2)
+	r.do(os.RemoveAll(inTheWay))
+	r.d.grower.failed = r.d.grower.failed.Add(-growAgainAfter)
+	r.wantHeld(r.apply(all...))
+}
+
+// A process may die at any time while it brings counts to a larger map; programs
+// count in both until all devices have the new ones.
+func TestCountsSurviveAProcessThatDiesWhileTheyAreCarried(t *testing.T) {
+	r := growing(t, DefaultLimits)
+	web := serve("web", from(1, 2), 1)
+	snap := r.apply(web)
+	client, server := r.connect(1)
+	prev, err := r.d.loader.Previous()
+	r.do(err)
+	sizes := needOf(snap).sizes(DefaultLimits)
+	setSize(sizes, "backends", 2*sizes["backends"])
+	g, err := r.d.loader.NewGeneration(prev, sizes)
+	r.do(err)
+	tables, err := openTables(&g.LBObjects)
+	r.do(err)
+	b := &builder{d: r.d, g: g, s: newState(tables, r.d.log, r.d.state.now), prev: prev}
+	_, err = b.fill(snap)
+	r.do(err)
+	r.connect(1) // through programs of before
+	old, err := r.d.loader.Publish(g)
+	r.do(err)
+	r.connect(1) // through them again: at this device the process had no time
+	r.do(closeConfig(prev))
+	r.do(b.close())
+	r.do(tables.Close())
+	r.do(old.Close())
+	r.do(r.Restart())
+	r.connect(1)
+	r.apply(web)
+	if n := r.sizes()["backends"]; n != sizes["backends"] {
+		t.Errorf("map backends has %d elements, want %d", n, sizes["backends"])
+	}
+	if left, err := filepath.Glob(filepath.Join(r.pins, "gen-*", "load_*")); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	r.wantStays(client, 1, server)
+	r.wantCounts(4)
+}

@@ -29,6 +29,7 @@ type runFlags struct {
 	masquerade     string // as written
 	ports          ebpf.PortRange
 	timeouts       ebpf.Timeouts
+	limits         ebpf.Limits
 	metrics        string // as written
 	metricsAddr    netip.AddrPort
 }
@@ -74,6 +75,19 @@ it has, and "waggle cleanup" ends that.`,
 	f.DurationVar(&flags.timeouts.TCP, "ipvs-tcp-timeout", 0, "how long an established TCP connection lives without a packet; 0 is IPVS's 15m0s")
 	f.DurationVar(&flags.timeouts.TCPFin, "ipvs-tcpfin-timeout", 0, "how long after the server's FIN; 0 is IPVS's 2m0s")
 	f.DurationVar(&flags.timeouts.UDP, "ipvs-udp-timeout", 0, "how long a flow of UDP lives without a datagram; 0 is IPVS's 5m0s")
+	for _, l := range []struct {
+		name  string
+		value *uint32
+		most  uint32
+		what  string
+	}{
+		{"services", &flags.limits.Services, ebpf.DefaultLimits.Services, "services, each family of one counted"},
+		{"backends", &flags.limits.Backends, ebpf.DefaultLimits.Backends, "backends of all services, and those that left but have connections"},
+		{"vips", &flags.limits.VIPs, ebpf.DefaultLimits.VIPs, "frontends and their addresses"},
+		{"slots", &flags.limits.Slots, ebpf.DefaultLimits.Slots, "words of 8 bytes of what schedulers compile"},
+	} {
+		f.Uint32Var(l.value, l.name+"-max", l.most, "how far the map of "+l.what+" may grow")
+	}
 	f.StringVar(&flags.metrics, metricsFlag, "", "serve Prometheus metrics at this ADDRESS:PORT, 127.0.0.1:10249 say; empty: nowhere")
 	complete(cmd, "scheduler", cobra.FixedCompletions(sched.Names(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
@@ -93,6 +107,9 @@ func (f *runFlags) validate() error {
 		return fmt.Errorf("--masquerade-ports: %w", err)
 	}
 	if err := f.timeouts.Check(); err != nil {
+		return err
+	}
+	if err := f.limits.Check(); err != nil {
 		return err
 	}
 	if f.metrics != "" {

@@ -57,11 +57,14 @@ __noinline enum verdict portless(struct packet *p, enum parsed why)
 	}
 }
 
+/* Set while others, behind these programs, still translate connections of before. */
+volatile __u32 taking_over = 0;
+
 /* TCP to a frontend that neither belongs to a flow nor begins one. */
 static __always_inline enum verdict stray(const struct packet *p)
 {
-	if (is_assigned(p->key.daddr))
-		return VERDICT_PASS; /* the stack knows the connection, or resets it */
+	if (taking_over || is_assigned(p->key.daddr))
+		return VERDICT_PASS; /* they or the stack know the connection, or reset it */
 	if (p->tcp_flags & TCP_RST || p->part != WHOLE)
 		return drop(DROP_NO_FLOW); /* a reset is never answered, nor a part with one */
 	return refuse(DROP_NO_FLOW, VERDICT_RST);

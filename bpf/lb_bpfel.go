@@ -222,7 +222,7 @@ type LBHeldKey struct {
 type LBLimits uint32
 
 const (
-	LBLimitsLAYOUT_VERSION    LBLimits = 3
+	LBLimitsLAYOUT_VERSION    LBLimits = 4
 	LBLimitsBITS_SHIFT        LBLimits = 14
 	LBLimitsBITS_WORDS        LBLimits = 4096
 	LBLimitsMAX_SERVICES      LBLimits = 65536
@@ -418,6 +418,7 @@ const (
 	LBVarHz                   = "hz"
 	LBVarPieceEntries         = "piece_entries"
 	LBVarSweepWalked          = "sweep_walked"
+	LBVarTakingOver           = "taking_over"
 	LBVarUnknownZero          = "unknown_zero"
 )
 
@@ -536,6 +537,7 @@ type LBVariableSpecs struct {
 	Hz                   *ebpf.VariableSpec `ebpf:"hz"`
 	PieceEntries         *ebpf.VariableSpec `ebpf:"piece_entries"`
 	SweepWalked          *ebpf.VariableSpec `ebpf:"sweep_walked"`
+	TakingOver           *ebpf.VariableSpec `ebpf:"taking_over"`
 	UnknownZero          *ebpf.VariableSpec `ebpf:"unknown_zero"`
 }
 
@@ -655,6 +657,7 @@ type LBVariables struct {
 	Hz                   *ebpf.Variable `ebpf:"hz"`
 	PieceEntries         *ebpf.Variable `ebpf:"piece_entries"`
 	SweepWalked          *ebpf.Variable `ebpf:"sweep_walked"`
+	TakingOver           *ebpf.Variable `ebpf:"taking_over"`
 	UnknownZero          *ebpf.Variable `ebpf:"unknown_zero"`
 }
 

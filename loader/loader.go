@@ -15,6 +15,8 @@
 //	                        tcx link, or a symbolic link that says which
 //	                        filter it is
 //	links/IFINDEX-clsact    says that the device's clsact qdisc is ours
+//	former-N/               all that a version with another layout had, while
+//	                        its connections go on
 //
 // A directory gen-N that config does not name is half built, left by a process
 // that died, and is removed by the next one.
@@ -50,8 +52,7 @@ type LayoutError struct {
 }
 
 func (e *LayoutError) Error() string {
-	return fmt.Sprintf("maps in %s have layout %d, this waggle has %d: run `waggle cleanup --pin-path %s` (it ends the flows), or start the version that made them",
-		e.PinPath, e.Have, e.Own, e.PinPath)
+	return fmt.Sprintf("maps in %s have layout %d, this waggle reads %d: use the version that made them", e.PinPath, e.Have, e.Own)
 }
 
 // Options say what Open opens.
@@ -133,7 +134,13 @@ func Open(opts Options) (*Loader, error) {
 }
 
 func (l *Loader) open() error {
-	if err := checkLayout(l.opts.PinPath); err != nil {
+	var other *LayoutError
+	switch err := checkLayout(l.opts.PinPath); {
+	case errors.As(err, &other):
+		if err := l.setAside(other.Have); err != nil {
+			return err
+		}
+	case err != nil:
 		return err
 	}
 	for _, name := range sharedMaps {

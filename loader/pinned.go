@@ -76,10 +76,27 @@ func Cleanup(pinPath string) (removed []string, err error) {
 		return nil, err
 	}
 	defer f.Close()
-	if removed, err = removeFilters(filepath.Join(pinPath, linksDir)); err != nil {
+	dirs, err := formers(pinPath)
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range append(dirs, pinPath) {
+		if removed, err = removeAll(dir, removed); err != nil {
+			return removed, err
+		}
+	}
+	return removed, nil
+}
+
+// removeAll removes what is ours below a directory, and the directory if then
+// nothing is in it. It returns what was removed, after what was before.
+func removeAll(dir string, before []string) (removed []string, err error) {
+	filters, err := removeFilters(filepath.Join(dir, linksDir))
+	removed = append(before, filters...)
+	if err != nil {
 		return removed, err
 	}
-	paths, err := ours(pinPath)
+	paths, err := ours(dir)
 	if err != nil {
 		return removed, err
 	}
@@ -89,8 +106,8 @@ func Cleanup(pinPath string) (removed []string, err error) {
 		}
 		removed = append(removed, p)
 	}
-	if err := os.Remove(pinPath); err == nil {
-		removed = append(removed, pinPath)
+	if err := os.Remove(dir); err == nil {
+		removed = append(removed, dir)
 	}
 	return removed, nil
 }
@@ -103,7 +120,7 @@ func mustBeOurs(pinPath string) error {
 		return fmt.Errorf("read the pin path: %w", err)
 	}
 	for _, e := range entries {
-		if e.Name() == linksDir || e.Name() == configLink || slices.Contains(sharedMaps, e.Name()) {
+		if e.Name() == linksDir || e.Name() == configLink || slices.Contains(sharedMaps, e.Name()) || strings.HasPrefix(e.Name(), formerPrefix) {
 			return nil
 		}
 	}
@@ -138,7 +155,7 @@ func ours(pinPath string) (paths []string, err error) {
 		}
 		paths = append(paths, g)
 	}
-	for _, name := range sharedMaps {
+	for _, name := range slices.Concat(sharedMaps, onceShared) {
 		paths = append(paths, filepath.Join(pinPath, name))
 	}
 	return slices.DeleteFunc(paths, func(p string) bool {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -30,6 +31,7 @@ type runFlags struct {
 	ports          ebpf.PortRange
 	timeouts       ebpf.Timeouts
 	limits         ebpf.Limits
+	drain          time.Duration
 	metrics        string // as written
 	metricsAddr    netip.AddrPort
 }
@@ -75,6 +77,7 @@ it has, and "waggle cleanup" ends that.`,
 	f.DurationVar(&flags.timeouts.TCP, "ipvs-tcp-timeout", 0, "how long an established TCP connection lives without a packet; 0 is IPVS's 15m0s")
 	f.DurationVar(&flags.timeouts.TCPFin, "ipvs-tcpfin-timeout", 0, "how long after the server's FIN; 0 is IPVS's 2m0s")
 	f.DurationVar(&flags.timeouts.UDP, "ipvs-udp-timeout", 0, "how long a flow of UDP lives without a datagram; 0 is IPVS's 5m0s")
+	f.DurationVar(&flags.drain, "drain-timeout", ebpf.DefaultDrain, "how long connections go on that a version with another layout of maps has made")
 	for _, l := range []struct {
 		name  string
 		value *uint32
@@ -108,6 +111,9 @@ func (f *runFlags) validate() error {
 	}
 	if err := f.timeouts.Check(); err != nil {
 		return err
+	}
+	if f.drain <= 0 {
+		return fmt.Errorf("--drain-timeout %v: write a time that is not zero, 1h say", f.drain)
 	}
 	if err := f.limits.Check(); err != nil {
 		return err

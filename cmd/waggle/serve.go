@@ -30,7 +30,7 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeListener(listener)) }()
-	dp, err := ebpf.New(ebpf.Options{PinPath: flags.pinPath, Log: log, ExcludeDevices: flags.excludeDevices, MasqueradePorts: flags.ports, Timeouts: flags.timeouts, Limits: flags.limits})
+	dp, err := ebpf.New(ebpf.Options{PinPath: flags.pinPath, Log: log, ExcludeDevices: flags.excludeDevices, MasqueradePorts: flags.ports, Timeouts: flags.timeouts, Limits: flags.limits, Drain: flags.drain})
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ package ebpf
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/waggle-lb/waggle/dataplane"
@@ -74,6 +75,11 @@ func (b *builder) close() error {
 func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
 	if err := b.d.setClocks(b.g); err != nil {
 		return rep, err
+	}
+	if b.d.loader.HasFormer() {
+		if err := b.g.TakingOver.Set(uint32(1)); err != nil {
+			return rep, fmt.Errorf("tell the programs who is behind them: %w", err)
+		}
 	}
 	now, err := b.d.watcher.Read()
 	if err != nil {

@@ -45,6 +45,9 @@ type Options struct {
 	Timeouts        Timeouts
 	// Limits are how far the configuration maps may grow; zero: DefaultLimits.
 	Limits Limits
+	// Drain is how long connections go on that a version with another layout
+	// of maps has made; zero: DefaultDrain.
+	Drain time.Duration
 
 	spec  *cilium.CollectionSpec // tests set variables in it, and sizes of shared maps
 	fixed map[string]uint32      // tests: sizes of configuration maps that do not change
@@ -59,6 +62,7 @@ type Dataplane struct {
 	ports   []uint16 // for masquerading
 	idle    info.Timeouts
 	limits  Limits
+	drain   time.Duration
 	fixed   map[string]uint32
 	// published is ready once packets see what this process wrote.
 	published task.Readiness
@@ -103,7 +107,7 @@ func New(opts Options) (*Dataplane, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	return &Dataplane{
-		log: opts.Log, watcher: w, names: n, ports: ports, idle: idle, limits: opts.Limits.orDefault(), fixed: opts.fixed,
+		log: opts.Log, watcher: w, names: n, ports: ports, idle: idle, limits: opts.Limits.orDefault(), drain: cmp.Or(opts.Drain, DefaultDrain), fixed: opts.fixed,
 		loader: l, leases: newLeases(),
 	}, nil
 }

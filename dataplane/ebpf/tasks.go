@@ -15,10 +15,10 @@ import (
 )
 
 // Tasks returns what has to run beside Apply: the one that follows devices and
-// addresses, the one that ends idle flows, the one that says what runs out, and
-// the one that audits the counts.
+// addresses, the one that ends idle flows, the one that says what runs out, the
+// one that audits the counts, and the one that ends what another layout left.
 func (d *Dataplane) Tasks() []task.Task {
-	return []task.Task{&follower{d: d}, &sweeper{d: d}, &shortageWatcher{d: d}, &auditor{d: d}}
+	return []task.Task{&follower{d: d}, &sweeper{d: d}, &shortageWatcher{d: d}, &auditor{d: d}, &drainer{d: d, after: d.drain}}
 }
 
 // follower brings the programs to the devices that should have them, as they

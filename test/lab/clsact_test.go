@@ -14,6 +14,7 @@ import (
 func TestByClsact(t *testing.T) {
 	t.Run("TCP", TestTCPThroughTheVIPIsByteExact)
 	t.Run("kill", TestKillAndStartAgainUnderTraffic)
+	t.Run("layout", TestConnectionsOfAnotherLayoutGoOn)
 	t.Run("device", TestADeviceThatAppearsIsServed)
 	t.Run("log", func(t *testing.T) {
 		if s := started(t, 1, false); !strings.Contains(s.logText(), "filters of clsact") {

@@ -4,6 +4,7 @@ package ebpf
 
 import (
 	"fmt"
+	"slices"
 
 	cilium "github.com/cilium/ebpf"
 
@@ -62,41 +63,68 @@ func (s *state) carry(r *reader, prevSlots *cilium.Map) (follow func() error, er
 // carryIDs enters every backend with its id, as draining: those that are still
 // wanted are taken up by their services.
 func (s *state) carryIDs(c *contents) {
+	var list []*backend
 	for _, b := range c.backends {
-		row := c.services[b.Service]
-		rec := s.records[row.hash]
-		if rec == nil {
-			index, ok := s.serviceIDs.take()
-			if !ok {
-				s.log.Warn("service not carried over", "service", row.ID.String(), "error", &FullError{"services", s.t.services.Len()})
-				continue
-			}
-			if err := s.t.info.Put(row.Service); err != nil {
-				s.serviceIDs.release(index)
-				s.log.Warn("service not carried over", "service", row.ID.String(), "error", err)
-				continue
-			}
-			rec = s.newRecord(row.ID, index)
-			rec.settings = row.settings
-			s.enter(rec)
-		}
-		if rec.backends[b.Addr] != nil || !s.backendIDs.claim(b.id) {
+		rec := s.carryRecord(c.services[b.Service])
+		if rec == nil || rec.backends[b.Addr] != nil || !s.backendIDs.claim(b.id) {
 			continue
-		}
-		if err := s.t.backendIDs.Put([]uint64{b.Hash}, []uint32{b.id}); err != nil {
-			s.backendIDs.release(b.id)
-			s.log.Warn("backend not carried over", "service", row.ID.String(), "backend", b.Addr.String(), "error", err)
-			continue
-		}
-		if err := s.needPort(b.Addr.Port()); err != nil {
-			s.log.Warn("answers of a backend are not known", "service", row.ID.String(), "backend", b.Addr.String(), "error", err)
 		}
 		have := s.adopt(rec, b.Addr, b.id)
 		have.in = lb.Backend{Addr: b.Addr, Weight: b.Weight, Upper: b.Upper, Lower: b.Lower}
 		have.lastWeight, have.order = b.LastWeight, b.Order
-		s.carryBits(have)
-		s.drain(have)
+		list = append(list, have)
 	}
+	for _, b := range s.enterIDs(list) {
+		if err := s.needPort(b.addr.Port()); err != nil {
+			s.log.Warn("answers of a backend are not known", "service", b.owner.id.String(), "backend", b.addr.String(), "error", err)
+		}
+		s.carryBits(b)
+		s.drain(b)
+	}
+}
+
+// carryRecord returns the record of a service, which it makes if there is none;
+// nil if it cannot.
+func (s *state) carryRecord(row *stored) *record {
+	if rec := s.records[row.hash]; rec != nil {
+		return rec
+	}
+	index, ok := s.serviceIDs.take()
+	if !ok {
+		s.log.Warn("service not carried over", "service", row.ID.String(), "error", &FullError{"services", s.t.services.Len()})
+		return nil
+	}
+	if err := s.t.info.Put(row.Service); err != nil {
+		s.serviceIDs.release(index)
+		s.log.Warn("service not carried over", "service", row.ID.String(), "error", err)
+		return nil
+	}
+	rec := s.newRecord(row.ID, index)
+	rec.settings = row.settings
+	s.enter(rec)
+	return rec
+}
+
+// enterIDs enters backends in backend_ids, all at once, and returns those that
+// are there then. The others are given up.
+func (s *state) enterIDs(list []*backend) []*backend {
+	hashes, ids := make([]uint64, len(list)), make([]uint32, len(list))
+	for i, b := range list {
+		hashes[i], ids[i] = b.hash, b.id
+	}
+	if s.t.backendIDs.Put(hashes, ids) == nil {
+		return list
+	}
+	return slices.DeleteFunc(list, func(b *backend) bool {
+		err := s.t.backendIDs.Put([]uint64{b.hash}, []uint32{b.id})
+		if err != nil {
+			s.backendIDs.release(b.id)
+			s.peerBits.drop(bits.Addr(b.addr.Addr()))
+			delete(b.owner.backends, b.addr)
+			s.log.Warn("backend not carried over", "service", b.owner.id.String(), "backend", b.addr.String(), "error", err)
+		}
+		return err != nil
+	})
 }
 
 // carryRuns makes the runs that are to come go on where those of the former

@@ -111,19 +111,21 @@ func newState(t *tables, log *slog.Logger, now func() time.Time) *state {
 		backendIDs:  newIDSpace(t.backends.Len()),
 		space:       newSpace(1, t.slots.Len()),
 		mhTables:    make(map[*uint16]*table),
-		vipBits:     bitRefs{t.vipBits, make(map[uint32]int)},
-		backendBits: bitRefs{t.backendBits, make(map[uint32]int)},
-		peerBits:    bitRefs{t.peerBits, make(map[uint32]int)},
-		masqBits:    bitRefs{t.masqBits, make(map[uint32]int)},
+		vipBits:     newBitRefs(t.vipBits),
+		backendBits: newBitRefs(t.backendBits),
+		peerBits:    newBitRefs(t.peerBits),
+		masqBits:    newBitRefs(t.masqBits),
 		sources:     make(map[netip.Addr]bool),
 	}
 }
 
-// bitRefs counts who needs a bit.
+// bitRefs counts who needs a bit, by its index.
 type bitRefs struct {
 	table *bits.Table
-	refs  map[uint32]int
+	refs  []uint32
 }
+
+func newBitRefs(t *bits.Table) bitRefs { return bitRefs{t, make([]uint32, t.Len())} }
 
 func (b bitRefs) hold(bit uint32) {
 	if b.refs[bit]++; b.refs[bit] == 1 {
@@ -133,7 +135,6 @@ func (b bitRefs) hold(bit uint32) {
 
 func (b bitRefs) drop(bit uint32) {
 	if b.refs[bit]--; b.refs[bit] == 0 {
-		delete(b.refs, bit)
 		b.table.Clear(bit)
 	}
 }

@@ -52,6 +52,9 @@ func Open(m *ebpf.Map) (*Table, error) {
 // Close unmaps the memory.
 func (t *Table) Close() error { return t.words.Close() }
 
+// Len returns the number of bits.
+func (t *Table) Len() uint32 { return t.words.Len() * 64 }
+
 // Set sets a bit.
 func (t *Table) Set(bit uint32) {
 	t.words.Store64(bit>>6, 0, t.words.Load64(bit>>6, 0)|1<<(bit&63))

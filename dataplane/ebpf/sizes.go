@@ -152,7 +152,7 @@ const growAgainAfter = time.Minute
 // service; rep is what came of snap. If that fails, what packets see stays.
 func (d *Dataplane) grow(snap *lb.Snapshot, rep dataplane.Report) dataplane.Report {
 	for d.fixed == nil && time.Since(d.grower.failed) >= growAgainAfter {
-		sizes := d.larger(rep)
+		sizes := d.larger(snap, rep)
 		if sizes == nil {
 			break
 		}
@@ -171,9 +171,9 @@ func (d *Dataplane) grow(snap *lb.Snapshot, rep dataplane.Report) dataplane.Repo
 	return rep
 }
 
-// larger returns the sizes of a generation with more room; nil if none is
-// needed, or none is left.
-func (d *Dataplane) larger(rep dataplane.Report) map[string]uint32 {
+// larger returns the sizes of a generation with more room, enough for snap at
+// once; nil if none is needed, or none is left.
+func (d *Dataplane) larger(snap *lb.Snapshot, rep dataplane.Report) map[string]uint32 {
 	refused := make(map[string]bool)
 	for _, err := range rep.Failed {
 		var full *FullError
@@ -181,18 +181,18 @@ func (d *Dataplane) larger(rep dataplane.Report) map[string]uint32 {
 			refused[full.Map] = true
 		}
 	}
-	sizes, grows := make(map[string]uint32), false
+	sizes, grows := needOf(snap).sizes(d.limits), false
 	for _, f := range d.fills() {
-		setSize(sizes, f.Map, f.Max)
-		if !f.tight() && !refused[f.Map] {
-			continue
-		}
-		if f.Max < f.Limit {
-			setSize(sizes, f.Map, uint32(min(2*uint64(f.Max), uint64(f.Limit))))
+		want := max(sizes[f.Map], f.Max)
+		switch {
+		case !f.tight() && !refused[f.Map]:
+		case f.Max < f.Limit:
+			want = max(want, uint32(min(2*uint64(f.Max), uint64(f.Limit))))
 			grows = true
-		} else {
+		default:
 			d.nearLimit(f)
 		}
+		setSize(sizes, f.Map, want)
 	}
 	if !grows {
 		return nil

@@ -26,12 +26,15 @@ var (
 	vips = []netip.AddrPort{vip4, vip6}
 )
 
-// rules is ipvsadm's own text: TCP and UDP, both families, the servers given.
-func (s *scene) text(servers ...*netlab.Node) string {
+// text is ipvsadm's own: TCP and UDP, both families, the servers given.
+func (s *scene) text(servers ...*netlab.Node) string { return textAt(vips, "rr", servers...) }
+
+// textAt is text with VIPs and a scheduler of the caller's choice.
+func textAt(vips []netip.AddrPort, scheduler string, servers ...*netlab.Node) string {
 	var b strings.Builder
 	for _, vip := range vips {
 		for _, proto := range []string{"-t", "-u"} {
-			fmt.Fprintf(&b, "-A %s %s -s rr\n", proto, vip)
+			fmt.Fprintf(&b, "-A %s %s -s %s\n", proto, vip, scheduler)
 			for _, n := range servers {
 				fmt.Fprintf(&b, "-a %s %s -r %s -m -w 1\n", proto, vip, netip.AddrPortFrom(n.Addr(vip.Addr().Is6()), 8080))
 			}

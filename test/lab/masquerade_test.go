@@ -69,8 +69,9 @@ func gateway(n *netlab.Node, vip netip.AddrPort) netip.Addr {
 	return n.Gateway4
 }
 
-// isolate takes the node's default routes away: it knows its own subnet only.
-func (s *scene) isolate(n *netlab.Node) {
+// isolate takes a node's or a router's default routes away: it knows its own
+// subnets only.
+func (s *scene) isolate(n *netlab.Namespace) {
 	s.t.Helper()
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		routes, err := n.Netlink().RouteList(nil, family)
@@ -110,7 +111,7 @@ func TestMasqueradedServersSeeTheDirector(t *testing.T) {
 func TestAServerWithoutARouteBackIsReachedByMasqueradeOnly(t *testing.T) {
 	s := revealing(t, 1, 1, "never")
 	client, server := s.Clients()[0], s.Servers()[0]
-	s.isolate(server)
+	s.isolate(server.Namespace)
 	everyWay(t, func(t *testing.T, network string, vip netip.AddrPort) {
 		if tk, err := callWithin(time.Second, client, network, 0, vip); err == nil {
 			tk.Close()
@@ -295,7 +296,7 @@ func TestMasqueradedConnectionsOutliveTheDaemonAndTheWord(t *testing.T) {
 	s := newScene(t, netlab.Options{Prefix: "lab", Clients: 1, Servers: 2})
 	for i, srv := range s.Servers() {
 		s.serve(srv, fmt.Sprintf("s%d", i+1), 8080)
-		s.isolate(srv)
+		s.isolate(srv.Namespace)
 	}
 	s.write(masquerading("always", vips, s.Servers()...))
 	s.start()
@@ -331,7 +332,7 @@ func TestAServerThatAppearsSeesTheDirector(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.isolate(server)
+	s.isolate(server.Namespace)
 	s.reveal(server, 8080)
 	s.write(masquerading("always", vips, server))
 	everyWay(t, func(t *testing.T, network string, vip netip.AddrPort) {

@@ -3,7 +3,7 @@
 
 GO       ?= go
 BIN      := bin/waggle
-PACKAGES := clang-19 clang-format-19 llvm-19 libbpf-dev linux-libc-dev bpftool iproute2 nftables iptables
+PACKAGES := clang-19 clang-format-19 llvm-19 libbpf-dev linux-libc-dev bpftool iproute2 nftables iptables keepalived systemd
 VM_PACKAGES := qemu-system-x86 busybox-static kmod zstd xz-utils wireguard-tools
 LINT     := .cache/bin/golangci-lint
 LINT_VERSION := v2.15.0

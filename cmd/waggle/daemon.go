@@ -4,10 +4,7 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -15,11 +12,13 @@ import (
 	"github.com/waggle-lb/waggle/internal/task"
 )
 
-// reloadTask calls reload on every SIGHUP.
+// reloadTask calls reload on every SIGHUP, and tells the service manager when
+// what that returns is closed.
 type reloadTask struct {
 	task.Readiness
-	log    *slog.Logger
-	reload func()
+	log     *slog.Logger
+	manager manager
+	reload  func() (done <-chan struct{})
 }
 
 func (*reloadTask) String() string { return "SIGHUP" }
@@ -34,39 +33,19 @@ func (t *reloadTask) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-hup:
-			t.log.InfoContext(ctx, "SIGHUP: rereading the services")
-			t.reload()
 		}
-	}
-}
-
-// notifyTask tells the service manager once that all the others are ready:
-// sd_notify(3), a datagram to the socket that the environment names.
-type notifyTask struct {
-	task.Readiness
-	socket string
-	others []task.Task
-}
-
-func (*notifyTask) String() string { return "systemd notification" }
-
-func (t *notifyTask) Run(ctx context.Context) (err error) {
-	for _, other := range t.others {
+		t.log.InfoContext(ctx, "SIGHUP: rereading the services")
+		err := t.manager.reloading()
 		select {
-		case <-other.Ready():
 		case <-ctx.Done():
 			return nil
+		case <-t.reload():
+		}
+		if err == nil {
+			err = t.manager.tell("READY=1")
+		}
+		if err != nil {
+			t.log.Warn("the service manager does not hear from us", "error", err)
 		}
 	}
-	// A leading @ is the abstract namespace, for systemd and package net alike.
-	conn, err := net.Dial("unixgram", t.socket)
-	if err != nil {
-		return fmt.Errorf("connect to NOTIFY_SOCKET: %w", err)
-	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	if _, err := conn.Write([]byte("READY=1")); err != nil {
-		return fmt.Errorf("write to NOTIFY_SOCKET: %w", err)
-	}
-	t.SetReady()
-	return nil
 }

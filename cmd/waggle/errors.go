@@ -62,7 +62,7 @@ func remedy(err error) string {
 	case errors.Is(err, dataplane.ErrNotRunning):
 		return "start one with `waggle run --services FILE`, or name its place with --pin-path DIR"
 	case errors.Is(err, fs.ErrPermission):
-		return "run it as root: eBPF and its pins need CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN"
+		return "run it as root, or as the owner of the pin path with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (docs/security.md)"
 	}
 	return ""
 }

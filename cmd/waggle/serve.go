@@ -25,11 +25,18 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	if _, err := parseFile(flags.services, flags.scheduler); err != nil {
 		return err
 	}
+	mgr, err := managerOf(os.Getenv, os.Getpid())
+	if err != nil {
+		return err
+	}
 	listener, err := listenMetrics(flags)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeListener(listener)) }()
+	if err := checkCapabilities(); err != nil {
+		return err
+	}
 	dp, err := ebpf.New(ebpf.Options{PinPath: flags.pinPath, Log: log, ExcludeDevices: flags.excludeDevices, MasqueradePorts: flags.ports, Timeouts: flags.timeouts, Limits: flags.limits, Drain: flags.drain})
 	if err != nil {
 		return err
@@ -57,10 +64,10 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	tasks := slices.Concat([]task.Task{src, loop, adviser, &reloadTask{log: log, reload: src.Reload}}, dp.Tasks(),
+	tasks := slices.Concat([]task.Task{src, loop, adviser, &reloadTask{log: log, manager: mgr, reload: src.Reload}}, dp.Tasks(),
 		metricsTasks(e, listener, dp, loop, log))
-	if socket := os.Getenv("NOTIFY_SOCKET"); socket != "" {
-		tasks = append(tasks, &notifyTask{socket: socket, others: tasks})
+	if mgr.socket != "" {
+		tasks = append(tasks, &notifyTask{manager: mgr, others: tasks, status: func() string { return statusLine(loop.Status()) }, log: log})
 	}
 	if err := task.Run(ctx, log, tasks...); err != nil {
 		return err

@@ -80,7 +80,7 @@ func (p *replay) change(s recorded) {
 	p.svc = &next
 	p.apply(p.svc)
 	if s.Op == "del" {
-		p.do(p.d.sweep(context.Background())) // expire_nodest_conn ends flows soon after, not at once
+		p.do(p.d.sweep(context.Background(), nil)) // expire_nodest_conn ends flows soon after, not at once
 	}
 }
 

@@ -177,7 +177,7 @@ func (r *rig) Advance(by time.Duration) {
 	r.followed = nil
 	r.follow()
 	if r.d.gen != nil {
-		r.do(r.d.sweep(context.Background()))
+		r.do(r.d.sweep(context.Background(), nil))
 	}
 }
 

@@ -434,7 +434,7 @@ func manySenders(t *testing.T, tuples int, ring uint32) {
 	}
 	all.Go(func() error {
 		for ctx.Err() == nil {
-			if err := s.d.sweep(ctx); err != nil {
+			if err := s.d.sweep(ctx, nil); err != nil {
 				return err
 			}
 		}

@@ -78,6 +78,7 @@ const (
 // sweeper walks the flows and ends those that are idle for their timeout.
 type sweeper struct {
 	task.Readiness
+	task.Pulse
 	d *Dataplane
 }
 
@@ -96,20 +97,23 @@ func (t *sweeper) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-t.Beats():
+			continue
 		case <-tick.C:
 		}
-		if err := t.d.sweep(ctx); err != nil {
+		if err := t.d.sweep(ctx, t.Beats()); err != nil {
 			t.d.log.Error("flows are not swept", "error", err)
 		}
 	}
 }
 
-// sweep walks the flows once and frees what has rested.
-func (d *Dataplane) sweep(ctx context.Context) error {
+// sweep walks the flows once and frees what has rested. It receives from beats
+// now and then, as a walk may be long.
+func (d *Dataplane) sweep(ctx context.Context, beats <-chan struct{}) error {
 	if err := d.flushLost(); err != nil {
 		return err
 	}
-	if err := d.walk(ctx); err != nil {
+	if err := d.walk(ctx, beats); err != nil {
 		return fmt.Errorf("walk map flows: %w", err)
 	}
 	d.mu.Lock()
@@ -125,10 +129,16 @@ func (d *Dataplane) flushLost() error {
 
 // walk lets the programs walk the flows. A whole walk says how many entries
 // there are.
-func (d *Dataplane) walk(ctx context.Context) error {
+func (d *Dataplane) walk(ctx context.Context, beats <-chan struct{}) error {
 	leased, gen, release := d.lease(ctx)
 	defer release()
-	n, err := flows.Sweep(&gen.LBObjects, func() error { return pause(leased, breath) })
+	n, err := flows.Sweep(&gen.LBObjects, func() error {
+		select {
+		case <-beats:
+		default:
+		}
+		return pause(leased, breath)
+	})
 	if leased.Err() != nil {
 		return nil // the next walk is another generation's
 	}

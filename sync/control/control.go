@@ -63,6 +63,7 @@ type Status struct {
 // dataplane's methods from the goroutine of Run only.
 type Loop struct {
 	task.Readiness
+	task.Pulse
 	opts Options
 	wake chan struct{}
 
@@ -164,6 +165,8 @@ func (l *Loop) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-l.Beats():
+			continue
 		case <-retry:
 		case <-l.wake:
 			fresh = true

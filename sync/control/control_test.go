@@ -359,3 +359,26 @@ func TestStatusDuringDeliveriesAndApplies(t *testing.T) {
 	close(done)
 	readers.Wait()
 }
+
+func TestTheLoopShowsThatItTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, control.Options{}, nil)
+		r.slow = time.Minute
+		deliver := r.loop.Source("file")
+		r.run()
+		if err := r.loop.Beat(t.Context()); err != nil { // nothing is delivered yet
+			t.Error(err)
+		}
+		deliver(snapshot(t, service("web", 1, 1)))
+		settle(time.Second)
+		before := time.Now()
+		if err := r.loop.Beat(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if held := time.Since(before); held != r.slow-time.Second {
+			t.Errorf("it answered after %v, want it to when Apply has ended", held)
+		}
+		settle(time.Hour)
+		r.wantApplies("0s web:1>1")
+	})
+}

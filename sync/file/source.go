@@ -46,6 +46,9 @@ type Source struct {
 	opts   SourceOptions
 	reload chan struct{}
 
+	mu    sync.Mutex
+	asked []chan struct{} // by calls of Reload, to be closed; guarded by mu
+
 	// For the goroutine of Run:
 	last    *lb.Snapshot
 	content []byte // what last was made of
@@ -69,13 +72,18 @@ func NewSource(opts SourceOptions) (*Source, error) {
 func (s *Source) String() string { return "services file " + s.opts.Path }
 
 // Reload makes Run read the file, changed or not, and complain about it again
-// if it is refused: what SIGHUP is for. It does not wait. Any goroutine may
-// call it at any time.
-func (s *Source) Reload() {
+// if it is refused: what SIGHUP is for. It does not wait: done is closed when
+// the file was read, or refused. Any goroutine may call it at any time.
+func (s *Source) Reload() (done <-chan struct{}) {
+	c := make(chan struct{})
+	s.mu.Lock()
+	s.asked = append(s.asked, c)
+	s.mu.Unlock()
 	select {
 	case s.reload <- struct{}{}:
 	default: // one is waiting already, and will read what is there now
 	}
+	return c
 }
 
 // Run delivers the file's services, then follows its changes until ctx ends.
@@ -129,7 +137,7 @@ func (s *Source) follow(ctx context.Context, w *watch) error {
 			}
 			settled = s.refresh(w, false)
 		case <-s.reload:
-			settled = s.refresh(w, true)
+			settled = s.answer(w)
 		}
 	}
 }
@@ -144,6 +152,19 @@ func (s *Source) refresh(w *watch, asked bool) <-chan time.Time {
 	}
 	s.outcome(s.read(), asked)
 	return nil
+}
+
+// answer is refresh for those who asked before it.
+func (s *Source) answer(w *watch) <-chan time.Time {
+	s.mu.Lock()
+	asked := s.asked
+	s.asked = nil
+	s.mu.Unlock()
+	settled := s.refresh(w, true)
+	for _, c := range asked {
+		close(c)
+	}
+	return settled
 }
 
 // outcome logs how reading went, unless it went as the last time.

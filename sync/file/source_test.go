@@ -231,7 +231,11 @@ func TestABadEditChangesNothing(t *testing.T) {
 
 	renameInto(t, path, bad) // the same again: no news
 	chance()
-	f.src.Reload() // somebody asks
+	select { // somebody asks
+	case <-f.src.Reload():
+	case <-time.After(20 * time.Second):
+		t.Fatal("the reload has no end")
+	}
 	f.wantLog(complaints...)
 	if diff := cmp.Diff([]string{"2 1"}, f.states()); diff != "" {
 		t.Errorf("deliveries (-want +got):\n%s", diff)
@@ -410,12 +414,20 @@ func TestBackendsStandAsInTheKernelsListOverEdits(t *testing.T) {
 func TestReloadReadsWithoutBeingTold(t *testing.T) {
 	t.Parallel()
 	f := newFollower(t, file1(t, t.TempDir(), rules("1")))
+	var asked []<-chan struct{}
 	for range 3 {
-		f.src.Reload() // before Run, and more often than anybody reads: it never waits
+		asked = append(asked, f.src.Reload()) // before Run, and more often than anybody reads: it never waits
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { f.ended <- f.src.Run(ctx) }()
 	f.wantState("1")
+	for i, done := range asked {
+		select {
+		case <-done:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("reload %d has no end", i)
+		}
+	}
 	cancel()
 	select {
 	case err := <-f.ended:

@@ -200,12 +200,17 @@ func (f *clsactFilter) update(p *ebpf.Program) error {
 }
 
 func (f *clsactFilter) holds() bool {
+	held, err := f.isThere()
+	return err == nil && held
+}
+
+func (f *clsactFilter) isThere() (bool, error) {
 	t, err := f.c.in(f.namespace)
 	if err != nil {
-		return false
+		return false, err
 	}
 	list, err := t.Filters(f.filter.Index, f.filter.Egress)
-	return err == nil && slices.ContainsFunc(list, f.is)
+	return slices.ContainsFunc(list, f.is), err
 }
 
 // is reports whether another is the same filter: by its place and name, for
@@ -217,7 +222,10 @@ func (f *clsactFilter) is(other nlx.Filter) bool {
 // detach removes the filter, then its record, then the qdisc if waggle made it
 // and nothing else is on it.
 func (f *clsactFilter) detach() error {
-	held := f.holds()
+	held, err := f.isThere()
+	if err != nil && !gone(err) {
+		return err // it may be there: its record stays
+	}
 	if held {
 		t, err := f.c.in(f.namespace)
 		if err == nil {

@@ -32,7 +32,6 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
@@ -102,9 +101,6 @@ var carryMaps = []string{"load_former", "load_carried"}
 func Open(opts Options) (*Loader, error) {
 	if err := CheckPatterns(opts.Exclude); err != nil {
 		return nil, err
-	}
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("raise the limit of locked memory: %w: run as root", err)
 	}
 	spec := opts.Spec
 	if spec == nil {
@@ -263,7 +259,7 @@ func ensureBPFFS(pinPath string) error {
 		return fmt.Errorf("pin path %s is not on bpffs: write a path below %s, or mount it: mount -t bpf bpf %s", pinPath, standard, dir)
 	}
 	if err := unix.Mount("bpf", standard, "bpf", 0, "mode=0700"); err != nil {
-		return fmt.Errorf("mount bpffs on %s: %w: run `mount -t bpf bpf %s`", standard, err, standard)
+		return fmt.Errorf("mount bpffs on %s, which needs CAP_SYS_ADMIN: %w: run `mount -t bpf bpf %s` before", standard, err, standard)
 	}
 	return nil
 }

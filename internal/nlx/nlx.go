@@ -141,9 +141,9 @@ func NewWatcher(log *slog.Logger) (*Watcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the network namespace: %w", err)
 	}
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	h, err := openAt(ns)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open netlink: %w", err), ns.Close())
+		return nil, errors.Join(err, ns.Close())
 	}
 	return &Watcher{ns: ns, h: h, log: log}, nil
 }
@@ -190,11 +190,14 @@ func (w *Watcher) follow(ctx context.Context, changed func(State)) error {
 		}
 	}
 	links, addrs := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64)
-	if err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{Namespace: &w.ns, ErrorCallback: report}); err != nil {
-		return fmt.Errorf("subscribe to device events: %w", err)
-	}
-	if err := netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{Namespace: &w.ns, ErrorCallback: report}); err != nil {
-		return fmt.Errorf("subscribe to address events: %w", err)
+	err := within(w.ns, func() error {
+		return errors.Join(
+			netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: report}),
+			netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{ErrorCallback: report}),
+		)
+	})
+	if err != nil {
+		return fmt.Errorf("subscribe to devices and addresses: %w", err)
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()

@@ -62,10 +62,12 @@ func (w *Watcher) followRoutes(ctx context.Context, changed func()) error {
 	routes, links := make(chan netlink.RouteUpdate, 64), make(chan netlink.LinkUpdate, 64)
 	// An address comes and goes with its routes in table local. A device that
 	// goes down takes its IPv4 routes with it without a word.
-	err := errors.Join(
-		netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{Namespace: &w.ns, ErrorCallback: report}),
-		netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{Namespace: &w.ns, ErrorCallback: report}),
-	)
+	err := within(w.ns, func() error {
+		return errors.Join(
+			netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{ErrorCallback: report}),
+			netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{ErrorCallback: report}),
+		)
+	})
 	if err != nil {
 		return fmt.Errorf("subscribe to routes: %w", err)
 	}

@@ -3,6 +3,7 @@
 package nlx
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -53,9 +54,9 @@ func OpenTC(namespace uint64) (*TC, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace %d: %w", namespace, err)
 	}
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	h, err := openAt(ns)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open netlink: %w", err), ns.Close())
+		return nil, errors.Join(err, ns.Close())
 	}
 	return &TC{h, namespace}, ns.Close()
 }
@@ -69,10 +70,15 @@ func findNamespace(id uint64) (netns.NsHandle, error) {
 		}
 		places = append(places, found...)
 	}
+	var denied error
 	for _, path := range places {
 		var st unix.Stat_t
 		var fst unix.Statfs_t
-		if unix.Stat(path, &st) != nil || st.Ino != id || unix.Statfs(path, &fst) != nil || fst.Type != unix.NSFS_MAGIC {
+		err := unix.Stat(path, &st)
+		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+			denied = fmt.Errorf("%w: looking at other processes needs CAP_SYS_PTRACE", err)
+		}
+		if err != nil || st.Ino != id || unix.Statfs(path, &fst) != nil || fst.Type != unix.NSFS_MAGIC {
 			continue // processes come and go
 		}
 		ns, err := netns.GetFromPath(path)
@@ -81,7 +87,7 @@ func findNamespace(id uint64) (netns.NsHandle, error) {
 		}
 		return ns, err
 	}
-	return -1, ErrNoNamespace
+	return -1, cmp.Or(denied, ErrNoNamespace)
 }
 
 // Close releases the socket.

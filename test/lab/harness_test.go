@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -74,8 +75,10 @@ type scene struct {
 	t     *testing.T
 	pins  string
 	rules string
-	// daemon is the binary that runs, waggle or byClsact.
+	// daemon is the binary that runs, waggle or byClsact, and under what runs it
+	// and the cleanup at the end: words before the command line.
 	daemon string
+	under  []string
 	args   []string // more flags of `waggle run`
 	log    bytes.Buffer
 	logMu  sync.Mutex
@@ -103,8 +106,14 @@ func (s *scene) end() {
 			s.t.Errorf("stop the daemon: %v", err)
 		}
 	}
-	if out, err := exec.Command(waggle, "cleanup", "--pin-path", s.pins).CombinedOutput(); err != nil {
-		s.t.Errorf("cleanup: %v\n%s", err, out)
+	cleanup, run := s.confined(waggle, "cleanup", "--pin-path", s.pins), (*exec.Cmd).Run
+	if s.under != nil {
+		run = s.Director.Run // what has few privileges cannot enter it
+	}
+	var out bytes.Buffer
+	cleanup.Stdout, cleanup.Stderr = &out, &out
+	if err := run(cleanup); err != nil {
+		s.t.Errorf("cleanup: %v\n%s", err, &out)
 	}
 	if _, err := os.Stat(s.pins); !errors.Is(err, os.ErrNotExist) {
 		s.t.Errorf("cleanup left %s: %v", s.pins, err)
@@ -117,6 +126,12 @@ func (s *scene) end() {
 		defer s.logMu.Unlock()
 		s.t.Logf("the daemon's log:\n%s", s.log.String())
 	}
+}
+
+// confined is a command under what the scene's run under.
+func (s *scene) confined(name string, args ...string) *exec.Cmd {
+	line := slices.Concat(s.under, []string{name}, args)
+	return exec.Command(line[0], line[1:]...)
 }
 
 func (s *scene) killed(err error) bool {
@@ -135,7 +150,7 @@ func (s *scene) Write(b []byte) (int, error) {
 func (s *scene) write(rules string) {
 	s.t.Helper()
 	tmp := s.rules + ".new"
-	if err := os.WriteFile(tmp, []byte(rules), 0o600); err != nil {
+	if err := os.WriteFile(tmp, []byte(rules), 0o644); err != nil {
 		s.t.Fatal(err)
 	}
 	if err := os.Rename(tmp, s.rules); err != nil {
@@ -149,7 +164,7 @@ func (s *scene) start() {
 	s.logMu.Lock()
 	seen := s.log.Len()
 	s.logMu.Unlock()
-	cmd := exec.Command(s.daemon, append([]string{"run", "--services", s.rules, "--pin-path", s.pins}, s.args...)...)
+	cmd := s.confined(s.daemon, append([]string{"run", "--services", s.rules, "--pin-path", s.pins}, s.args...)...)
 	cmd.Stderr = s
 	p, err := s.Director.Start(cmd)
 	if err != nil {

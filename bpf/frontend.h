@@ -60,6 +60,51 @@ __noinline enum verdict portless(struct packet *p, enum parsed why)
 /* Set while others, behind these programs, still translate connections of before. */
 volatile __u32 taking_over = 0;
 
+/* Whether the stack has the connection of a segment. */
+static __noinline bool has_socket(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_sock_tuple t = {};
+	struct bpf_sock *sk;
+	bool found;
+
+	if (!p)
+		return false;
+	if (p->v4) {
+		t.ipv4.saddr = ((const __u32 *)p->key.saddr)[3];
+		t.ipv4.daddr = ((const __u32 *)p->key.daddr)[3];
+		t.ipv4.sport = bpf_htons(p->key.sport);
+		t.ipv4.dport = bpf_htons(p->key.dport);
+		sk = bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		copy_addr((__u8 *)t.ipv6.saddr, p->key.saddr);
+		copy_addr((__u8 *)t.ipv6.daddr, p->key.daddr);
+		t.ipv6.sport = bpf_htons(p->key.sport);
+		t.ipv6.dport = bpf_htons(p->key.dport);
+		sk = bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (!sk)
+		return false;
+	found = sk->state != BPF_TCP_LISTEN; /* who listens knows nothing of it */
+	bpf_sk_release(sk);
+	return found;
+}
+
+/*
+ * Whether TCP of no flow, that is no SYN, goes on where its hash leads: the connection was another
+ * director's, or silent for too long. A reset needs no way on, a later fragment shows no flags, and
+ * what the stack has is the stack's. Nor does one that was just ended go on at another backend, nor
+ * one that others may still have.
+ */
+static __noinline bool resumes(struct __sk_buff *skb, const struct packet *p, __u32 service)
+{
+	struct service *svc = bpf_map_lookup_elem(&services, &service);
+
+	if (!p || !svc || taking_over || (svc->pool >> 56 & 15) != RULE_HASH || p->part == LATER ||
+	    p->ended || (p->tcp_flags & (TCP_SYN | TCP_RST | TCP_ACK)) != TCP_ACK)
+		return false;
+	return !is_assigned(p->key.daddr) || !has_socket(skb, p);
+}
+
 /* TCP to a frontend that neither belongs to a flow nor begins one. */
 static __always_inline enum verdict stray(const struct packet *p)
 {

@@ -15,7 +15,8 @@ static __always_inline struct work *begin(const struct packet *p)
 		return NULL;
 	key_at(&w->key, &p->key, POSITION_E1);
 	__builtin_memset(&w->flow, 0, sizeof(w->flow));
-	w->flow.state = p->key.proto == IPPROTO_TCP ? STATE_SYN_RECV : STATE_UDP;
+	w->flow.state = p->key.proto == IPPROTO_TCP ? next_state(STATE_NONE, p->tcp_flags, IN) :
+						      STATE_UDP;
 	w->flow.seen = now();
 	return w;
 }

@@ -24,6 +24,7 @@ struct packet {
 	bool v4;
 	__u8 part;	/* enum part */
 	__u8 tcp_flags; /* FIN 1, SYN 2, RST 4, ACK 16 */
+	bool ended;	/* there was a flow, and it ended with this packet */
 };
 
 /* Of linux/if_packet.h: what a frame's address says. */
@@ -250,6 +251,7 @@ static __always_inline enum parsed parse_ports(struct __sk_buff *skb, struct pac
 
 	p->part = WHOLE;
 	p->tcp_flags = 0;
+	p->ended = false;
 	got = p->v4 ? parse_v4(skb, p) : parse_v6(skb, p);
 	if (got != PARSED_OK)
 		return got;

@@ -19,7 +19,7 @@ static __always_inline void lead(struct work *w, const struct packet *p, const s
 	w->flow.backend_hash = b->hash;
 }
 
-/* The first packet of a flow, or one that needs a new backend. */
+/* The first packet of a flow that we see, or one that needs a new backend. */
 __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 {
 	enum drop_reason reason;
@@ -29,6 +29,7 @@ __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 	struct work *w;
 	struct flow *f;
 	struct vip *v;
+	bool begins;
 	__u32 id;
 
 	if (!p)
@@ -39,7 +40,8 @@ __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 	v = find_frontend(p);
 	if (!v)
 		return unwanted(p, DROP_UNKNOWN_PORT);
-	if (p->key.proto == IPPROTO_TCP && !is_syn(p->tcp_flags))
+	begins = p->key.proto != IPPROTO_TCP || is_syn(p->tcp_flags);
+	if (!begins && !resumes(skb, p, v->service))
 		return stray(p);
 	svc = bpf_map_lookup_elem(&services, &v->service);
 	if (!svc)
@@ -47,7 +49,7 @@ __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 	id = choose(p, v->service);
 	b = backend_at(id);
 	if (!id || !b || !b->hash)
-		return refuse(DROP_EMPTY_POOL, VERDICT_ICMP);
+		return begins ? refuse(DROP_EMPTY_POOL, VERDICT_ICMP) : stray(p);
 	w = begin(p);
 	if (!w)
 		return VERDICT_PASS;
@@ -85,8 +87,10 @@ static __always_inline enum verdict to_vip(struct __sk_buff *skb, struct packet 
 		fate = reconsider(p);
 		if (fate == FATE_DROP)
 			return drop(DROP_BACKEND_GONE);
-		if (fate == FATE_END)
+		if (fate == FATE_END) {
+			p->ended = true;
 			return new_flow(skb, p);
+		}
 	}
 	return forward_known(skb, p, f, load_word(f), b ? f->backend : 0);
 }

@@ -123,7 +123,7 @@ func groups() []group {
 		{"lost", lostCases(), false},
 		{"reuse", slices.Concat(reuseCases(), afterwardsCases(), replyTakenCases(), portReuseCases()), false},
 		{"masquerade", slices.Concat(masqueradeCases(), hairpinCases(), directCases(), besideCases()), false},
-		{"refuse", slices.Concat(refusalCases(), noFlowCases()), false},
+		{"refuse", slices.Concat(refusalCases(), noFlowCases(), resumeCases()), false},
 		{"state", stateCases(), false},
 		{"counters", slices.Concat(counterCases(), assignCases()), false},
 		{"apply", slices.Concat(applyCases(), reportCases(), failureCases()), false},

@@ -31,6 +31,9 @@ type backend struct {
 	counters         dataplane.BackendCounters // but for the flows
 }
 
+// hashes reports whether the packet alone says which backend a pick finds.
+func (s *service) hashes() bool { return s.run != nil && s.run.Rule == sched.Hash }
+
 // set makes a service say what svc says; run is nil if its schedule goes on.
 func (s *service) set(svc *lb.Service, run *sched.Run) {
 	s.svc, s.gone = svc, false

@@ -76,13 +76,14 @@ func (k *Kernel) Ingress(p Packet) Outcome {
 	defer k.mu.Unlock()
 	t := tuple{p.Src, p.Dst, p.Protocol}
 	f := k.flows[t]
+	ended := false
 	if f != nil {
 		switch k.fateOf(p, f) {
 		case drops:
 			return k.drop(backendGone)
 		case ends:
 			k.end(f)
-			f = nil
+			f, ended = nil, true
 		}
 	}
 	switch {
@@ -96,11 +97,11 @@ func (k *Kernel) Ingress(p Packet) Outcome {
 	case k.isBackend(p.Dst) && !k.vips[p.Dst.Addr()]:
 		return k.ownConnection(p)
 	}
-	return k.first(p)
+	return k.first(p, ended)
 }
 
-// first handles a packet that belongs to no flow.
-func (k *Kernel) first(p Packet) Outcome {
+// first handles a packet that belongs to no flow; ended: not any more.
+func (k *Kernel) first(p Packet, ended bool) Outcome {
 	s := k.lookup(p.Dst, p.Protocol)
 	if s == nil {
 		if !k.vips[p.Dst.Addr()] || k.local[p.Dst.Addr()] {
@@ -108,18 +109,16 @@ func (k *Kernel) first(p Packet) Outcome {
 		}
 		return k.refuse(unknownPort, unreachable)
 	}
-	if p.Protocol == lb.TCP && !p.isSYN() {
-		switch {
-		case k.local[p.Dst.Addr()]:
-			return pass(p) // the stack knows the connection, or resets it
-		case p.Flags&RST != 0:
-			return k.drop(noFlow) // a reset is never answered
-		}
-		return k.refuse(noFlow, reset)
+	begins := p.Protocol != lb.TCP || p.isSYN()
+	if !begins && (ended || !s.hashes() || p.Flags&(SYN|ACK|RST) != ACK) {
+		return k.stray(p)
 	}
 	b := k.choose(p, s)
-	if b == nil {
+	switch {
+	case b == nil && begins:
 		return k.refuse(emptyPool, unreachable)
+	case b == nil:
+		return k.stray(p)
 	}
 	b.counters.Connections++
 	f := &flow{client: p.Src, source: p.Src, vip: p.Dst, server: b.in.Addr, backend: b, affinity: s.svc.Affinity.Enabled()}
@@ -132,6 +131,17 @@ func (k *Kernel) first(p Packet) Outcome {
 	f.masquerade = s.svc.Masquerade == lb.MasqueradeAlways || f.server.Addr() == p.Src.Addr()
 	k.enter(p, f)
 	return k.forward(p, f)
+}
+
+// stray is TCP to a frontend that neither belongs to a flow nor begins one.
+func (k *Kernel) stray(p Packet) Outcome {
+	switch {
+	case k.local[p.Dst.Addr()]:
+		return pass(p) // the stack knows the connection, or resets it
+	case p.Flags&RST != 0:
+		return k.drop(noFlow) // a reset is never answered
+	}
+	return k.refuse(noFlow, reset)
 }
 
 func (k *Kernel) forward(p Packet, f *flow) Outcome {

@@ -17,7 +17,7 @@ const firstPort = 1024
 func (k *Kernel) enter(p Packet, f *flow) {
 	f.source, f.proto, f.state = f.client, p.Protocol, udp
 	if p.Protocol == lb.TCP {
-		f.state = tcpNext(none, SYN, false)
+		f.state = tcpNext(none, p.Flags, false)
 	}
 	if b := f.backend; b != nil {
 		b.count(f.state, 1)

@@ -30,6 +30,7 @@ func (m *model) toVIP(a arrival, p *pkt) {
 		m.drop(bpf.LBDropReasonDROP_BACKEND_GONE)
 	case ends:
 		m.retire(f)
+		p.ended = true
 		m.newFlow(a, p)
 	default:
 		m.hit("forward: of a known flow")

@@ -28,7 +28,7 @@ func replyEntry(p *pkt, f flow) flow {
 func (m *model) insert(p *pkt, f flow) (*entry, reason) {
 	f.State, f.Seen = stUDP, m.now
 	if p.proto == protoTCP {
-		f.State = uint8(bpf.LBFlowStateSTATE_SYN_RECV)
+		f.State = m.table.next(uint8(bpf.LBFlowStateSTATE_NONE), p.flags, "in")
 	}
 	k := p.key(e1)
 	r := m.insertReply(p, k, f)

@@ -165,13 +165,19 @@ func (m *model) newFlow(a arrival, p *pkt) {
 		m.unwanted(a, p, bpf.LBDropReasonDROP_UNKNOWN_PORT)
 		return
 	}
-	if p.proto == protoTCP && !isSYN(p.flags) {
+	s := m.services[v.Service]
+	begins := p.proto != protoTCP || isSYN(p.flags)
+	if !begins && !m.resumes(p, s) {
 		m.stray(a, p)
 		return
 	}
-	s := m.services[v.Service]
 	id := m.choose(p, s)
 	b := m.backends[id]
+	if !begins && (id == 0 || b.Hash == 0) {
+		m.hit("resume: nobody is there")
+		m.stray(a, p)
+		return
+	}
 	if id == 0 || b.Hash == 0 {
 		m.hit("refuse: empty pool")
 		m.refuse(a, p, bpf.LBDropReasonDROP_EMPTY_POOL, false)
@@ -218,6 +224,22 @@ func (m *model) lead(p *pkt, v bpf.LBVip, s *service, id uint32) flow {
 		f.Flags |= fAffinity
 	}
 	return f
+}
+
+// resumes says whether TCP of no flow goes on where its hash leads.
+func (m *model) resumes(p *pkt, s *service) bool {
+	if s.pool.rule != ruleHash || p.part == later || p.flags&(tcpSYN|tcpRST|tcpACK) != tcpACK {
+		return false
+	}
+	if p.ended {
+		m.hit("resume: not what just ended")
+		return false
+	}
+	m.hit("resume: by its hash")
+	if m.assigned[p.dst] {
+		m.hit("resume: the address is ours")
+	}
+	return true
 }
 
 // stray is TCP to a frontend that neither belongs to a flow nor begins one.

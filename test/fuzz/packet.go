@@ -62,6 +62,7 @@ type pkt struct {
 	part         part
 	id           [4]byte
 	flags        uint8
+	ended        bool // there was a flow, and it ended with this packet
 }
 
 func be16(b []byte) uint16 { return binary.BigEndian.Uint16(b) }

@@ -124,3 +124,28 @@ func TestAVIPThatIsRoutedToTheDirector(t *testing.T) {
 		}
 	}
 }
+
+// TestTheMachinesOwnConnectionsGoOnBesideAHash: what waggle finds at a VIP when
+// it starts is the stack's, though the schedulers that hash take up connections
+// that they do not know.
+func TestTheMachinesOwnConnectionsGoOnBesideAHash(t *testing.T) {
+	s := newScene(t, netlab.Options{Prefix: "vip", Clients: 1, Servers: 1, VIPs: []netip.Addr{netlab.VIP4, netlab.VIP6}, AssignVIPs: true})
+	s.serve(s.Servers()[0], "server", 8080)
+	var streams []*stream
+	for _, vip := range vips {
+		serveAt(t, s.Director, vip, named("own"))
+		streams = append(streams, s.stream(vip))
+	}
+	s.write(textAt(vips, "sh", s.Servers()...))
+	s.start()
+	s.goesOn(streams)
+	for _, vip := range vips {
+		c, who, err := connect(s.Clients()[0], vip)
+		if err != nil || who != "server" {
+			t.Fatalf("a new connection to %v is answered by %q, %v", vip, who, err)
+		}
+		c.Close()
+	}
+	s.goesOn(streams)
+	s.finish(streams)
+}

@@ -38,7 +38,7 @@ func TestTheUnitGivesWhatTheDaemonNeeds(t *testing.T) {
 		"CapabilityBoundingSet": want, "AmbientCapabilities": want,
 		"ReadWritePaths": {strings.TrimSuffix(defaultPinPath, "/waggle")},
 		"RuntimeDirectory": {"waggle"}, "RuntimeDirectoryMode": {"0700"},
-		"SystemCallFilter": {"@system-service", "bpf"},
+		"SystemCallFilter": {"@system-service", "~@privileged", "@resources", "bpf"},
 	} {
 		if !slices.Equal(u[name], want) {
 			t.Errorf("%s=%v, want %v", name, u[name], want)

@@ -5,6 +5,7 @@ package ebpf
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
@@ -35,11 +36,11 @@ func (s *state) write(p *plan) error {
 	}
 	s.writeSettings(p)
 	s.writePool(p)
+	p.rec.svc = p.svc
 	if err := s.addFrontends(p); err != nil {
 		s.retract(p.rec)
 		return err
 	}
-	p.rec.svc = p.svc
 	delete(s.gone, p.rec)
 	return nil
 }
@@ -141,17 +142,21 @@ func (s *state) writeRun(p *plan) {
 	s.occupy(p.at, p.run, ids)
 }
 
-// drainAbsent drains the backends that svc (nil: none) does not have.
+// drainAbsent drains the backends of a record's service that svc (nil: none) does
+// not have. Those that left it before may be many, and are not looked at.
 func (s *state) drainAbsent(rec *record, svc *lb.Service) {
-	keep := make(map[*backend]bool)
+	if rec.svc == nil {
+		return
+	}
+	keep := make(map[netip.AddrPort]bool)
 	if svc != nil {
 		for _, b := range svc.Backends {
-			keep[rec.backends[b.Addr]] = true
+			keep[b.Addr] = true
 		}
 	}
-	for _, b := range rec.backends {
-		if !keep[b] && !b.draining {
-			s.drain(b)
+	for _, b := range rec.svc.Backends {
+		if !keep[b.Addr] {
+			s.drain(rec.backends[b.Addr])
 		}
 	}
 }
@@ -260,8 +265,8 @@ func (s *state) remove(svc *lb.Service) error {
 func (s *state) retract(rec *record) {
 	s.t.services.Publish(rec.index, services.Pool{})
 	s.vacate(rec.at, s.published)
+	s.drainAbsent(rec, nil)
 	rec.svc, rec.run, rec.at = nil, nil, place{}
 	rec.since = s.now()
 	s.gone[rec] = struct{}{}
-	s.drainAbsent(rec, nil)
 }

@@ -5,156 +5,304 @@
 package ebpf
 
 import (
-	"encoding/binary"
+	"context"
 	"errors"
-	"math/rand/v2"
+	"flag"
+	"fmt"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	cilium "github.com/cilium/ebpf"
+	"golang.org/x/sync/errgroup"
 
-	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/services"
 )
 
-// syns sends SYNs of clients that all differ, faster than rig.Send does.
-type syns struct {
-	prog  *cilium.Program
-	frame []byte
-	out   []byte
-	n     uint32
-}
+// `make soak` makes the test longer, and asserts the rate.
+var publishPicks = flag.Int64("picks", 240_000, "how many new flows are opened while sets of backends follow one another")
 
-func newSYNs(t *testing.T, prog *cilium.Program, vip int) *syns {
-	t.Helper()
-	frame, err := packet.Packet{Src: clientAt(1), Dst: vipAt(vip), Protocol: lb.TCP, Flags: packet.SYN}.Bytes()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &syns{prog: prog, frame: frame, out: make([]byte, 512)}
-}
+const (
+	shortPicks  = 240_000
+	publishRate = 10_000           // sets a second that the long form must reach
+	rowLength   = 60_000           // servers: so many that an id rests before its server is back
+	mostServers = 9                // of a set
+	phaseLimit  = 10 * time.Minute // with one scheduler
+	patience    = 20 * time.Second
+)
 
-// send returns the server's number; not above 0 if the packet did not go on to
-// one.
-func (s *syns) send() (server int, err error) {
-	const saddr, daddr, dport = 14 + 12, 14 + 16, 14 + 20 + 2
-	s.n++
-	// 10.x.y.z; checksums are only updated
-	binary.BigEndian.PutUint32(s.frame[saddr:], 10<<24|s.n)
-	opts := cilium.RunOptions{Data: s.frame, DataOut: s.out}
-	ret, err := s.prog.Run(&opts)
-	if err != nil || int32(ret) != -1 {
-		return -1, err
-	}
-	b := opts.DataOut
-	if b[daddr] != 198 || b[daddr+1] != 19 || binary.BigEndian.Uint16(b[dport:]) != 8080 {
-		return 0, nil
-	}
-	return int(binary.BigEndian.Uint16(b[daddr+2:])), nil
-}
-
-// sets are the backends of a service, one set after another.
+// sets are the backends of a service, one set after another. Set i has the i-th
+// server of a row and up to eight that follow, so that each brings and takes
+// away some.
 type sets struct {
-	servers [][]int
-	// begun and done count the sets whose Apply was begun, and that were
+	scheduler string
+	flags     lb.SchedulerFlags
+	family    lb.Family
+	vip       int
+	// begun and done are the last set whose Apply was begun, and that was
 	// published: while they differ both the last and the new one are right.
 	begun, done atomic.Int64
+	// waits counts how often a change was too early: a map was full of what
+	// rests.
+	waits int64
+	again *again
+	// breakIt is called with the number of a set that was just published.
+	breakIt func(set int64)
 }
 
-// has says whether a server was in a set that was seen between two readings of
-// done and begun.
-func (s *sets) has(server int, done, begun int64) bool {
-	return slices.ContainsFunc(s.servers[done-1:begun], func(set []int) bool { return slices.Contains(set, server) })
-}
+func (s *sets) String() string { return s.scheduler + " " + s.family.String() }
 
-func randomSets(n int) *sets {
-	random := rand.New(rand.NewPCG(5, 6))
-	s := &sets{}
-	for range n {
-		set := random.Perm(60)[:1+random.IntN(9)]
-		for i := range set {
-			set[i]++
+// size is how many servers set i has.
+func size(i int64) int64 { return 1 + int64(uint32(i)*2654435761>>16)%mostServers }
+
+// quiesces says that the first server of a set, which the next does not have,
+// gets nothing new already. sh and mh without fallback would refuse its clients.
+func (s *sets) quiesces(i int64) bool { return s.scheduler != "mh" && size(i) > 2 }
+
+// has says whether a server may be picked from a set that was seen between two
+// readings of done and begun.
+func (s *sets) has(server int64, done, begun int64) bool {
+	for i := done; i <= begun; i++ {
+		at := ((server-i)%rowLength + rowLength) % rowLength
+		if at < size(i) && (at > 0 || !s.quiesces(i)) {
+			return true
 		}
-		s.servers = append(s.servers, set)
 	}
-	return s
+	return false
 }
 
-// publish applies one set after another until it is stopped or all are applied.
-func (s *sets) publish(d *Dataplane, stop *atomic.Bool) error {
-	for i := int(s.done.Load()); i < len(s.servers) && !stop.Load(); i++ {
-		snap, err := lb.NewSnapshot(serve("web", s.servers[i], 1))
+// service has set i.
+func (s *sets) service(i int64) *lb.Service {
+	svc := &lb.Service{
+		ID: lb.ServiceID{Name: "web", Family: s.family}, Scheduler: s.scheduler, SchedulerFlags: s.flags,
+		Frontends: []lb.Frontend{{Addr: ofFamily(s.family, vipAt(s.vip)), Protocol: lb.TCP}},
+	}
+	for n := range size(i) {
+		server := (i + n) % rowLength
+		b := lb.Backend{Addr: ofFamily(s.family, serverAt(1+int(server))), Weight: uint16(1 + server%3)}
+		if n == 0 && s.quiesces(i) {
+			b.Weight = 0
+		}
+		svc.Backends = append(svc.Backends, b)
+	}
+	if i%2 == 1 {
+		slices.Reverse(svc.Backends)
+	}
+	return svc
+}
+
+// ofFamily is the address itself, or one of IPv6 that ends like it.
+func ofFamily(f lb.Family, a netip.AddrPort) netip.AddrPort {
+	if f == lb.IPv4 {
+		return a
+	}
+	b := a.Addr().As4()
+	return netip.AddrPortFrom(netip.AddrFrom16([16]byte{0: 0xfd, 12: b[0], b[1], b[2], b[3]}), a.Port())
+}
+
+// publish applies one set after another until it is stopped.
+func (s *sets) publish(r *rig, stop *atomic.Bool) error {
+	for i := s.done.Load() + 1; !stop.Load(); i++ {
+		svc := s.service(i)
+		snap, err := lb.NewSnapshot(svc)
 		if err != nil {
 			return err
 		}
-		s.begun.Add(1)
-		rep := d.Apply(snap)
-		for full := new(FullError); errors.As(rep.Failed[lb.ServiceID{Name: "web", Family: lb.IPv4}], &full); rep = d.Apply(snap) {
-			time.Sleep(time.Millisecond) // until runs have rested: it was too fast
+		s.begun.Store(i)
+		rep := r.d.Apply(snap)
+		for full := new(FullError); errors.As(rep.Failed[svc.ID], &full) && !stop.Load(); rep = r.d.Apply(snap) {
+			s.waits++
+			time.Sleep(time.Millisecond)
 		}
-		if rep.Err != nil {
-			return rep.Err
-		}
-		for _, err := range rep.Failed {
+		if err := errors.Join(rep.Err, rep.Failed[svc.ID]); err != nil {
+			if full := new(FullError); errors.As(err, &full) {
+				return nil
+			}
 			return err
 		}
-		s.done.Add(1)
+		s.done.Store(i)
+		s.again.note(r, svc)
+		if s.breakIt != nil {
+			s.breakIt(i)
+		}
 	}
 	return nil
 }
 
-// hasRested reports whether a run has rested for long enough.
-func (r *rig) hasRested() bool {
+// again counts what was used again.
+type again struct {
+	runs, ids atomic.Int64
+	bases     map[uint32]bool
+	owners    map[uint32]uint64 // of ids, by their hash
+}
+
+func newAgain() *again { return &again{bases: make(map[uint32]bool), owners: make(map[uint32]uint64)} }
+
+func (a *again) both() bool { return a.runs.Load() > 0 && a.ids.Load() > 0 }
+
+// note looks at the run of a service that was just published, and at the id of
+// one of its backends.
+func (a *again) note(r *rig, svc *lb.Service) {
 	r.d.mu.Lock()
 	defer r.d.mu.Unlock()
-	return len(r.d.state.space.free) > 0
+	rec := r.d.state.records[svc.ID.Hash()]
+	if base := rec.at.pool.Base; a.bases[base] {
+		a.runs.Add(1)
+	} else {
+		a.bases[base] = true
+	}
+	b := rec.backends[svc.Backends[len(svc.Backends)-1].Addr]
+	if owner := a.owners[b.id]; owner != b.hash {
+		a.owners[b.id] = b.hash
+		if owner != 0 {
+			a.ids.Add(1)
+		}
+	}
+}
+
+// phase has pickers open flows while sets follow one another, until enough says
+// that it is enough.
+func (s *sets) phase(r *rig, pickers []*picker, enough func(picks int64) bool) (took time.Duration) {
+	r.t.Helper()
+	r.apply(s.service(1))
+	s.begun.Store(1)
+	s.done.Store(1)
+	r.follow()
+	ctx, cancel := context.WithCancel(r.t.Context())
+	defer cancel()
+	var stop atomic.Bool
+	var all errgroup.Group
+	before := total(pickers).picks
+	begin := time.Now()
+	for _, p := range pickers {
+		all.Go(func() error { return p.pick(r.ingress, s, &stop) })
+	}
+	all.Go(func() error { return s.publish(r, &stop) })
+	all.Go(func() error {
+		for pause(ctx, time.Second) == nil {
+			if err := r.d.sweep(ctx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for !enough(total(pickers).picks-before) && time.Since(begin) < phaseLimit {
+		time.Sleep(5 * time.Millisecond)
+	}
+	took = time.Since(begin)
+	stop.Store(true)
+	cancel()
+	r.do(all.Wait())
+	return took
+}
+
+// publishedSets are the services of the test: every rule, every scheduler whose
+// runs differ, both families.
+func publishedSets() (all []*sets) {
+	again := newAgain()
+	for _, f := range []lb.Family{lb.IPv4, lb.IPv6} {
+		for i, name := range []string{"rr", "wrr", "lc", "wlc", "sh", "mh"} {
+			s := &sets{scheduler: name, family: f, vip: 1 + i, again: again}
+			if name == "sh" {
+				s.flags = lb.SchedulerFallback
+			}
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// publishRoom is for what rests for a second: the runs and ids of 20,000 sets,
+// tables of mh too.
+var publishRoom = map[string]uint32{
+	"flows": 1 << 17, "half_open": 1 << 15, "slots": 1 << 22, "backends": 1 << 16, "load": 1 << 16, "stats": 1 << 16, "backend_ids": 1 << 16,
 }
 
 // A set is published by one store: while sets follow one another as fast as they
 // can, every new client reaches a server of the set before or of the set after,
 // and none is refused or dropped. It lasts longer than the grace period, so
-// that runs are used again.
+// that runs and ids are used again.
 func TestPicksAreOfTheSetBeforeOrAfter(t *testing.T) {
-	r := newRig(t, map[string]uint32{"flows": 1 << 19, "half_open": 1 << 18, "slots": 1 << 20})
-	s := randomSets(1 << 18)
-	r.apply(serve("web", s.servers[0], 1))
-	s.begun.Store(1)
-	s.done.Store(1)
-	r.follow()
-	syns := newSYNs(t, r.ingress, 1)
-	var stop atomic.Bool
-	failed := make(chan error, 1)
-	go func() { failed <- s.publish(r.d, &stop) }()
-	reused := 0 // clients when a run had rested
-	const enough, most = 30_000, 250_000
-	n := 0
-	for ; n < most && (reused == 0 || n < reused+enough); n++ {
-		done := s.done.Load()
-		server, err := syns.send()
-		begun := s.begun.Load()
-		if err != nil || !s.has(server, done, begun) {
-			t.Errorf("client %d went to %d, error %v, want one of %v", n, server, err, s.servers[done-1:begun])
-			break
+	r := newRig(t, publishRoom)
+	all := publishedSets()
+	again := all[0].again
+	pickers := map[lb.Family][]*picker{lb.IPv4: newPickers(t, lb.IPv4), lb.IPv6: newPickers(t, lb.IPv6)}
+	var picks, changes int64
+	for i, s := range all {
+		before := total(pickers[s.family])
+		took := s.phase(r, pickers[s.family], func(n int64) bool {
+			return n >= *publishPicks/int64(len(all)) && s.done.Load() >= 100 && (i < len(all)-1 || again.both())
+		})
+		got := total(pickers[s.family]).less(before)
+		rate := float64(s.done.Load()) / took.Seconds()
+		t.Logf("%-8s %8d picks, %d wrong, %.2f %% of them judged by two sets at most; %7d sets, %6.0f a second, too early %d times",
+			s, got.picks, got.wrong, 100*float64(got.sharp)/float64(got.picks), s.done.Load(), rate, s.waits)
+		if got.wrong > 0 {
+			t.Errorf("%s: %d of %d clients went wrong: %v", s, got.wrong, got.picks, got.first)
 		}
-		// on a fast machine the clients would run out before a run has rested
-		for late := time.Now().Add(20 * time.Second); n == most/2 && !r.hasRested() && time.Now().Before(late); {
-			time.Sleep(time.Millisecond)
+		if *publishPicks > shortPicks && s.scheduler != "mh" && rate < publishRate {
+			t.Errorf("%s: %.0f sets a second, want %d", s, rate, publishRate)
 		}
-		if reused == 0 && n%1000 == 0 && r.hasRested() {
-			reused = n
-		}
+		picks, changes = picks+got.picks, changes+s.done.Load()
 	}
-	stop.Store(true)
-	r.do(<-failed)
-	if published := s.done.Load(); published < 1000 || reused == 0 {
-		t.Errorf("%d sets were published meanwhile, runs used again: %v; the test shows nothing", published, reused > 0)
+	t.Logf("%d picks, %d sets, %d runs and %d ids were used again", picks, changes, again.runs.Load(), again.ids.Load())
+	if !again.both() {
+		t.Error("runs and ids were not used again; the test shows nothing")
 	}
+	r.wantNoDrops()
+}
+
+// wantNoDrops allows what makes room for newer clients: these never go on.
+func (r *rig) wantNoDrops() {
+	r.t.Helper()
 	c, err := r.d.Counters()
 	r.do(err)
+	delete(c.Drops, "displaced")
 	if len(c.Drops) > 0 {
-		t.Errorf("drops %v", c.Drops)
+		r.t.Errorf("drops %v", c.Drops)
+	}
+}
+
+// The test of the test: a set that was published before is published again, or
+// one before its run was written, for a fraction of a millisecond each.
+func TestWhatIsPublishedWronglyIsFound(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		word func(r *rig, before services.Pool) services.Pool
+	}{
+		{"an old set", func(_ *rig, before services.Pool) services.Pool { return before }},
+		{"a run that is not written", func(r *rig, before services.Pool) services.Pool {
+			before.Base = r.entries["slots"] - 64
+			return before
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, publishRoom)
+			s := publishedSets()[0]
+			var before services.Pool
+			s.breakIt = func(set int64) {
+				r.d.mu.Lock()
+				defer r.d.mu.Unlock()
+				table, index := r.d.state.t.services, r.d.state.records[lb.ServiceID{Name: "web", Family: s.family}.Hash()].index
+				now := table.Pool(index)
+				if set%64 == 0 {
+					table.Publish(index, c.word(r, before))
+					time.Sleep(200 * time.Microsecond)
+					table.Publish(index, now)
+				}
+				if set%64 == 32 {
+					before = now
+				}
+			}
+			pickers := newPickers(t, s.family)
+			begin := time.Now()
+			s.phase(r, pickers, func(int64) bool { return total(pickers).wrong > 0 || time.Since(begin) > patience })
+			if got := total(pickers); got.wrong == 0 {
+				t.Errorf("%d picks of %d sets found nothing", got.picks, s.done.Load())
+			}
+		})
 	}
 }
 
@@ -167,14 +315,15 @@ func TestAFrontendThatMovesAlwaysLeadsToAService(t *testing.T) {
 	}
 	r.apply(serve("a", []int{1}, 1, 3), serve("b", []int{2}, 2))
 	r.follow()
-	syns := newSYNs(t, r.ingress, 1)
+	syns := newSYNs(t, lb.IPv4, 0)
+	syns.aim(vipAt(1).Addr())
 	var stop atomic.Bool
 	var swaps int
 	failed := make(chan error, 1)
 	go func() {
 		for ; !stop.Load(); swaps++ {
 			if rep := r.d.Apply(snaps[swaps&1]); rep.Err != nil || len(rep.Failed) > 0 {
-				failed <- rep.Err
+				failed <- errors.Join(rep.Err, fmt.Errorf("failed: %v", rep.Failed))
 				return
 			}
 		}
@@ -182,7 +331,7 @@ func TestAFrontendThatMovesAlwaysLeadsToAService(t *testing.T) {
 	}()
 	seen := map[int]int{}
 	for n := 0; n < 20_000 || len(seen) < 2 && n < 60_000; n++ {
-		server, err := syns.send()
+		server, err := syns.send(r.ingress)
 		if err != nil || server < 1 {
 			t.Errorf("client %d went to %d, error %v", n, server, err)
 			break

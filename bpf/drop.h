@@ -40,9 +40,9 @@ enum drop_reason {
 	 */
 	DROP_FLOWS_FULL,
 	/*
-	 * a later IP fragment that came before its first and could not be kept: longer than 1500
-	 * bytes, or too many at once. Do: lower the sender's datagram size, or the MTU of jumbo
-	 * networks; in a flood, look at the senders.
+	 * a later IP fragment that came before its first and could not be kept until then: longer
+	 * than 1500 bytes, or too many at once. Do: lower the sender's datagram size, or the MTU of
+	 * jumbo networks; in a flood, look at the senders.
 	 */
 	DROP_FRAGMENT,
 	/*

@@ -117,16 +117,22 @@ struct release {
 	__u64 flags; /* of bpf_clone_redirect */
 };
 
+/*
+ * The oldest in held make room for newer ones, also while they are copied: what is sent was there
+ * before and after.
+ */
 static long release_one(__u32 i, struct release *c)
 {
 	struct held *h;
+	bool whole;
 
 	c->k.n = i;
 	h = bpf_map_lookup_elem(&held, &c->k);
-	if (!h)
-		return 0;
-	if (unpack(c->skb, c->l3, h))
+	whole = h && unpack(c->skb, c->l3, h) && bpf_map_lookup_elem(&held, &c->k) == h;
+	if (whole)
 		bpf_clone_redirect(c->skb, c->skb->ifindex, c->flags);
+	else
+		count_drop(DROP_FRAGMENT);
 	bpf_map_delete_elem(&held, &c->k);
 	return 0;
 }

@@ -21,7 +21,7 @@ func Meaning(reason string) string {
 	case "flows_full":
 		return "the flow table has no room for a new flow; what is in it goes on"
 	case "fragment":
-		return "a later IP fragment that came before its first and could not be kept: longer than 1500 bytes, or too many at once"
+		return "a later IP fragment that came before its first and could not be kept until then: longer than 1500 bytes, or too many at once"
 	case "extension":
 		return "to a VIP, with an IPv6 extension header that cannot be followed: AH, a routing header with segments left, or more than 200 bytes of headers"
 	case "protocol":

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -13,28 +14,47 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/waggle-lb/waggle/dataplane/fake"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
 	"github.com/waggle-lb/waggle/sync/file"
 )
 
-// FuzzParse: no input panics; what is refused is refused with places; what is
-// taken makes a snapshot, and written anew it is the same.
-func FuzzParse(f *testing.F) {
-	for _, path := range archives(f) {
+// No input panics; what is refused is refused with places; what is taken makes a
+// snapshot that a dataplane takes, and written anew it is the same.
+
+func FuzzYAML(f *testing.F) { fuzz(f, "testdata/yaml-accepted.txtar", "testdata/yaml-refused.txtar") }
+
+func FuzzIPVSADM(f *testing.F) {
+	saved, err := os.ReadFile("testdata/Sn.txt")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(saved)
+	fuzz(f, "testdata/ipvsadm-accepted.txtar", "testdata/ipvsadm-refused.txtar")
+}
+
+// fuzz begins with the inputs of archives. What is served before is the first of
+// them.
+func fuzz(f *testing.F, archives ...string) {
+	var before []*lb.Service
+	for _, path := range archives {
 		_, sections := readArchive(f, path)
 		for _, s := range sections {
 			f.Add([]byte(s.body))
+			if cfg, err := file.Parse("before", []byte(s.body), file.Options{}); err == nil && len(before) == 0 {
+				before = cfg.Services
+			}
 		}
+	}
+	if len(before) == 0 {
+		f.Fatalf("%v have no services", archives)
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		cfg, err := file.Parse("in", in, file.Options{})
 		if err != nil {
 			checkRefusal(t, err)
 			return
-		}
-		if _, err := cfg.Snapshot(); err != nil {
-			t.Fatalf("taken, but no snapshot: %v", err)
 		}
 		text := write(cfg)
 		again, err := file.Parse("again", []byte(text), file.Options{})
@@ -44,7 +64,46 @@ func FuzzParse(f *testing.F) {
 		if diff := cmp.Diff(dump(cfg.Services), dump(again.Services)); diff != "" {
 			t.Fatalf("written anew it differs (-first +again):\n%s\n%s", diff, text)
 		}
+		checkApplied(t, nil, cfg)
+		checkApplied(t, before, cfg)
 	})
+}
+
+// checkApplied wants a dataplane that holds other services to hold those of a
+// file, and to find nothing to do when they are applied again.
+func checkApplied(t *testing.T, before []*lb.Service, cfg *file.Config) {
+	t.Helper()
+	for _, svc := range cfg.Services {
+		if err := svc.Check(); err != nil {
+			t.Fatalf("the file is taken, the service is not: %v", err)
+		}
+	}
+	held, err := lb.NewSnapshot(before...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := lb.NewSnapshot(file.Order(held, cfg.Services)...)
+	if err != nil {
+		t.Fatalf("taken, but no snapshot: %v", err)
+	}
+	d := fake.New(fake.Options{})
+	d.Apply(held)
+	for i := range 2 {
+		rep := d.Apply(next)
+		if rep.Err != nil || len(rep.Failed) > 0 {
+			t.Fatalf("apply: error %v, failed %v", rep.Err, rep.Failed)
+		}
+		if n := rep.Added + rep.Changed + rep.Removed; i > 0 && n > 0 {
+			t.Fatalf("applied again: %+v, want nothing to do", rep)
+		}
+		got, err := d.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(dump(slices.Collect(next.All())), dump(slices.Collect(got.All()))); diff != "" {
+			t.Fatalf("held services (-want +got):\n%s", diff)
+		}
+	}
 }
 
 func checkRefusal(t *testing.T, err error) {

@@ -40,12 +40,16 @@ test-vm: vm-packages ## under Debian's kernels in QEMU (root); a part: KERNEL=6.
 	$(GO) test -tags privileged -count 1 -v -timeout 2h ./test/vm -full \
 		$(if $(KERNEL),-kernel '$(KERNEL)') $(if $(PKG),-pkg '$(PKG)') $(if $(RUN),-tests '$(RUN)')
 
-soak: packages ## five minutes of 5,000 connections a second to one masqueraded backend, a million flows in a storm (root)
+soak: packages ## what takes long (root): 5,000 connections a second, storms of flows, 30M picks amid changes, 20 minutes of churn
 	$(GO) test -tags privileged -count 1 -v -timeout 30m ./test/lab -run FollowEachOther -soak 5m
 	$(GO) test -tags privileged -count 1 -v -timeout 30m ./dataplane/ebpf -run CountsAreExact -flows 1000000 -together 2m
+	$(GO) test -tags privileged -count 1 -v -timeout 30m ./dataplane/ebpf -run SetBeforeOrAfter -picks 30000000
+	$(GO) test -tags privileged -count 1 -v -timeout 40m ./test/lab -run NothingGrows -churn 20m
 
-fuzz: packages ## 50M packets through the programs, against a model (root); PACKETS=N SEED=N
+fuzz: packages ## 50M packets through the programs, against a model (root), and rules files; PACKETS=N SEED=N, FUZZTIME=2m
 	$(GO) run ./test/fuzz -packets $(or $(PACKETS),50000000) $(if $(SEED),-seed $(SEED))
+	$(GO) test -run '^$$' -fuzz FuzzYAML -fuzztime $(or $(FUZZTIME),2m) ./sync/file
+	$(GO) test -run '^$$' -fuzz FuzzIPVSADM -fuzztime $(or $(FUZZTIME),2m) ./sync/file
 
 bench: packages ## ns a packet, by the kernel's own test runs (root)
 	$(GO) run ./test/bench $(BENCH)

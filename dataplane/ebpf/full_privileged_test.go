@@ -6,12 +6,16 @@ package ebpf
 
 import (
 	"errors"
+	"net/netip"
 	"testing"
+	"time"
 
 	cilium "github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/dataplane"
+	"github.com/waggle-lb/waggle/dataplane/conformance"
 	"github.com/waggle-lb/waggle/lb"
 )
 
@@ -216,4 +220,52 @@ func TestFrontendsThatWereTakenAreGivenBackWhenOneIsRefused(t *testing.T) {
 			r.wantSYNs(9, 3)
 		})
 	}
+}
+
+// More clients than affinity has room for are all served: the oldest are
+// forgotten, and picked for afresh. Connections that live stay where they are.
+func TestMoreClientsThanAffinityHasRoomFor(t *testing.T) {
+	const clients = 5000
+	r := newRig(t, nil)
+	web := serve("web", from(1, 4), 1)
+	web.Affinity = lb.Affinity{Timeout: time.Hour, Prefix: 32}
+	r.apply(web)
+	client := func(n int, port uint16) netip.AddrPort { return numbered(52, n, port) }
+	syn := func(from netip.AddrPort) int {
+		out := r.Send(conformance.Packet{From: conformance.Client, Src: from, Dst: vipAt(1), Protocol: lb.TCP, Flags: conformance.SYN})
+		if out.Verdict != lb.Forward {
+			t.Fatalf("client %v: %+v", from, out)
+		}
+		return numberOf(out.Dst)
+	}
+	first := syn(client(1, 1000))
+	r.wantStays(client(1, 1000), 1, first)
+	servers := make([]int, clients)
+	for n := 2; n < clients; n++ {
+		servers[n] = syn(client(n, 1000))
+		if again := syn(client(n, 1001)); again != servers[n] {
+			t.Fatalf("client %d goes to server %d and then to %d", n, servers[n], again)
+		}
+	}
+	entries := 0
+	r.do(r.d.withReader(func(rd *reader) error {
+		return rd.Clients(func(dataplane.Client) error {
+			entries++
+			return nil
+		})
+	}))
+	if most := int(r.entries["affinity"]); entries == 0 || entries > most {
+		t.Errorf("%d clients are known, want at most %d", entries, most)
+	}
+	forgotten := 0
+	for n := 2; n < 400; n++ { // three of four that are picked for afresh go elsewhere
+		if syn(client(n, 1002)) != servers[n] {
+			forgotten++
+		}
+	}
+	if forgotten == 0 {
+		t.Error("the oldest are all known still; the test shows nothing")
+	}
+	r.wantStays(client(1, 1000), 1, first)
+	r.wantNoDrops()
 }

@@ -78,6 +78,27 @@ type Status struct {
 	// Audit is the last recount, done at Audited.
 	Audit   Recount
 	Audited time.Time
+	// Method is how programs are attached to devices, and Why the reason.
+	Method, Why string
+	// Devices are those of the network namespace, by index.
+	Devices []Device
+	// Maps are those that can fill up.
+	Maps []Fill
+}
+
+// Device is a network device and which programs it has.
+type Device struct {
+	Name            string
+	Index           int
+	Ingress, Egress bool
+	// Why says why one is missing; empty if it has both.
+	Why string
+}
+
+// Fill is how full a map is.
+type Fill struct {
+	Map         string
+	Used, Limit uint32
 }
 
 // Recount compares the counts of backends, Active and Inactive, with the flows

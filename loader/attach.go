@@ -58,21 +58,22 @@ type attachment interface {
 	Close() error
 }
 
-// chooseMethod turns Auto into what the kernel can.
-func chooseMethod(m Method) (Method, error) {
-	if m == Auto {
-		m = forced
+// chooseMethod turns Auto into what the kernel can, and says why.
+func chooseMethod(m Method) (_ Method, why string, err error) {
+	why = "it was asked for"
+	if m == Auto && forced != Auto {
+		m, why = forced, "this binary was built so"
 	}
 	switch m {
 	case TCX, Clsact:
-		return m, nil
+		return m, why, nil
 	case Auto:
 		if haveTCX() {
-			return TCX, nil
+			return TCX, "the kernel has it, Linux " + kernelRelease(), nil
 		}
-		return Clsact, nil
+		return Clsact, fmt.Sprintf("the kernel, Linux %s, has no tcx, which came with 6.6", kernelRelease()), nil
 	}
-	return "", fmt.Errorf("attach by %q: write %s or %s", m, TCX, Clsact)
+	return "", "", fmt.Errorf("attach by %q: write %s or %s", m, TCX, Clsact)
 }
 
 // kernelRelease is for messages.
@@ -89,20 +90,23 @@ type hooks struct {
 	dir    string
 	log    *slog.Logger
 	method Method
+	why    string // that method
 	clsact *clsact
 	links  map[hook]attachment
 	names  map[hook]string
 	// stale hooks have programs of a generation before.
 	stale map[hook]bool
+	// refused says why a program could not be attached.
+	refused map[hook]error
 }
 
 func newHooks(dir string, log *slog.Logger, m Method) (hooks, error) {
-	m, err := chooseMethod(m)
+	m, why, err := chooseMethod(m)
 	if m == Clsact {
-		log.Info("programs are attached by filters of clsact", "kernel", kernelRelease())
+		log.Info("programs are attached by filters of clsact", "why", why)
 	}
 	return hooks{
-		dir: dir, log: log, method: m, clsact: newClsact(dir),
+		dir: dir, log: log, method: m, why: why, clsact: newClsact(dir),
 		links: make(map[hook]attachment), names: make(map[hook]string), stale: make(map[hook]bool),
 	}, err
 }
@@ -147,12 +151,7 @@ func (h *hooks) adopt() error {
 			continue
 		}
 		pin := filepath.Join(h.dir, e.Name())
-		var a attachment
-		if e.Type() == fs.ModeSymlink {
-			a, err = h.clsact.adopt(at, pin)
-		} else {
-			a, err = adoptTCX(at, pin)
-		}
+		a, err := h.clsact.adoptAny(at, pin, e)
 		if err != nil {
 			return fmt.Errorf("adopt %s: %w", pin, err)
 		}
@@ -251,6 +250,7 @@ func (l *Loader) SetDevices(links []nlx.Link) (changes []Change, err error) {
 	if l.current == nil {
 		return nil, errors.New("attach: no configuration is published yet")
 	}
+	l.links, l.hooks.refused = links, make(map[hook]error)
 	want := plan(links, l.opts.Exclude)
 	for at, have := range l.hooks.links {
 		if _, ok := want[at]; ok && have.holds() {
@@ -274,6 +274,7 @@ func (l *Loader) SetDevices(links []nlx.Link) (changes []Change, err error) {
 		case errors.Is(err, unix.ENODEV):
 			delete(l.hooks.names, at)
 		default:
+			l.hooks.refused[at] = err
 			errs = append(errs, fmt.Errorf("attach by %s to %s on Linux %s: %w", l.hooks.method, name, kernelRelease(), err))
 		}
 	}

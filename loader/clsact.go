@@ -97,6 +97,14 @@ func (c *clsact) qdiscPin(ifindex int) string {
 	return filepath.Join(c.dir, strconv.Itoa(ifindex)+"-clsact")
 }
 
+// adoptAny takes what a pin records, a filter or a tcx link.
+func (c *clsact) adoptAny(at hook, pin string, e fs.DirEntry) (attachment, error) {
+	if e.Type() == fs.ModeSymlink {
+		return c.adopt(at, pin)
+	}
+	return adoptTCX(at, pin)
+}
+
 // adopt takes a filter by its record.
 func (c *clsact) adopt(at hook, pin string) (attachment, error) {
 	text, err := os.Readlink(pin)

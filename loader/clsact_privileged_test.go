@@ -112,8 +112,8 @@ func TestTheKernelDecidesTheMethod(t *testing.T) {
 	p := newPlace(t)
 	l := p.open()
 	defer l.Close()
-	if l.Method() != want {
-		t.Errorf("Linux %s: %s, want %s", kernelRelease(), l.Method(), want)
+	if got, why := l.Method(); got != want || !strings.Contains(why, kernelRelease()) {
+		t.Errorf("Linux %s: %s as %q, want %s and the release", kernelRelease(), got, why, want)
 	}
 	p.publish(l)
 	p.devices(l)

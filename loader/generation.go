@@ -228,6 +228,19 @@ func (l *Loader) pin(g *Generation) (dir string, err error) {
 	return dir, nil
 }
 
+// currentGeneration is the number of the one that config names.
+func currentGeneration(pinPath string) (int, error) {
+	name, err := os.Readlink(filepath.Join(pinPath, configLink))
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", configLink, err)
+	}
+	n, err := strconv.Atoi(strings.TrimPrefix(name, genPrefix))
+	if err != nil {
+		return 0, fmt.Errorf("%s leads to %q, which is no configuration: %w", configLink, name, err)
+	}
+	return n, nil
+}
+
 // removeUnused removes generations that config does not name.
 func removeUnused(pinPath string) error {
 	current, err := os.Readlink(filepath.Join(pinPath, configLink))

@@ -35,6 +35,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/internal/nlx"
 )
 
 var (
@@ -76,6 +77,7 @@ type Loader struct {
 	shared  map[string]*ebpf.Map
 	current *Generation
 	hooks   hooks
+	links   []nlx.Link // as SetDevices had them last
 }
 
 // sharedMaps outlive the process, by pin name.
@@ -177,9 +179,6 @@ func (l *Loader) sharedMap(name string) (*ebpf.Map, error) {
 	}
 	return m, nil
 }
-
-// Method returns how programs are attached: never Auto.
-func (l *Loader) Method() Method { return l.hooks.method }
 
 // Map returns a shared map by its pin name; nil if there is none.
 func (l *Loader) Map(name string) *ebpf.Map { return l.shared[name] }

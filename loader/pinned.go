@@ -17,6 +17,8 @@ import (
 // Pinned are all pinned maps, opened to read.
 type Pinned struct {
 	Maps map[string]*ebpf.Map // by pin name
+	// Generation is the number of the configuration that packets see.
+	Generation int
 }
 
 // OpenPinned opens the shared maps and those of the configuration that packets
@@ -34,6 +36,10 @@ func OpenPinned(pinPath string) (*Pinned, error) {
 		}
 	}
 	if err := checkLayout(pinPath); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	var err error
+	if p.Generation, err = currentGeneration(pinPath); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil

@@ -27,6 +27,11 @@ func CheckPatterns(patterns []string) error {
 	return nil
 }
 
+// hooksOf are the places that a device has.
+func hooksOf(l nlx.Link) (ingress, egress hook) {
+	return hook{l.Index, false, !l.Ethernet}, hook{l.Index, true, !l.Ethernet}
+}
+
 // plan says which hooks the devices should have: both, but on lo and on ports
 // of a bond or team, whose master sends and receives for them. A port of a
 // bridge has both because netfilter may see packets there, before they reach
@@ -35,16 +40,31 @@ func CheckPatterns(patterns []string) error {
 func plan(links []nlx.Link, exclude []string) map[hook]string {
 	out := make(map[hook]string)
 	for _, l := range links {
-		if l.Loopback || excluded(l.Name, exclude) {
+		if without(l, links, exclude) != "" {
 			continue
 		}
-		if l.MasterKind == "bond" || l.MasterKind == "team" {
-			continue
-		}
-		out[hook{l.Index, false, !l.Ethernet}] = l.Name
-		out[hook{l.Index, true, !l.Ethernet}] = l.Name
+		ingress, egress := hooksOf(l)
+		out[ingress], out[egress] = l.Name, l.Name
 	}
 	return out
+}
+
+// without says why a device of links is to have no programs; "" if it is to.
+func without(l nlx.Link, links []nlx.Link, exclude []string) string {
+	switch {
+	case l.Loopback:
+		return "loopback"
+	case excluded(l.Name, exclude):
+		return "excluded by --exclude-devices"
+	case l.MasterKind != "bond" && l.MasterKind != "team":
+		return ""
+	}
+	for _, m := range links {
+		if m.Index == l.Master {
+			return "member of " + m.Name
+		}
+	}
+	return "member of a " + l.MasterKind
 }
 
 func excluded(name string, patterns []string) bool {

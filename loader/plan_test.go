@@ -33,6 +33,15 @@ func TestPlan(t *testing.T) {
 	if d := cmp.Diff(want, plan(links, []string{"skip*"}), cmp.AllowUnexported(hook{})); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
+	why := make(map[string]string)
+	for _, l := range links {
+		if w := without(l, links, []string{"skip*"}); w != "" {
+			why[l.Name] = w
+		}
+	}
+	if d := cmp.Diff(map[string]string{"lo": "loopback", "eth1": "member of bond0", "skip0": "excluded by --exclude-devices"}, why); d != "" {
+		t.Errorf("devices without programs (-want +got):\n%s", d)
+	}
 	if err := CheckPatterns([]string{"a["}); err == nil {
 		t.Error("a broken pattern is taken")
 	}

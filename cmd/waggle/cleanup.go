@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 )
@@ -27,6 +28,10 @@ there. A second time it finds nothing, and that is fine.`,
 			}
 			if err != nil {
 				return err
+			}
+			if socket := socketOf(e.runDir, pinPath); os.Remove(socket) == nil { // of a daemon that was killed
+				removed = append(removed, socket)
+				fmt.Fprintf(e.stdout, "removed %s\n", socket)
 			}
 			if len(removed) == 0 {
 				fmt.Fprintf(e.stdout, "nothing to remove at %s\n", pinPath)

@@ -29,6 +29,7 @@ type reader interface {
 	Recount(ctx context.Context) (dataplane.Recount, error)
 	Flows(yield func(dataplane.Flow) error) error
 	Clients(yield func(dataplane.Client) error) error
+	Status() (dataplane.Status, error)
 	Close() error
 }
 
@@ -41,6 +42,8 @@ type env struct {
 	now  func() time.Time
 	wait func(ctx context.Context, d time.Duration) error
 
+	// runDir is where daemons have their sockets.
+	runDir string
 	// open opens the pins of a pin path for reading; the error is
 	// dataplane.ErrNotRunning if there are none.
 	open func(pinPath string) (reader, error)
@@ -61,6 +64,7 @@ func newEnv() *env {
 		tty:    isTerminal(os.Stderr),
 		now:    time.Now,
 		wait:   wait,
+		runDir: "/run/waggle",
 		open: func(pinPath string) (reader, error) {
 			pins, err := ebpf.OpenPins(pinPath)
 			if errors.Is(err, dataplane.ErrNotRunning) {

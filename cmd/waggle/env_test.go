@@ -29,6 +29,7 @@ type fakeReader struct {
 	recount  dataplane.Recount
 	flows    []dataplane.Flow
 	clients  []dataplane.Client
+	status   dataplane.Status
 	errs     map[string]error
 	closed   int
 }
@@ -58,6 +59,8 @@ func (r *fakeReader) Clients(yield func(dataplane.Client) error) error {
 	}
 	return r.errs["Clients"]
 }
+
+func (r *fakeReader) Status() (dataplane.Status, error) { return r.status, r.errs["Status"] }
 
 func (r *fakeReader) Close() error { r.closed++; return r.errs["Close"] }
 
@@ -95,6 +98,11 @@ func newFakeReader(t *testing.T) *fakeReader {
 			flow(web, "198.51.100.8:50001", vip, one), flow(web, "198.51.100.7:50000", vip, one),
 			flow(web6, "[2001:db8:9::1]:50000", vip6, six),
 		},
+		status: dataplane.Status{
+			Generation: 3, Entries: 6, Limit: 524288, HalfOpen: 1, Method: "tcx", Why: "the links that are pinned are of this kind",
+			Devices: []dataplane.Device{{Name: "lo", Index: 1, Why: "loopback"}, {Name: "eth0", Index: 2, Ingress: true, Egress: true}},
+			Maps:    []dataplane.Fill{{Map: "flows", Used: 6, Limit: 524288}, {Map: "vips", Used: 4, Limit: 131072}},
+		},
 		errs: map[string]error{},
 	}
 }
@@ -112,7 +120,7 @@ type testEnv struct {
 func newTestEnv(r *fakeReader) *testEnv {
 	e := &testEnv{}
 	e.env = env{
-		stdout: &e.out, stderr: &e.err,
+		stdout: &e.out, stderr: &e.err, runDir: "/run/waggle-test-none",
 		open: func(pinPath string) (reader, error) {
 			if pinPath != defaultPinPath {
 				return nil, fmt.Errorf("open %s: %w", pinPath, dataplane.ErrNotRunning)

@@ -177,8 +177,8 @@ func (t *notifyTask) signOfLife(ctx context.Context) error {
 
 // statusLine says in one line what the loop is about.
 func statusLine(s control.Status) string {
-	if len(s.Waiting) > 0 {
-		return "waiting for " + strings.Join(s.Waiting, ", ")
+	if waiting := s.Waiting(); len(waiting) > 0 {
+		return "waiting for " + strings.Join(waiting, ", ")
 	}
 	line := fmt.Sprintf("%d services", s.Desired.Len())
 	if n := len(s.Refused) + len(s.Report.Failed); n > 0 {

@@ -48,7 +48,7 @@ stdout, notes, logs and errors to stderr.`,
 	root.SetHelpCommandGroupID(groupOther)
 	root.SetCompletionCommandGroupID(groupOther)
 	addVerbs(root, groupRun, newRunCommand(e), newDemoCommand(e), newCleanupCommand(e))
-	addVerbs(root, groupRead, newServicesCommand(e), newBackendsCommand(e), newFlowsCommand(e), newClientsCommand(e), newStatsCommand(e), newExportCommand(e))
+	addVerbs(root, groupRead, newServicesCommand(e), newBackendsCommand(e), newFlowsCommand(e), newClientsCommand(e), newStatsCommand(e), newStatusCommand(e), newExportCommand(e))
 	addVerbs(root, groupOther, newVersionCommand(e))
 	return root
 }

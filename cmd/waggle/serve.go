@@ -42,6 +42,8 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, dp.Close()) }()
+	socket := listenAgent(e, flags.pinPath, log) // the pin path is ours: nobody else has it
+	defer func() { err = errors.Join(err, closeListener(socket)) }()
 	loop, err := control.New(control.Options{Dataplane: dp, Logger: log})
 	if err != nil {
 		return err
@@ -65,7 +67,7 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 		return err
 	}
 	tasks := slices.Concat([]task.Task{src, loop, adviser, &reloadTask{log: log, manager: mgr, reload: src.Reload}}, dp.Tasks(),
-		metricsTasks(e, listener, dp, loop, log))
+		metricsTasks(e, listener, dp, loop, log), agentTasks(e, socket, dp, loop, log))
 	if mgr.socket != "" {
 		tasks = append(tasks, &notifyTask{manager: mgr, others: tasks, status: func() string { return statusLine(loop.Status()) }, log: log})
 	}

@@ -42,16 +42,20 @@ and inactive connections say. A difference is a bug: please report it.`,
 
 func (e *env) readStats(ctx context.Context, pinPath string) (doc *cli.Stats, err error) {
 	err = e.reading(pinPath, func(r reader) error {
-		snap, c, err := readCounters(r, pinPath)
-		if err != nil {
-			return err
-		}
-		counts, err := r.Recount(ctx)
-		if err != nil {
-			return fmt.Errorf("recount flows at %s: %w", pinPath, err)
-		}
-		doc = cli.NewStats(snap, c, counts, e.reasons())
-		return nil
+		doc, err = e.statsOf(ctx, r, pinPath)
+		return err
 	})
 	return doc, err
+}
+
+func (e *env) statsOf(ctx context.Context, r reader, pinPath string) (*cli.Stats, error) {
+	snap, c, err := readCounters(r, pinPath)
+	if err != nil {
+		return nil, err
+	}
+	counts, err := r.Recount(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("recount flows at %s: %w", pinPath, err)
+	}
+	return cli.NewStats(snap, c, counts, e.reasons()), nil
 }

@@ -30,6 +30,9 @@ func TestVerbs(t *testing.T) {
 		{"stats", "stats"},
 		{"stats-wide", "stats -o wide"},
 		{"stats-yaml", "stats -o yaml"},
+		{"status", "status"},
+		{"status-json", "status -o json"},
+		{"status-not-running", "status --pin-path /sys/fs/bpf/other"},
 		{"version", "version"},
 		{"version-json", "version -o json"},
 		{"cleanup", "cleanup"},
@@ -64,6 +67,7 @@ func TestReadErrorsFailTheVerb(t *testing.T) {
 	broken := errors.New("map is broken")
 	for _, tt := range []struct{ method, verb string }{
 		{"Read", "services"}, {"Read", "backends"}, {"Read", "stats"}, {"Counters", "services"}, {"Flows", "flows"}, {"Recount", "stats"},
+		{"Status", "status"}, {"Read", "status"}, {"Recount", "status"}, {"Close", "status"},
 		{"Close", "services"}, {"Close", "flows"}, {"Read", "clients"}, {"Clients", "clients"}, {"Close", "clients"},
 		{"Read", "services -o ipvsadm"}, {"Counters", "services -o ipvsadm"}, {"Close", "services -o ipvsadm"},
 		{"Read", "flows -o ipvsadm"}, {"Flows", "flows -o ipvsadm"}, {"Clients", "flows -o ipvsadm"}, {"Close", "flows -o ipvsadm"},

@@ -38,16 +38,16 @@ built it, and the kernel that it runs on.`,
 	return cmd
 }
 
-func (e *env) version() (cli.Version, error) {
+func (e *env) version() (cli.Build, error) {
 	info, ok := e.build()
 	if !ok {
-		return cli.Version{}, errors.New("this binary has no build information: build it with Go's modules")
+		return cli.Build{}, errors.New("this binary has no build information: build it with Go's modules")
 	}
 	kernel, err := e.kernel()
 	if err != nil {
-		return cli.Version{}, err
+		return cli.Build{}, err
 	}
-	v := cli.Version{
+	v := cli.Build{
 		Version: cmp.Or(info.Main.Version, "unknown"), Commit: "unknown", Go: info.GoVersion,
 		Platform: runtime.GOOS + "/" + runtime.GOARCH, Kernel: kernel,
 	}

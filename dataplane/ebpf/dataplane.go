@@ -237,25 +237,6 @@ func (d *Dataplane) Counters() (c dataplane.Counters, err error) {
 	return c, err
 }
 
-// Status says what is known without work: what tasks found, and a few numbers.
-func (d *Dataplane) Status() (s dataplane.Status, err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	s = dataplane.Status{
-		Entries: d.entries.Load(), Limit: d.loader.Map("flows").MaxEntries(),
-		Audit: d.audited, Audited: d.auditedAt,
-	}
-	if d.gen != nil {
-		s.Generation = d.gen.Number
-	}
-	var ring bpf.LBHalfOpenRing
-	if err := d.loader.Map("half_open_ends").Lookup(uint32(0), &ring); err != nil {
-		return s, fmt.Errorf("read how many flows are half-open: %w", err)
-	}
-	s.HalfOpen = ring.Count
-	return s, nil
-}
-
 // Supports implements dataplane.Dataplane.
 func (d *Dataplane) Supports(svc *lb.Service) error {
 	return cmp.Or(supports(svc), supportsMasquerade(svc, d.ports))

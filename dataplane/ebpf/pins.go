@@ -11,10 +11,11 @@ import (
 )
 
 // Pins reads what is pinned, with or without a daemon: Read, Counters,
-// Recount, Flows and Clients. Safe for concurrent use.
+// Recount, Flows, Clients and Status. Safe for concurrent use.
 type Pins struct {
 	*reader
-	pinned *loader.Pinned
+	pinPath string
+	pinned  *loader.Pinned
 }
 
 // OpenPins opens a pin path to read. It fails with dataplane.ErrNotRunning if
@@ -32,10 +33,10 @@ func OpenPins(pinPath string) (*Pins, error) {
 		return nil, err
 	}
 	m := p.Maps
-	return &Pins{&reader{
+	return &Pins{pinPath: pinPath, pinned: p, reader: &reader{
 		services: m["services"], backends: m["backends"], vips: m["vips"], serviceInfo: m["service_info"],
 		flows: m["flows"], load: m["load"], stats: m["stats"], drops: m["drops"], meta: m["meta"], affinity: m["affinity"], names: n,
-	}, p}, nil
+	}}, nil
 }
 
 // Close releases the handles.

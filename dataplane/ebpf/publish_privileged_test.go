@@ -182,7 +182,7 @@ func (s *sets) phase(r *rig, pickers []*picker, enough func(picks int64) bool) (
 	all.Go(func() error { return s.publish(r, &stop) })
 	all.Go(func() error {
 		for pause(ctx, time.Second) == nil {
-			if err := r.d.sweep(ctx); err != nil {
+			if err := r.d.sweep(ctx, nil); err != nil {
 				return err
 			}
 		}

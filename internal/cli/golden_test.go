@@ -4,7 +4,9 @@ package cli_test
 
 import (
 	"bytes"
+	"errors"
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,6 +18,7 @@ import (
 	"github.com/waggle-lb/waggle/dataplane"
 	"github.com/waggle-lb/waggle/internal/cli"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/sync/control"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -113,6 +116,45 @@ func miscounted() dataplane.Recount {
 	}}
 }
 
+// agent is a daemon with something of everything, of another version.
+func agent() *cli.Agent {
+	broken := errors.New("map slots is full\nmap vips is full")
+	loop := control.Status{
+		Sources: []control.SourceStatus{{Name: "file a", Delivered: true, Services: 4}, {Name: "file b"}},
+		Applies: 7, Incomplete: 2, Retries: 1, Applied: time.Unix(1_700_000_000, 0), Took: 1234567 * time.Nanosecond,
+		Refused: make(map[lb.ServiceID]error),
+		Report:  dataplane.Report{Added: 1, Changed: 2, Removed: 3, Failed: map[lb.ServiceID]error{web6: broken, web4: broken}, Err: errors.New("disk on fire")},
+	}
+	for i := range 11 {
+		loop.Refused[lb.ServiceID{Name: fmt.Sprintf("odd-%02d", i), Family: lb.IPv4}] = errors.New("scheduler dice is not supported")
+	}
+	dp := dataplane.Status{
+		Method: "tcx", Why: "the kernel has it, Linux 6.18.0", Audited: time.Unix(1_700_000_060, 0), Audit: dataplane.Recount{Difference: 2},
+		Devices: []dataplane.Device{
+			{Name: "lo", Index: 1, Why: "loopback"}, {Name: "half", Index: 2, Ingress: true, Why: "no room"}, {Name: "new", Index: 3},
+		},
+	}
+	for i := range 9 {
+		dp.Devices = append(dp.Devices, dataplane.Device{Name: fmt.Sprintf("veth%d", i), Index: 4 + i, Ingress: true, Egress: true})
+	}
+	return cli.NewAgent(cli.Process{PID: 77, Version: "v0.0.9", Commit: "fedcba9", Started: time.Unix(1_600_000_000, 0)}, loop, &dp)
+}
+
+func statusOf(snap *lb.Snapshot, c dataplane.Counters, a *cli.Agent) cli.StatusInput {
+	if c.Drops != nil {
+		c.Drops = map[string]uint64{"empty_pool": 3, "no_flow": 12, "a": 1, "b": 1, "c": 1, "d": 1}
+	}
+	return cli.StatusInput{
+		Version: cli.Build{Version: "v0.1.0", Commit: "0123abc", Modified: true, Go: "go1.26.0", Platform: "linux/amd64", Kernel: "6.18.0"},
+		PinPath: "/sys/fs/bpf/waggle", Dataplane: cli.Choice{Name: "ebpf", Why: "this version has no other"}, Agent: a,
+		Pins: dataplane.Status{
+			Generation: 3, Entries: 400, Limit: 1000, HalfOpen: 2,
+			Maps: []dataplane.Fill{{Map: "flows", Used: 400, Limit: 1000}, {Map: "vips", Limit: 131072}},
+		},
+		Stats: cli.NewStats(snap, c, dataplane.Recount{Compared: 4}, []string{"empty_pool", "no_flow"}),
+	}
+}
+
 func TestDocuments(t *testing.T) {
 	snap, c := fixture(t)
 	all := func(lb.ServiceID) bool { return true }
@@ -126,7 +168,9 @@ func TestDocuments(t *testing.T) {
 		"stats":          cli.NewStats(snap, c, dataplane.Recount{Compared: 4}, []string{"empty_pool", "unknown_port", "no_flow"}),
 		"stats-quiet":    cli.NewStats(snap, dataplane.Counters{}, dataplane.Recount{Compared: 2, Skipped: 2}, []string{"empty_pool"}),
 		"stats-wrong":    cli.NewStats(snap, dataplane.Counters{}, miscounted(), nil),
-		"version":        cli.NewVersion(cli.Version{Version: "v0.1.0", Commit: "0123abc", Modified: true, Go: "go1.26.0", Platform: "linux/amd64", Kernel: "6.18.0"}),
+		"status":         cli.NewStatus(statusOf(snap, c, agent())),
+		"status-dead":    cli.NewStatus(statusOf(snap, dataplane.Counters{}, cli.PinnedAgent(&dataplane.Status{Why: "nothing is attached"}, "nobody listens at /run/waggle/waggle-1.sock"))),
+		"version":        cli.NewVersion(cli.Build{Version: "v0.1.0", Commit: "0123abc", Modified: true, Go: "go1.26.0", Platform: "linux/amd64", Kernel: "6.18.0"}),
 	}
 	for name, doc := range docs {
 		for _, format := range cli.Formats() {

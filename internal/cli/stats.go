@@ -106,13 +106,17 @@ func newCounts(r dataplane.Recount) Counts {
 	return c
 }
 
-// rows writes a line, and a table if there is something wrong.
-func (c *Counts) rows(w *rows) {
-	line := fmt.Sprintf("counts: %d backends recounted, difference %d", c.Backends, c.Difference)
+func (c *Counts) line() string {
+	line := fmt.Sprintf("%d backends recounted, difference %d", c.Backends, c.Difference)
 	if c.Skipped > 0 {
 		line += fmt.Sprintf("; %d skipped, as their connections came and went meanwhile", c.Skipped)
 	}
-	w.add(line)
+	return line
+}
+
+// rows writes a line, and a table if there is something wrong.
+func (c *Counts) rows(w *rows) {
+	w.add("counts: " + c.line())
 	if len(c.Wrong) == 0 {
 		return
 	}

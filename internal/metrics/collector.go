@@ -74,7 +74,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 
 func (c *collector) collectLoop(s scrape) {
 	l := c.opts.Loop()
-	s.send(waiting, float64(len(l.Waiting)))
+	s.send(waiting, float64(len(l.Waiting())))
 	s.send(refused, float64(len(l.Refused)))
 	s.send(failedServices, float64(len(l.Report.Failed)))
 	s.send(applies, float64(l.Applies-l.Incomplete), "complete")

@@ -93,7 +93,7 @@ func newWorld(t *testing.T) (*world, Options) {
 		Audit: dataplane.Recount{Compared: 4, Skipped: 1, Difference: 6, Took: 170 * time.Millisecond}, Audited: time.UnixMilli(1_700_000_000_250),
 	}
 	loop := control.Status{
-		Waiting: []string{"file a"}, Applies: 7, Incomplete: 2, Applied: time.UnixMilli(1_700_000_001_000), Took: 1500 * time.Microsecond,
+		Sources: []control.SourceStatus{{Name: "file a"}, {Name: "file b", Delivered: true, Services: 2}}, Applies: 7, Incomplete: 2, Applied: time.UnixMilli(1_700_000_001_000), Took: 1500 * time.Microsecond,
 		Refused: map[lb.ServiceID]error{web: errors.New("no")},
 		Report:  dataplane.Report{Failed: map[lb.ServiceID]error{web: errors.New("no"), {Name: "gone", Family: lb.IPv4}: errors.New("no")}},
 	}

@@ -35,7 +35,7 @@ var arrows = map[string][]string{
 	"sync/file":             {"lb", "internal/task"},
 	"sync/control":          {"lb", "dataplane", "internal/task"},
 	"internal":              {"lb", "internal"},
-	"internal/cli":          {"lb", "dataplane", "internal"},
+	"internal/cli":          {"lb", "dataplane", "sync/control", "internal"},
 	"internal/metrics":      {"lb", "dataplane", "sync/control", "internal"},
 	"cmd":                   {""},
 	"test":                  {""},

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,9 +39,8 @@ type Options struct {
 
 // Status is what a Loop knows of itself. It must not be changed.
 type Status struct {
-	// Waiting are the sources that have not delivered yet, in the order of
-	// their registration. While there are any, nothing is applied.
-	Waiting []string
+	// Sources are all, in the order of their registration.
+	Sources []SourceStatus
 	// Desired is what the sources want together; nil before all delivered.
 	Desired *lb.Snapshot
 	// Refused are services that are not served as desired. One that the
@@ -57,6 +57,25 @@ type Status struct {
 	Took                time.Duration
 	// Retries counts the Applies since Desired changed that were not complete.
 	Retries int
+}
+
+// SourceStatus is what a Loop knows of one source.
+type SourceStatus struct {
+	Name string
+	// Delivered says that it did, at least once: until then nothing is applied.
+	Delivered bool
+	// Services is how many it wants.
+	Services int
+}
+
+// Waiting returns the names of the sources that have not delivered yet.
+func (s *Status) Waiting() (names []string) {
+	for _, src := range s.Sources {
+		if !src.Delivered {
+			names = append(names, src.Name)
+		}
+	}
+	return names
 }
 
 // Loop is the task that applies what sources deliver. It calls the
@@ -133,19 +152,10 @@ func (l *Loop) Status() Status {
 	defer l.mu.Unlock()
 	s := l.status
 	s.Refused = maps.Clone(s.Refused)
-	s.Waiting = l.waiting()
-	return s
-}
-
-// waiting is called with mu held.
-func (l *Loop) waiting() []string {
-	var out []string
-	for _, s := range l.sources {
-		if s.wants == nil {
-			out = append(out, s.name)
-		}
+	for _, src := range l.sources {
+		s.Sources = append(s.Sources, SourceStatus{src.name, src.wants != nil, src.wants.Len()})
 	}
-	return out
+	return s
 }
 
 // Run applies until ctx ends. What was applied stays in the kernel. It fails
@@ -214,7 +224,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // delivered. fresh says that one has delivered since the last time.
 func (l *Loop) reconcile(fresh bool) (complete, applied bool, err error) {
 	l.mu.Lock()
-	if len(l.waiting()) > 0 {
+	if slices.ContainsFunc(l.sources, func(s *source) bool { return s.wants == nil }) {
 		l.mu.Unlock()
 		return false, false, nil
 	}

@@ -17,6 +17,11 @@ import (
 	"github.com/waggle-lb/waggle/sync/control"
 )
 
+func waiting(l *control.Loop) []string {
+	s := l.Status()
+	return s.Waiting()
+}
+
 func TestNothingIsAppliedBeforeEverySourceDelivered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		before := fake.New(fake.Options{})
@@ -26,7 +31,7 @@ func TestNothingIsAppliedBeforeEverySourceDelivered(t *testing.T) {
 		r.run()
 		second(snapshot(t, service("b", 2, 2)))
 		settle(time.Hour)
-		if diff := cmp.Diff([]string{"first", "third"}, r.loop.Status().Waiting); diff != "" {
+		if diff := cmp.Diff([]string{"first", "third"}, waiting(r.loop)); diff != "" {
 			t.Errorf("waiting (-want +got):\n%s", diff)
 		}
 		first(snapshot(t, service("a", 1, 1)))
@@ -40,7 +45,7 @@ func TestNothingIsAppliedBeforeEverySourceDelivered(t *testing.T) {
 		settle(0)
 		r.wantApplies("2h0m0s a:1>1 b:2>2 c:3>3")
 		r.wantHeld("a:1>1 b:2>2 c:3>3")
-		if s := r.loop.Status(); len(s.Waiting) > 0 || show(s.Desired) != "a:1>1 b:2>2 c:3>3" || !r.ready() {
+		if s := r.loop.Status(); len(s.Waiting()) > 0 || show(s.Desired) != "a:1>1 b:2>2 c:3>3" || !r.ready() {
 			t.Errorf("status %+v, ready %t after all delivered", s, r.ready())
 		}
 	})
@@ -251,7 +256,7 @@ func TestASourceThatDeliversNilWantsNothing(t *testing.T) {
 		two(nil)
 		settle(time.Second)
 		r.wantHeld("")
-		if s := r.loop.Status(); s.Desired.Len() != 0 || s.Report.Removed != 1 || len(s.Waiting) > 0 {
+		if s := r.loop.Status(); s.Desired.Len() != 0 || s.Report.Removed != 1 || len(s.Waiting()) > 0 {
 			t.Errorf("status %+v, want one removed and nobody waited for", s)
 		}
 	})

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"fmt"
+
+	cilium "github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/dataplane"
+	"github.com/waggle-lb/waggle/internal/nlx"
+	"github.com/waggle-lb/waggle/loader"
+)
+
+// Status says what is known without work: what tasks found, and a few numbers.
+func (d *Dataplane) Status() (s dataplane.Status, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	method, why := d.loader.Method()
+	s = dataplane.Status{
+		Entries: d.entries.Load(), Limit: d.loader.Map("flows").MaxEntries(),
+		Audit: d.audited, Audited: d.auditedAt,
+		Method: string(method), Why: why, Devices: devicesOf(d.loader.Devices()),
+	}
+	if d.gen != nil {
+		s.Generation = d.gen.Number
+	}
+	s.HalfOpen, err = halfOpen(d.loader.Map("half_open_ends"))
+	return s, err
+}
+
+func halfOpen(ends *cilium.Map) (uint64, error) {
+	var ring bpf.LBHalfOpenRing
+	if err := ends.Lookup(uint32(0), &ring); err != nil {
+		return 0, fmt.Errorf("read how many flows are half-open: %w", err)
+	}
+	return ring.Count, nil
+}
+
+func devicesOf(list []loader.Device) []dataplane.Device {
+	out := make([]dataplane.Device, 0, len(list))
+	for _, d := range list {
+		out = append(out, dataplane.Device{Name: d.Name, Index: d.Index, Ingress: d.Ingress, Egress: d.Egress, Why: d.Why})
+	}
+	return out
+}
+
+// Status says what the pins tell, which takes walks over all maps. Devices are
+// those of the calling thread's network namespace, which must be the
+// dataplane's. There is no audit in it: see Recount.
+func (p *Pins) Status() (s dataplane.Status, err error) {
+	s = dataplane.Status{Generation: p.pinned.Generation, Why: "the links that are pinned are of this kind"}
+	if s.HalfOpen, err = halfOpen(p.pinned.Maps["half_open_ends"]); err != nil {
+		return s, err
+	}
+	now, err := nlx.Read()
+	if err != nil {
+		return s, err
+	}
+	method, list, err := loader.PinnedDevices(p.pinPath, now.Links)
+	if err != nil {
+		return s, err
+	}
+	s.Method, s.Devices = string(method), devicesOf(list)
+	if method == loader.Auto {
+		s.Why = "nothing is attached"
+	}
+	if s.Maps, err = p.fills(); err != nil {
+		return s, err
+	}
+	for _, f := range s.Maps {
+		if f.Map == "flows" {
+			s.Entries, s.Limit = f.Used, f.Limit
+		}
+	}
+	return s, nil
+}

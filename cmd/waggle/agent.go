@@ -74,6 +74,10 @@ func agentHandler(p cli.Process, status func() (dataplane.Status, error), loop f
 		s, err := status()
 		answer(w, log, cli.NewAgent(p, loop(), &s), err)
 	})
+	mux.HandleFunc("GET "+desiredPath, func(w http.ResponseWriter, _ *http.Request) {
+		d, err := desiredOf(p, loop())
+		answer(w, log, d, err)
+	})
 	return mux
 }
 

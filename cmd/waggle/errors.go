@@ -17,7 +17,20 @@ const (
 	exitOK     = 0
 	exitFailed = 1
 	exitUsage  = 2
+	// Of `waggle diff`, as of diff(1).
+	exitDiffers = 1
+	exitTrouble = 2
 )
+
+// errDiffers says that a difference was found. It was printed: that is all.
+var errDiffers = errors.New("the kernel is not as desired")
+
+// troubleError keeps apart that something could not be told from what was told.
+type troubleError struct{ err error }
+
+func (e *troubleError) Error() string { return e.err.Error() }
+
+func (e *troubleError) Unwrap() error { return e.err }
 
 // usageError says that the command line is wrong.
 type usageError struct {
@@ -44,6 +57,9 @@ func (e *remediedError) Error() string { return e.err.Error() }
 func (e *remediedError) Unwrap() error { return e.err }
 
 func exitCode(err error) int {
+	if t := (*troubleError)(nil); errors.As(err, &t) {
+		return exitTrouble
+	}
 	if u := (*usageError)(nil); errors.As(err, &u) {
 		return exitUsage
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -26,8 +27,8 @@ func newRootCommand(e *env) *cobra.Command {
 programs, with the schedulers of IPVS. What it was told stays in the kernel: the
 verbs that read need no running daemon.
 
-Exit codes: 0 good, 1 the work failed, 2 called wrongly. Data is written to
-stdout, notes, logs and errors to stderr.`,
+Exit codes: 0 good, 1 the work failed, 2 called wrongly; diff has its own. Data
+is written to stdout, notes, logs and errors to stderr.`,
 		Example: `  waggle run --services services.yaml
   waggle services
   waggle flows --service web --limit 20`,
@@ -48,7 +49,7 @@ stdout, notes, logs and errors to stderr.`,
 	root.SetHelpCommandGroupID(groupOther)
 	root.SetCompletionCommandGroupID(groupOther)
 	addVerbs(root, groupRun, newRunCommand(e), newDemoCommand(e), newCleanupCommand(e))
-	addVerbs(root, groupRead, newServicesCommand(e), newBackendsCommand(e), newFlowsCommand(e), newClientsCommand(e), newStatsCommand(e), newStatusCommand(e), newExportCommand(e))
+	addVerbs(root, groupRead, newServicesCommand(e), newBackendsCommand(e), newFlowsCommand(e), newClientsCommand(e), newStatsCommand(e), newStatusCommand(e), newDiffCommand(e), newExportCommand(e))
 	addVerbs(root, groupOther, newVersionCommand(e))
 	return root
 }
@@ -65,8 +66,11 @@ func execute(ctx context.Context, e *env, args []string) int {
 	root := newRootCommand(e)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	if err == nil {
+	switch {
+	case err == nil:
 		return exitOK
+	case errors.Is(err, errDiffers):
+		return exitDiffers
 	}
 	e.note("waggle: %v", err)
 	if r := remedy(err); r != "" {

@@ -49,6 +49,7 @@ func TestVerbs(t *testing.T) {
 		{"run-bad-metrics-address", "run --services x.yaml --metrics-bind-address :10249"},
 		{"check-missing-file", "run --check testdata/nothing.yaml"},
 		{"complete-service", "__completeNoDesc backends --service "},
+		{"diff-without-a-daemon", "diff"},
 		{"complete-output", "__completeNoDesc services -o "},
 	}
 	for _, tt := range tests {

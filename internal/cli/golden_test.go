@@ -170,6 +170,8 @@ func TestDocuments(t *testing.T) {
 		"stats-wrong":    cli.NewStats(snap, dataplane.Counters{}, miscounted(), nil),
 		"status":         cli.NewStatus(statusOf(snap, c, agent())),
 		"status-dead":    cli.NewStatus(statusOf(snap, dataplane.Counters{}, cli.PinnedAgent(&dataplane.Status{Why: "nothing is attached"}, "nobody listens at /run/waggle/waggle-1.sock"))),
+		"diff":           cli.NewDiff(differing(t)),
+		"diff-none":      cli.NewDiff(snap, snap),
 		"version":        cli.NewVersion(cli.Build{Version: "v0.1.0", Commit: "0123abc", Modified: true, Go: "go1.26.0", Platform: "linux/amd64", Kernel: "6.18.0"}),
 	}
 	for name, doc := range docs {

@@ -82,6 +82,12 @@ type Status struct {
 	Method, Why string
 	// Devices are those of the network namespace, by index.
 	Devices []Device
+	// Mended counts what others took away and the process put back: "program",
+	// "qdisc", "pin". Followed counts what came and went: "device", "address".
+	// Both since the process began.
+	Mended, Followed map[string]uint64
+	// Broken is what is out of order now and cannot be mended.
+	Broken []string
 	// Maps are those that can fill up.
 	Maps []Fill
 }

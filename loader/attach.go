@@ -14,8 +14,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
-
-	"github.com/waggle-lb/waggle/internal/nlx"
 )
 
 const linksDir = "links"
@@ -25,6 +23,9 @@ type Change struct {
 	Device   string
 	Egress   bool
 	Attached bool
+	// Mended says what was gone, if it was there before: Program or Qdisc. Of a
+	// qdisc only the first of the hooks that went with it says so.
+	Mended What
 }
 
 // Method is how programs are attached to devices.
@@ -49,10 +50,14 @@ type attacher interface {
 type attachment interface {
 	// update puts another program in its place; no packet is missed.
 	update(p *ebpf.Program) error
-	// holds reports whether the program is still on the device that it was
-	// attached to.
-	holds() bool
-	// detach removes it and its record.
+	// running returns the program that is on the hook, by id; false if none of
+	// this attachment is there any more, or the device is another.
+	running() (ebpf.ProgramID, bool)
+	// lost says what is gone when running is false.
+	lost() What
+	// repin puts its record back if it is gone, and reports that it did.
+	repin() (bool, error)
+	// detach removes it and its record, unless another thing is in its place.
 	detach() error
 	// Close releases handles; the program stays.
 	Close() error
@@ -96,8 +101,10 @@ type hooks struct {
 	names  map[hook]string
 	// stale hooks have programs of a generation before.
 	stale map[hook]bool
-	// refused says why a program could not be attached.
+	// refused says why a program could not be attached, lost what was found
+	// gone and is not there again.
 	refused map[hook]error
+	lost    map[hook]What
 }
 
 func newHooks(dir string, log *slog.Logger, m Method) (hooks, error) {
@@ -107,7 +114,7 @@ func newHooks(dir string, log *slog.Logger, m Method) (hooks, error) {
 	}
 	return hooks{
 		dir: dir, log: log, method: m, why: why, clsact: newClsact(dir),
-		links: make(map[hook]attachment), names: make(map[hook]string), stale: make(map[hook]bool),
+		links: make(map[hook]attachment), names: make(map[hook]string), stale: make(map[hook]bool), lost: make(map[hook]What),
 	}, err
 }
 
@@ -121,10 +128,7 @@ func (h *hooks) attacher() attacher {
 // pinOf is the name of a hook's record: bpffs takes no dots, which device
 // names may have, so it is the index.
 func pinOf(h hook) string {
-	name := strconv.Itoa(h.ifindex) + "-ingress"
-	if h.egress {
-		name = strconv.Itoa(h.ifindex) + "-egress"
-	}
+	name := strconv.Itoa(h.ifindex) + "-" + h.direction()
 	if h.l3 {
 		name += "-l3"
 	}
@@ -147,15 +151,16 @@ func (h *hooks) adopt() error {
 	}
 	for _, e := range entries {
 		at, ok := parsePin(e.Name())
+		pin := filepath.Join(h.dir, e.Name())
 		if !ok {
+			h.clsact.adoptQdisc(pin)
 			continue
 		}
-		pin := filepath.Join(h.dir, e.Name())
 		a, err := h.clsact.adoptAny(at, pin, e)
 		if err != nil {
 			return fmt.Errorf("adopt %s: %w", pin, err)
 		}
-		if !a.holds() {
+		if _, ok := a.running(); !ok {
 			if err := errors.Join(a.detach(), a.Close()); err != nil {
 				return fmt.Errorf("remove %s of a device that is gone: %w", pin, err)
 			}
@@ -193,16 +198,17 @@ func (h *hooks) swap(g *Generation) {
 func (h *hooks) update(g *Generation, at hook) error {
 	l := h.links[at]
 	err := l.update(program(g, at))
-	switch {
-	case err == nil:
+	if err == nil {
 		delete(h.stale, at)
-	case !l.holds():
-		h.forget(at)
-	default:
-		h.stale[at] = true
-		return fmt.Errorf("update the program on device %s on Linux %s: %w", h.name(at), kernelRelease(), err)
+		return nil
 	}
-	return nil
+	if _, ok := l.running(); !ok {
+		h.lost[at] = l.lost()
+		h.forget(at)
+		return nil
+	}
+	h.stale[at] = true
+	return fmt.Errorf("update the program on device %s on Linux %s: %w", h.name(at), kernelRelease(), err)
 }
 
 func (h *hooks) name(at hook) string {
@@ -241,42 +247,4 @@ func (h *hooks) close() error {
 		h.clsact.close()
 	}
 	return errors.Join(errs...)
-}
-
-// SetDevices attaches the published programs to the devices that should have
-// them and detaches them from others. One device's error does not keep the
-// others from it; a device that vanishes meanwhile is none.
-func (l *Loader) SetDevices(links []nlx.Link) (changes []Change, err error) {
-	if l.current == nil {
-		return nil, errors.New("attach: no configuration is published yet")
-	}
-	l.links, l.hooks.refused = links, make(map[hook]error)
-	want := plan(links, l.opts.Exclude)
-	for at, have := range l.hooks.links {
-		if _, ok := want[at]; ok && have.holds() {
-			continue
-		}
-		changes = append(changes, Change{l.hooks.name(at), at.egress, false})
-		l.hooks.forget(at)
-	}
-	var errs []error
-	for at := range l.hooks.stale {
-		errs = append(errs, l.hooks.update(l.current, at))
-	}
-	for at, name := range want {
-		l.hooks.names[at] = name
-		if _, ok := l.hooks.links[at]; ok {
-			continue
-		}
-		switch err := l.hooks.attach(l.current, at); {
-		case err == nil:
-			changes = append(changes, Change{name, at.egress, true})
-		case errors.Is(err, unix.ENODEV):
-			delete(l.hooks.names, at)
-		default:
-			l.hooks.refused[at] = err
-			errs = append(errs, fmt.Errorf("attach by %s to %s on Linux %s: %w", l.hooks.method, name, kernelRelease(), err))
-		}
-	}
-	return changes, errors.Join(errs...)
 }

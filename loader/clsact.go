@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -24,8 +25,11 @@ const (
 	priorityEgress  = 0xffff
 )
 
-// filterPrefix begins the names of our filters in `tc filter show`.
-const filterPrefix = "waggle:"
+const (
+	// filterPrefix begins the names of our filters in `tc filter show`.
+	filterPrefix = "waggle:"
+	qdiscSuffix  = "-clsact" // of records of qdiscs
+)
 
 // clsact attaches by filters on the clsact qdisc, which need no handle to
 // stay. So that the next process, or Cleanup, finds them, each has a symbolic
@@ -34,9 +38,12 @@ const filterPrefix = "waggle:"
 type clsact struct {
 	dir  string
 	open map[uint64]*nlx.TC // by network namespace
+	made map[string]string  // records of qdiscs that are ours, by path
 }
 
-func newClsact(dir string) *clsact { return &clsact{dir, make(map[uint64]*nlx.TC)} }
+func newClsact(dir string) *clsact {
+	return &clsact{dir, make(map[uint64]*nlx.TC), make(map[string]string)}
+}
 
 func (c *clsact) close() {
 	for ns, t := range c.open {
@@ -94,7 +101,7 @@ func parseRecord(text string) (namespace uint64, handle uint32, err error) {
 
 // qdiscPin is the record of a qdisc that waggle made.
 func (c *clsact) qdiscPin(ifindex int) string {
-	return filepath.Join(c.dir, strconv.Itoa(ifindex)+"-clsact")
+	return filepath.Join(c.dir, strconv.Itoa(ifindex)+qdiscSuffix)
 }
 
 // adoptAny takes what a pin records, a filter or a tcx link.
@@ -103,6 +110,13 @@ func (c *clsact) adoptAny(at hook, pin string, e fs.DirEntry) (attachment, error
 		return c.adopt(at, pin)
 	}
 	return adoptTCX(at, pin)
+}
+
+// adoptQdisc takes the record of a qdisc, if that is what it is.
+func (c *clsact) adoptQdisc(pin string) {
+	if text, err := os.Readlink(pin); err == nil && strings.HasSuffix(pin, qdiscSuffix) {
+		c.made[pin] = text
+	}
 }
 
 // adopt takes a filter by its record.
@@ -187,6 +201,7 @@ func (c *clsact) ensureQdisc(t *nlx.TC, ifindex int) error {
 	}
 	err = t.AddClsact(ifindex)
 	if err == nil {
+		c.made[pin] = record(t.Namespace, 0)
 		return nil
 	}
 	rerr := os.Remove(pin)
@@ -207,19 +222,41 @@ func (f *clsactFilter) update(p *ebpf.Program) error {
 	return t.Replace(f.filter, p.FD())
 }
 
-func (f *clsactFilter) holds() bool {
-	held, err := f.isThere()
-	return err == nil && held
+func (f *clsactFilter) running() (ebpf.ProgramID, bool) {
+	id, there, err := f.look()
+	return id, there && err == nil
 }
 
-func (f *clsactFilter) isThere() (bool, error) {
+// look returns the program of the filter; false if there is no filter.
+func (f *clsactFilter) look() (id ebpf.ProgramID, there bool, err error) {
 	t, err := f.c.in(f.namespace)
 	if err != nil {
-		return false, err
+		return 0, false, err
 	}
 	list, err := t.Filters(f.filter.Index, f.filter.Egress)
-	return slices.ContainsFunc(list, f.is), err
+	i := slices.IndexFunc(list, f.is)
+	if err != nil || i < 0 {
+		return 0, false, err
+	}
+	return ebpf.ProgramID(list[i].Program), true, nil
 }
+
+// lost tells a qdisc that went with all that was on it from a filter that went
+// alone.
+func (f *clsactFilter) lost() What {
+	t, err := f.c.in(f.namespace)
+	if err != nil {
+		return Program
+	}
+	if has, err := t.HasClsact(f.filter.Index); err == nil && has {
+		return Program
+	}
+	return Qdisc
+}
+
+func (f *clsactFilter) text() string { return record(f.namespace, f.filter.Handle) }
+
+func (f *clsactFilter) repin() (bool, error) { return repinRecord(f.pin, f.text()) }
 
 // is reports whether another is the same filter: by its place and name, for
 // the program in it changes.
@@ -230,7 +267,7 @@ func (f *clsactFilter) is(other nlx.Filter) bool {
 // detach removes the filter, then its record, then the qdisc if waggle made it
 // and nothing else is on it.
 func (f *clsactFilter) detach() error {
-	held, err := f.isThere()
+	_, held, err := f.look()
 	if err != nil && !gone(err) {
 		return err // it may be there: its record stays
 	}
@@ -243,8 +280,10 @@ func (f *clsactFilter) detach() error {
 			return err
 		}
 	}
-	if err := os.Remove(f.pin); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the record of a filter: %w", err)
+	if text, err := os.Readlink(f.pin); err == nil && text == f.text() {
+		if err := os.Remove(f.pin); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove the record of a filter: %w", err)
+		}
 	}
 	return f.c.releaseQdisc(f.filter.Index, f.namespace, held)
 }
@@ -261,6 +300,7 @@ func (c *clsact) releaseQdisc(ifindex int, namespace uint64, held bool) error {
 	pin := c.qdiscPin(ifindex)
 	text, err := os.Readlink(pin)
 	if errors.Is(err, fs.ErrNotExist) {
+		delete(c.made, pin)
 		return nil
 	}
 	if err != nil {
@@ -275,6 +315,7 @@ func (c *clsact) releaseQdisc(ifindex int, namespace uint64, held bool) error {
 			return err
 		}
 	}
+	delete(c.made, pin)
 	return os.Remove(pin)
 }
 

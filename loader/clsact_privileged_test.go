@@ -263,21 +263,6 @@ func TestOurQdiscGoesWithOurFiltersUnlessOthersUseIt(t *testing.T) {
 	}
 }
 
-func TestAFilterThatSomebodyRemovedComesBack(t *testing.T) {
-	p, index := clsactPlace(t)
-	l := p.open()
-	defer l.Close()
-	g := p.publish(l)
-	p.devices(l)
-	p.do(p.lab.Director.Do(func() error { return tc(func(t *nlx.TC) error { return t.DelClsact(index) }) }))
-	if c := p.devices(l); len(c) != 4 {
-		t.Errorf("changes %+v, want both hooks detached and attached", c)
-	}
-	if got := p.attached(p.lab.Clients()[0].Device); !slices.Equal(got, []ebpf.ProgramID{id(t, g.TcIngress)}) {
-		t.Errorf("programs %v, want ours", got)
-	}
-}
-
 func TestTwoWagglesShareADevice(t *testing.T) {
 	eachMethod(t, func(t *testing.T, p *place) {
 		a := p.open()

@@ -87,7 +87,7 @@ func pinnedHooks(dir string) (m Method, on map[hook]bool, err error) {
 		if m = TCX; e.Type() == fs.ModeSymlink {
 			m = Clsact
 		}
-		on[at] = a.holds()
+		_, on[at] = a.running()
 		if err := a.Close(); err != nil {
 			return m, nil, err
 		}

@@ -17,6 +17,13 @@ type hook struct {
 	l3      bool
 }
 
+func (h hook) direction() string {
+	if h.egress {
+		return "egress"
+	}
+	return "ingress"
+}
+
 // CheckPatterns returns an error for a device pattern that path.Match refuses.
 func CheckPatterns(patterns []string) error {
 	for _, p := range patterns {

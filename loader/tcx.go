@@ -5,6 +5,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 
 	"github.com/cilium/ebpf"
@@ -19,6 +20,7 @@ type tcx struct{}
 type tcxLink struct {
 	link.Link
 	ifindex int
+	pin     string
 }
 
 // haveTCX asks for what is attached to a device that cannot exist. A kernel
@@ -40,7 +42,7 @@ func (tcx) attach(p *ebpf.Program, at hook, pin string) (attachment, error) {
 	if err := l.Pin(pin); err != nil {
 		return nil, errors.Join(fmt.Errorf("pin the link: %w", err), l.Close())
 	}
-	return &tcxLink{l, at.ifindex}, nil
+	return &tcxLink{l, at.ifindex, pin}, nil
 }
 
 func adoptTCX(at hook, pin string) (attachment, error) {
@@ -48,19 +50,59 @@ func adoptTCX(at hook, pin string) (attachment, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tcxLink{l, at.ifindex}, nil
+	return &tcxLink{l, at.ifindex, pin}, nil
 }
 
 func (l *tcxLink) update(p *ebpf.Program) error { return l.Update(p) }
 
-func (l *tcxLink) holds() bool {
+func (l *tcxLink) running() (ebpf.ProgramID, bool) {
 	info, err := l.Info()
 	if err != nil {
-		return false
+		return 0, false
 	}
 	at := info.TCX()
-	return at != nil && int(at.Ifindex) == l.ifindex
+	return info.Program, at != nil && int(at.Ifindex) == l.ifindex
+}
+
+func (l *tcxLink) lost() What { return Program }
+
+// pinned reports whether the pin is there; an error if something else is.
+func (l *tcxLink) pinned() (bool, error) {
+	there, err := link.LoadPinnedLink(l.pin, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return true, &strangerError{l.pin, err}
+	}
+	defer there.Close()
+	own, err := l.Info()
+	if err != nil {
+		return true, err
+	}
+	if other, err := there.Info(); err != nil || other.ID != own.ID {
+		return true, &strangerError{l.pin, err}
+	}
+	return true, nil
+}
+
+func (l *tcxLink) repin() (bool, error) {
+	if there, err := l.pinned(); there || err != nil {
+		return false, err
+	}
+	if err := l.Unpin(); err != nil { // it only forgets: nothing is there
+		return false, err
+	}
+	if err := l.Pin(l.pin); err != nil {
+		return false, fmt.Errorf("pin the link again at %s: %w", l.pin, err)
+	}
+	return true, nil
 }
 
 // detach leaves the link to Close: with its last handle it is gone.
-func (l *tcxLink) detach() error { return l.Unpin() }
+func (l *tcxLink) detach() error {
+	if _, err := l.pinned(); err != nil {
+		return nil
+	}
+	return l.Unpin()
+}

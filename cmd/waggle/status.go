@@ -61,7 +61,7 @@ func (e *env) readStatus(ctx context.Context, pinPath string) (*cli.Status, erro
 		return err
 	})
 	if agent != nil && errors.Is(err, dataplane.ErrNotRunning) {
-		e.note("nothing was written to %s yet", pinPath)
+		e.note("what the maps hold is left out: nothing was written to %s yet, or pins are missing", pinPath)
 		err = nil
 	}
 	if err != nil {

@@ -86,7 +86,7 @@ func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
 		return rep, err
 	}
 	// before packets see it: the machine's own services must not be refused
-	if err := (nodeaddrs.Table{Map: b.g.NodeAddrs}).Sync(now.Addrs); err != nil {
+	if _, _, err := (nodeaddrs.Table{Map: b.g.NodeAddrs}).Sync(now.Addrs); err != nil {
 		return rep, err
 	}
 	if err := b.carryOver(); err != nil {

@@ -79,6 +79,7 @@ type Dataplane struct {
 	// audited is what the last recount gave, at auditedAt: zero before it.
 	audited   dataplane.Recount
 	auditedAt time.Time
+	following following
 }
 
 // New takes the pin path. Packets see no difference before the first Apply.
@@ -108,7 +109,7 @@ func New(opts Options) (*Dataplane, error) {
 	}
 	return &Dataplane{
 		log: opts.Log, watcher: w, names: n, ports: ports, idle: idle, limits: opts.Limits.orDefault(), drain: cmp.Or(opts.Drain, DefaultDrain), fixed: opts.fixed,
-		loader: l, leases: newLeases(),
+		loader: l, leases: newLeases(), following: newFollowing(),
 	}, nil
 }
 

@@ -144,7 +144,8 @@ func (r *rig) follow() {
 	for a := range r.assigned {
 		addrs = append(addrs, a)
 	}
-	r.do(nodeaddrs.Table{Map: g.NodeAddrs}.Sync(addrs))
+	_, _, err = nodeaddrs.Table{Map: g.NodeAddrs}.Sync(addrs)
+	r.do(err)
 	r.do(devices.Table{Map: g.Devices}.Sync(map[uint32]devices.Device{1: r.masq})) // test runs are on lo
 	r.d.state.useSource(r.masq.Addr4)
 	r.d.state.useSource(r.masq.Addr6)

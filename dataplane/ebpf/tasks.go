@@ -4,14 +4,11 @@ package ebpf
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
-	"github.com/waggle-lb/waggle/internal/nlx"
 	"github.com/waggle-lb/waggle/internal/task"
 	"github.com/waggle-lb/waggle/maps/flows"
-	"github.com/waggle-lb/waggle/maps/nodeaddrs"
 )
 
 // Tasks returns what has to run beside Apply: the one that follows devices and
@@ -19,54 +16,6 @@ import (
 // one that audits the counts, and the one that ends what another layout left.
 func (d *Dataplane) Tasks() []task.Task {
 	return []task.Task{&follower{d: d}, &sweeper{d: d}, &shortageWatcher{d: d}, &auditor{d: d}, &drainer{d: d, after: d.drain}}
-}
-
-// follower brings the programs to the devices that should have them, as they
-// come and go, and keeps node_addrs and what devices are masqueraded with.
-type follower struct {
-	task.Readiness
-	d *Dataplane
-}
-
-func (*follower) String() string { return "devices and addresses" }
-
-func (t *follower) Run(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-t.d.published.Ready():
-	}
-	var last string
-	return t.d.watcher.Run(ctx, func(s nlx.State) {
-		err := t.d.follow(s)
-		switch text := fmt.Sprint(err); {
-		case err == nil:
-			t.SetReady()
-			last = ""
-		case text != last: // the same again, at every audit, says nothing new
-			t.d.log.Error("some devices or addresses are not followed", "error", err)
-			last = text
-		}
-	})
-}
-
-func (d *Dataplane) follow(s nlx.State) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	err := errors.Join(nodeaddrs.Table{Map: d.gen.NodeAddrs}.Sync(s.Addrs), followDevices(d.tables, d.state, s))
-	changes, derr := d.loader.SetDevices(s.Links)
-	for _, c := range changes {
-		hook := "ingress"
-		if c.Egress {
-			hook = "egress"
-		}
-		if c.Attached {
-			d.log.Info("program attached", "device", c.Device, "hook", hook)
-		} else {
-			d.log.Info("program detached", "device", c.Device, "hook", hook)
-		}
-	}
-	return errors.Join(err, derr)
 }
 
 // How the sweeper paces itself: it takes breath after each piece of a walk.

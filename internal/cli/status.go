@@ -67,6 +67,11 @@ type Daemon struct {
 	// Refused are the services that are not served as desired.
 	Refused []Problem `json:"refused"`
 	Audit   *Audit    `json:"audit"`
+	// Mended counts what others took away and the daemon put back, Followed the
+	// devices and addresses that came and went. Broken is what it cannot mend.
+	Mended   map[string]uint64 `json:"mended"`
+	Followed map[string]uint64 `json:"followed"`
+	Broken   []string          `json:"broken"`
 }
 
 // Source is what a source of services has delivered.
@@ -139,6 +144,7 @@ func NewAgent(p Process, loop control.Status, dp *dataplane.Status) *Agent {
 	d := &Daemon{
 		PID: p.PID, Version: p.Version, Commit: p.Commit, Started: p.Started.UTC(), Sources: make([]Source, 0, len(loop.Sources)),
 		Applies: loop.Applies, Incomplete: loop.Incomplete, Retries: loop.Retries, Refused: problems(loop.Refused),
+		Mended: dp.Mended, Followed: dp.Followed, Broken: append([]string{}, dp.Broken...),
 	}
 	for _, s := range loop.Sources {
 		d.Sources = append(d.Sources, Source{s.Name, s.Delivered, s.Services})

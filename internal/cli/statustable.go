@@ -5,6 +5,8 @@ package cli
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -120,6 +122,19 @@ func (s *Status) daemonRows(w *rows) {
 	if d.Audit != nil {
 		w.add("last audit", fmt.Sprintf("%s, difference %d", stamp(d.Audit.At), d.Audit.Difference))
 	}
+	w.add("mended", countLine(d.Mended))
+	w.add("followed", countLine(d.Followed))
+	for _, text := range d.Broken {
+		w.add("out of order", oneLine(text))
+	}
+}
+
+func countLine(counts map[string]uint64) string {
+	var words []string
+	for _, what := range slices.Sorted(maps.Keys(counts)) {
+		words = append(words, fmt.Sprintf("%s %d", what, counts[what]))
+	}
+	return cmp.Or(strings.Join(words, ", "), "nothing")
 }
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }

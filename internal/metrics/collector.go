@@ -92,6 +92,13 @@ func collectStatus(s scrape, st *dataplane.Status) {
 	s.send(flowEntries, float64(st.Entries))
 	s.send(flowEntriesLimit, float64(st.Limit))
 	s.send(halfOpenFlows, float64(st.HalfOpen))
+	for what, n := range st.Mended {
+		s.send(mended, float64(n), what)
+	}
+	for what, n := range st.Followed {
+		s.send(followed, float64(n), what)
+	}
+	s.send(broken, float64(len(st.Broken)))
 	if st.Audited.IsZero() {
 		return
 	}

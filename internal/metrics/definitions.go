@@ -69,6 +69,10 @@ var (
 	refused        = gauge("waggle_refused_services", "Services that are not served as desired: what they ask for is not supported, or their name or VIP is another's.")
 	waiting        = gauge("waggle_sources_waiting", "Sources that have not delivered yet. Nothing is written while there are any.")
 
+	mended   = counter("waggle_mended_total", "What others took away and waggle put back since it started: programs off their devices, a clsact qdisc with what was on it, pins.", "what")
+	followed = counter("waggle_followed_total", "Devices and addresses of this machine that came or went since waggle started.", "what")
+	broken   = gauge("waggle_broken", "What is out of order and waggle cannot mend, in devices, addresses and pins: `waggle status` and the log say what.")
+
 	collectErrors = counter("waggle_collect_errors_total", "How often something could not be read for these metrics. The log says what.")
 )
 
@@ -78,7 +82,7 @@ func definitions() []*definition {
 		backendConnections, backendPackets, backendBytes, backendFlows, backendWeight, backendOverloaded, backendsLeftOut,
 		serviceInfo, serviceBackends, drops, flowEntries, flowEntriesLimit, halfOpenFlows,
 		auditDifference, auditBackends, auditTime, auditDuration,
-		generation, applies, applyTime, applyDuration, failedServices, refused, waiting,
+		generation, applies, applyTime, applyDuration, failedServices, refused, waiting, mended, followed, broken,
 		buildInfo, collectErrors,
 	}
 }

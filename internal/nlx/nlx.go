@@ -53,7 +53,8 @@ type State struct {
 const (
 	attempts = 10                    // of an interrupted dump
 	settle   = 20 * time.Millisecond // after an event: they come in bursts
-	audit    = 30 * time.Second      // in case an event was lost
+	// audit is for what has no event, and in case one was lost.
+	audit = 10 * time.Second
 )
 
 // retry repeats a dump that the kernel says is inconsistent.
@@ -157,9 +158,9 @@ func (w *Watcher) Close() error {
 // Read reads the state now.
 func (w *Watcher) Read() (State, error) { return read(w.h) }
 
-// Run calls changed with the state at the start, after every change, and every
-// half minute. It returns nil when ctx ends. changed is called from the
-// goroutine of Run.
+// Run calls changed with the state at the start, after every change, after a
+// filter or a qdisc was removed from a device, and every ten seconds. It returns
+// nil when ctx ends. changed is called from the goroutine of Run.
 func (w *Watcher) Run(ctx context.Context, changed func(State)) error {
 	w.persist(ctx, func() error { return w.follow(ctx, changed) })
 	return nil
@@ -199,31 +200,38 @@ func (w *Watcher) follow(ctx context.Context, changed func(State)) error {
 	if err != nil {
 		return fmt.Errorf("subscribe to devices and addresses: %w", err)
 	}
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	removals, err := w.removals(done, report)
+	if err != nil {
+		return err
+	}
+	next, soon := time.NewTimer(0), true // soon: an event has set it
+	defer next.Stop()
 	for {
+		open := true
 		select {
 		case <-ctx.Done():
 			return nil
 		case err := <-failed:
 			return err
-		case _, ok := <-links:
-			if !ok {
-				return errors.New("the subscription to device events ended")
-			}
-			timer.Reset(settle)
-		case _, ok := <-addrs:
-			if !ok {
-				return errors.New("the subscription to address events ended")
-			}
-			timer.Reset(settle)
-		case <-timer.C:
+		case _, open = <-links:
+		case _, open = <-addrs:
+		case <-removals:
+		case <-next.C:
 			s, err := read(w.h)
 			if err != nil {
 				return err
 			}
 			changed(s)
-			timer.Reset(audit)
+			next.Reset(audit)
+			soon = false
+			continue
+		}
+		if !open {
+			return errors.New("a subscription to devices and addresses ended")
+		}
+		if !soon {
+			next.Reset(settle)
+			soon = true
 		}
 	}
 }

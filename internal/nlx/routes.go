@@ -13,9 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// routesSettle is the least time between two calls of RunRoutes: a router that
-// learns a full table is one storm of events.
-const routesSettle = 250 * time.Millisecond
+const (
+	// routesSettle is the least time between two calls of RunRoutes: a router
+	// that learns a full table is one storm of events.
+	routesSettle = 250 * time.Millisecond
+	routesAudit  = 30 * time.Second // in case an event was lost
+)
 
 // HasRoute reports whether the routing tables know the address by more than a
 // default route: as an address of this machine, or by a route of any type for
@@ -84,7 +87,7 @@ func (w *Watcher) followRoutes(ctx context.Context, changed func()) error {
 		case _, open = <-links:
 		case <-next.C:
 			changed()
-			next.Reset(audit)
+			next.Reset(routesAudit)
 			soon = false
 			continue
 		}

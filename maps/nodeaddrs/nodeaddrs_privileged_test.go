@@ -6,6 +6,7 @@ package nodeaddrs
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,6 +19,7 @@ import (
 
 func TestSyncAddsAndRemovesExactly(t *testing.T) {
 	table := Table{maptest.New(t, "node_addrs", 4)}
+	var last []netip.Addr
 	for _, list := range []string{
 		"192.0.2.1 2001:db8::1", "192.0.2.1 2001:db8::1", "2001:db8::1 192.0.2.2 192.0.2.3", "192.0.2.4 192.0.2.5 192.0.2.6 192.0.2.7",
 		"::ffff:192.0.2.4 192.0.2.4", "",
@@ -29,11 +31,14 @@ func TestSyncAddsAndRemovesExactly(t *testing.T) {
 			addrs = append(addrs, a)
 			want[netip.AddrFrom16(a.As16())] = uint32(bpf.LBNodeAddrFlagsNODE_ADDR_ASSIGNED)
 		}
-		if err := table.Sync(addrs); err != nil {
+		added, removed, err := table.Sync(addrs)
+		if err != nil {
 			t.Fatalf("%s: %v", list, err)
 		}
+		wantChanges(t, last, addrs, added, removed)
+		last = addrs
 		got := make(map[netip.Addr]uint32)
-		err := batch.Each(table.Map, func(a [16]byte, flags *uint32) error {
+		err = batch.Each(table.Map, func(a [16]byte, flags *uint32) error {
 			got[netip.AddrFrom16(a)] = *flags
 			return nil
 		})
@@ -43,20 +48,42 @@ func TestSyncAddsAndRemovesExactly(t *testing.T) {
 	}
 }
 
+// wantChanges compares what Sync said with what two lists say.
+func wantChanges(t *testing.T, before, after, added, removed []netip.Addr) {
+	t.Helper()
+	count := make(map[netip.Addr]int)
+	for _, a := range added {
+		count[a]++
+	}
+	for _, a := range removed {
+		count[a]--
+	}
+	in := func(list []netip.Addr, a netip.Addr) int {
+		if slices.ContainsFunc(list, func(b netip.Addr) bool { return a == b.Unmap() }) {
+			return 1
+		}
+		return 0
+	}
+	all := slices.Concat(before, after, added, removed)
+	if slices.ContainsFunc(all, func(a netip.Addr) bool { return count[a.Unmap()] != in(after, a.Unmap())-in(before, a.Unmap()) }) {
+		t.Errorf("from %v to %v: added %v, removed %v", before, after, added, removed)
+	}
+}
+
 func TestSyncGoesOnWhenTheMapIsFull(t *testing.T) {
 	table := Table{maptest.New(t, "node_addrs", 2)}
 	var addrs []netip.Addr
 	for _, s := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.3"} {
 		addrs = append(addrs, netip.MustParseAddr(s))
 	}
-	if err := table.Sync(addrs); err == nil || !strings.Contains(err.Error(), "write address 192.0.2.") {
+	if _, _, err := table.Sync(addrs); err == nil || !strings.Contains(err.Error(), "write address 192.0.2.") {
 		t.Errorf("error %v, want one that names the address", err)
 	}
 	n := 0
 	if err := batch.Each(table.Map, func([16]byte, *uint32) error { n++; return nil }); err != nil || n != 2 {
 		t.Errorf("%d addresses, %v, want two", n, err)
 	}
-	if err := table.Sync(addrs[:2]); err != nil {
+	if _, _, err := table.Sync(addrs[:2]); err != nil {
 		t.Error(err)
 	}
 }

@@ -16,6 +16,7 @@ func TestByClsact(t *testing.T) {
 	t.Run("kill", TestKillAndStartAgainUnderTraffic)
 	t.Run("layout", TestConnectionsOfAnotherLayoutGoOn)
 	t.Run("device", TestADeviceThatAppearsIsServed)
+	t.Run("mend", TestWhatOthersTakeAwayComesBack)
 	t.Run("log", func(t *testing.T) {
 		if s := started(t, 1, false); !strings.Contains(s.logText(), "filters of clsact") {
 			t.Errorf("the daemon does not say that it attaches by clsact:\n%s", s.logText())

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/waggle-lb/waggle/internal/nlx"
+	"github.com/waggle-lb/waggle/internal/task"
+	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/maps/nodeaddrs"
+)
+
+// pinsEvery is the least time between two looks at all pins, of which nothing
+// tells when one goes: the next call after that looks, ten seconds later at most.
+const pinsEvery = 5 * time.Second
+
+// follower brings the programs to the devices that should have them, as they
+// come and go, keeps node_addrs and what devices are masqueraded with, and puts
+// back what others take away.
+type follower struct {
+	task.Readiness
+	d *Dataplane
+}
+
+func (*follower) String() string { return "devices and addresses" }
+
+func (t *follower) Run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-t.d.published.Ready():
+	}
+	return t.d.watcher.Run(ctx, func(s nlx.State) {
+		if t.d.follow(s) {
+			t.SetReady()
+		}
+	})
+}
+
+// following is what a follower knows, and has done since the process began.
+type following struct {
+	begun   bool      // the first state was followed: what comes is a change
+	pinsAt  time.Time // of the last look at the pins,
+	pinsErr error     // which gave this
+	// mended and followed count by what it was, broken is what is out of order
+	// now and cannot be mended.
+	mended, followed map[string]uint64
+	broken           []string
+}
+
+func newFollowing() following {
+	return following{
+		mended:   map[string]uint64{string(loader.Program): 0, string(loader.Qdisc): 0, string(loader.Pin): 0},
+		followed: map[string]uint64{"device": 0, "address": 0},
+	}
+}
+
+// follow brings everything in line with the state, and reports whether nothing
+// is left out of order.
+func (d *Dataplane) follow(s nlx.State) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if now := time.Now(); now.Sub(d.following.pinsAt) >= pinsEvery {
+		d.following.pinsAt, d.following.pinsErr = now, d.repin()
+	}
+	added, removed, err := nodeaddrs.Table{Map: d.gen.NodeAddrs}.Sync(s.Addrs)
+	if d.following.begun {
+		d.noteAddrs("address added", added)
+		d.noteAddrs("address removed", removed)
+	}
+	changes, derr := d.loader.SetDevices(s.Links)
+	for _, c := range changes {
+		d.noteChange(c)
+	}
+	err = errors.Join(d.following.pinsErr, err, followDevices(d.tables, d.state, s), derr)
+	d.following.begun = true
+	d.following.broken = complain(d.log, d.following.broken, err)
+	return err == nil
+}
+
+// repin puts back pins that are gone.
+func (d *Dataplane) repin() error {
+	pins, err := d.loader.Repin()
+	for _, pin := range pins {
+		d.following.mended[string(loader.Pin)]++
+		d.log.Warn("somebody removed a pin: it is there again", "pin", pin)
+	}
+	return err
+}
+
+func (d *Dataplane) noteAddrs(what string, addrs []netip.Addr) {
+	for _, a := range addrs {
+		d.following.followed["address"]++
+		d.log.Info(what, "address", a.String()) //nolint:sloglint // one of two
+	}
+}
+
+func (d *Dataplane) noteChange(c loader.Change) {
+	hook := "ingress"
+	if c.Egress {
+		hook = "egress"
+	}
+	if c.Mended != "" {
+		d.following.mended[string(c.Mended)]++
+		d.log.Warn("something took a program from its device: it is there again", "gone", string(c.Mended), "device", c.Device, "hook", hook)
+		return
+	}
+	if d.following.begun && !c.Egress {
+		d.following.followed["device"]++
+	}
+	if c.Attached {
+		d.log.Info("program attached", "device", c.Device, "hook", hook)
+	} else {
+		d.log.Info("program detached", "device", c.Device, "hook", hook)
+	}
+}
+
+// complain logs each line of an error that was not there before, and returns
+// the lines.
+func complain(log *slog.Logger, before []string, err error) (now []string) {
+	if err == nil {
+		return nil
+	}
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		if !slices.Contains(before, line) && !slices.Contains(now, line) {
+			log.Error("something is out of order that waggle cannot mend", "error", line)
+		}
+		now = append(now, line)
+	}
+	return now
+}
+
+func (f *following) counts() (mended, followed map[string]uint64, broken []string) {
+	return maps.Clone(f.mended), maps.Clone(f.followed), slices.Clone(f.broken)
+}

@@ -69,8 +69,9 @@ func (s *scene) lives() {
 	s.start()
 	streams := []*stream{s.stream(vip4), s.stream(vip6)}
 	s.goesOn(streams)
-	for _, verb := range []string{"services", "backends", "flows", "clients", "stats"} {
-		if out, err := s.confined(waggle, verb, "--pin-path", s.pins).CombinedOutput(); err != nil || len(out) == 0 {
+	for _, verb := range []string{"services", "backends", "flows", "clients", "stats", "status", "diff", "export --ipvsadm"} {
+		out, err := s.confined(waggle, append(strings.Fields(verb), "--pin-path", s.pins)...).CombinedOutput()
+		if err != nil || bytes.Contains(out, []byte("not running")) {
 			s.t.Errorf("waggle %s: %v\n%s", verb, err, out)
 		}
 	}
@@ -131,7 +132,8 @@ func (s *scene) wantPrivatePins() {
 	}
 }
 
-// TestAnotherUserOfABPFFSOfItsOwn: /sys/fs/bpf is root's.
+// TestAnotherUserOfABPFFSOfItsOwn: /sys/fs/bpf is root's, and so may /run/waggle
+// be.
 func TestAnotherUserOfABPFFSOfItsOwn(t *testing.T) {
 	const uid = 54321
 	s := newBounded(t, waggle, nil)
@@ -144,7 +146,8 @@ func TestAnotherUserOfABPFFSOfItsOwn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	holder := s.mountNamespace(fmt.Sprintf("mount -t bpf -o mode=0700 bpf %[1]s && chown %[2]d:%[2]d %[1]s", dir, uid))
+	holder := s.mountNamespace(fmt.Sprintf("mount -t bpf -o mode=0700 bpf %[1]s && chown %[2]d:%[2]d %[1]s && "+
+		"mkdir -p /run/waggle && mount -t tmpfs -o mode=0700,uid=%[2]d tmpfs /run/waggle", dir, uid))
 	s.pins = filepath.Join(dir, "waggle")
 	s.under = append(inMountNamespace(holder), bounded(uid, unitCapabilities(t)...)...)
 	s.lives()

@@ -181,9 +181,12 @@ func (s *sets) phase(r *rig, pickers []*picker, enough func(picks int64) bool) (
 	}
 	all.Go(func() error { return s.publish(r, &stop) })
 	all.Go(func() error {
-		for pause(ctx, time.Second) == nil {
+		for ctx.Err() == nil { // ids are given back
 			if err := r.d.sweep(ctx, nil); err != nil {
 				return err
+			}
+			if pause(ctx, time.Second) != nil {
+				return nil
 			}
 		}
 		return nil

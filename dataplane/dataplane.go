@@ -90,6 +90,8 @@ type Status struct {
 	Broken []string
 	// Maps are those that can fill up.
 	Maps []Fill
+	// Grows says to how many elements maps may grow, by name.
+	Grows map[string]uint32
 }
 
 // Device is a network device and which programs it has.

@@ -47,7 +47,7 @@ func (r *rig) wantCounts(n uint64) {
 
 func (r *rig) sizes() map[string]uint32 {
 	out := make(map[string]uint32)
-	for _, f := range r.d.fills() {
+	for _, f := range r.d.levels() {
 		out[f.Map] = f.Max
 	}
 	return out

@@ -33,6 +33,16 @@ func (l Limits) orDefault() Limits {
 	return l
 }
 
+// byMap are the limits of all maps that have one.
+func (l Limits) byMap() map[string]uint32 {
+	out := make(map[string]uint32)
+	setSize(out, "services", l.Services)
+	setSize(out, "backends", l.Backends)
+	setSize(out, "vips", l.VIPs)
+	setSize(out, "slots", l.Slots)
+	return out
+}
+
 // Check finds limits that nothing could be done with.
 func (l Limits) Check() error {
 	for _, c := range []struct {
@@ -119,19 +129,19 @@ func atLeast(sizes map[string]uint32, prev *loader.Config) map[string]uint32 {
 	return sizes
 }
 
-// Fill is how much of a map is taken.
-type Fill struct {
+// level is how much of a map is taken.
+type level struct {
 	Map string
 	// Used are the elements taken, of Max; Limit is to what Max may grow.
 	Used, Max, Limit uint32
 }
 
-func (f Fill) tight() bool { return uint64(f.Used)*100 >= uint64(f.Max)*growAt }
+func (f level) tight() bool { return uint64(f.Used)*100 >= uint64(f.Max)*growAt }
 
-// fills says how full the maps are that grow.
-func (d *Dataplane) fills() []Fill {
+// levels says how full the maps are that grow.
+func (d *Dataplane) levels() []level {
 	s, l := d.state, d.limits
-	return []Fill{
+	return []level{
 		{"services", s.serviceIDs.taken, s.t.services.Len(), l.Services},
 		{"backends", s.backendIDs.taken, s.t.backends.Len(), l.Backends},
 		{"vips", uint32(len(s.owners) + len(s.marks)), s.t.vips.Len(), l.VIPs},
@@ -182,7 +192,7 @@ func (d *Dataplane) larger(snap *lb.Snapshot, rep dataplane.Report) map[string]u
 		}
 	}
 	sizes, grows := needOf(snap).sizes(d.limits), false
-	for _, f := range d.fills() {
+	for _, f := range d.levels() {
 		want := max(sizes[f.Map], f.Max)
 		switch {
 		case !f.tight() && !refused[f.Map]:
@@ -201,7 +211,7 @@ func (d *Dataplane) larger(snap *lb.Snapshot, rep dataplane.Report) map[string]u
 }
 
 // nearLimit says once of each map that it will soon be full.
-func (d *Dataplane) nearLimit(f Fill) {
+func (d *Dataplane) nearLimit(f level) {
 	if d.grower.warned == nil {
 		d.grower.warned = make(map[string]bool)
 	}

@@ -26,6 +26,7 @@ func (d *Dataplane) Status() (s dataplane.Status, err error) {
 	if d.gen != nil {
 		s.Generation = d.gen.Number
 	}
+	s.Grows = d.limits.byMap()
 	s.Mended, s.Followed, s.Broken = d.following.counts()
 	s.HalfOpen, err = halfOpen(d.loader.Map("half_open_ends"))
 	return s, err

@@ -72,6 +72,8 @@ type Daemon struct {
 	Mended   map[string]uint64 `json:"mended"`
 	Followed map[string]uint64 `json:"followed"`
 	Broken   []string          `json:"broken"`
+	// Grows says to how many places maps may grow, by name.
+	Grows map[string]uint32 `json:"grows"`
 }
 
 // Source is what a source of services has delivered.
@@ -145,6 +147,7 @@ func NewAgent(p Process, loop control.Status, dp *dataplane.Status) *Agent {
 		PID: p.PID, Version: p.Version, Commit: p.Commit, Started: p.Started.UTC(), Sources: make([]Source, 0, len(loop.Sources)),
 		Applies: loop.Applies, Incomplete: loop.Incomplete, Retries: loop.Retries, Refused: problems(loop.Refused),
 		Mended: dp.Mended, Followed: dp.Followed, Broken: append([]string{}, dp.Broken...),
+		Grows: dp.Grows,
 	}
 	for _, s := range loop.Sources {
 		d.Sources = append(d.Sources, Source{s.Name, s.Delivered, s.Services})

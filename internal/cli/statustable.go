@@ -42,9 +42,13 @@ func (s *Status) rows(w *rows, wide bool) {
 		return
 	}
 	w.add()
-	w.add("MAP", "USED", "LIMIT", "FULL")
+	w.add("MAP", "USED", "LIMIT", "FULL", "GROWS TO")
 	for _, m := range s.Maps {
-		w.add(m.Name, m.Used, m.Limit, percent(m.Used, m.Limit))
+		var grows any = "-"
+		if s.Daemon != nil && s.Daemon.Grows[m.Name] > 0 {
+			grows = s.Daemon.Grows[m.Name]
+		}
+		w.add(m.Name, m.Used, m.Limit, percent(m.Used, m.Limit), grows)
 	}
 }
 

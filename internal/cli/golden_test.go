@@ -131,7 +131,7 @@ func agent() *cli.Agent {
 	dp := dataplane.Status{
 		Method: "tcx", Why: "the kernel has it, Linux 6.18.0", Audited: time.Unix(1_700_000_060, 0),
 		Mended: map[string]uint64{"pin": 2, "program": 1, "qdisc": 0}, Followed: map[string]uint64{"device": 3},
-		Grows: map[string]uint32{"vips": 1 << 21},
+		Grows:  map[string]uint32{"vips": 1 << 21},
 		Broken: []string{"somebody put program 7 in the place of waggle's"}, Audit: dataplane.Recount{Difference: 2},
 		Devices: []dataplane.Device{
 			{Name: "lo", Index: 1, Why: "loopback"}, {Name: "half", Index: 2, Ingress: true, Why: "no room"}, {Name: "new", Index: 3},

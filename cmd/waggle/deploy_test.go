@@ -36,7 +36,7 @@ func TestTheUnitGivesWhatTheDaemonNeeds(t *testing.T) {
 	for name, want := range map[string][]string{
 		"Type": {"notify"}, "Restart": {"always"}, "ExecReload": {"/bin/kill", "-HUP", "$MAINPID"},
 		"CapabilityBoundingSet": want, "AmbientCapabilities": want,
-		"ReadWritePaths": {strings.TrimSuffix(defaultPinPath, "/waggle")},
+		"ReadWritePaths":   {strings.TrimSuffix(defaultPinPath, "/waggle")},
 		"RuntimeDirectory": {"waggle"}, "RuntimeDirectoryMode": {"0700"},
 		"SystemCallFilter": {"@system-service", "~@privileged", "@resources", "bpf"},
 	} {

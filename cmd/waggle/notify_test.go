@@ -218,8 +218,8 @@ func TestTheStatusLineSaysHowThingsAre(t *testing.T) {
 	}
 	failed := map[lb.ServiceID]error{{Name: "web", Family: lb.IPv4}: errors.New("no room")}
 	for want, s := range map[string]control.Status{
-		"waiting for file a, file b":                                {Sources: []control.SourceStatus{{Name: "file a"}, {Name: "file b"}}},
-		"2 services":                                                {Desired: desired},
+		"waiting for file a, file b": {Sources: []control.SourceStatus{{Name: "file a"}, {Name: "file b"}}},
+		"2 services":                 {Desired: desired},
 		"2 services, 1 not served as desired: the log says why":     {Desired: desired, Refused: failed},
 		"2 services, 2 not served as desired: the log says why":     {Desired: desired, Refused: failed, Report: dataplane.Report{Failed: failed}},
 		"nothing can be applied: map slots is full; it holds 9 now": {Desired: desired, Report: dataplane.Report{Err: errors.New("map slots is full\nit holds 9 now")}},

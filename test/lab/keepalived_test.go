@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -175,8 +174,8 @@ vrrp_instance vips {
 
 func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
-// keepalive starts a director's keepalived, which ends with the test.
-func (p *pair) keepalive(director int) {
+// keepalive starts a director's keepalived, which ends with the test, or before.
+func (p *pair) keepalive(director int) *netlab.Process {
 	p.t.Helper()
 	dir, d := p.t.TempDir(), p.directors[director]
 	file := filepath.Join(dir, "keepalived.conf")
@@ -195,6 +194,7 @@ func (p *pair) keepalive(director int) {
 			p.t.Errorf("keepalived: %v", err)
 		}
 	})
+	return process
 }
 
 // hasVIPs waits until a director has all that moves.
@@ -225,7 +225,8 @@ func (p *pair) hasVIPs(director int) {
 var schedulers = map[uint16]string{80: "sh", 81: "mh", 82: "rr"}
 
 // TestAVIPMovesBetweenDirectors: what hashes goes on at the other director with
-// the same servers, and back again; what does not is reset by it.
+// the same servers, and back again, and away by its keepalived's end; what does
+// not is reset by it.
 func TestAVIPMovesBetweenDirectors(t *testing.T) {
 	p := newPair(t)
 	rules := ""
@@ -236,38 +237,45 @@ func TestAVIPMovesBetweenDirectors(t *testing.T) {
 		}
 		rules += textAt(vips, name, p.servers...)
 	}
+	var keepers []*netlab.Process
 	for i, d := range p.directors {
 		d.write(rules)
 		d.start()
-		p.keepalive(i)
+		keepers = append(keepers, p.keepalive(i))
 	}
 	p.hasVIPs(0)
 	kept, lost := p.chatter(80, 81), p.chatter(82)
+	silence(kept) // that of the beginning
 
-	at := time.Now()
 	p.cable(0, false)
-	p.hasVIPs(1)
-	goOn(t, kept)
-	t.Logf("away: the longest silence of %d streams is %v; %v after the cables were pulled all go on", len(kept), silence(kept), time.Since(at).Round(time.Millisecond))
+	p.goOn(1, "cables pulled", kept)
 	for _, c := range lost {
 		if err := c.wait(); !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("a connection without a hash: %v, want a reset", err)
 		}
 	}
-	p.wantNew()
-
-	at = time.Now()
 	p.cable(0, true)
-	p.hasVIPs(0)
-	goOn(t, kept)
-	t.Logf("back: the longest silence of %d streams is %v; %v after the cables were plugged in all go on", len(kept), silence(kept), time.Since(at).Round(time.Millisecond))
-	p.wantNew()
+	p.goOn(0, "cables plugged in", kept)
+	if err := keepers[0].Stop(patience); err != nil {
+		t.Error(err)
+	}
+	p.goOn(1, "keepalived stopped", kept)
 	for _, c := range kept {
 		close(c.stop)
 		if err := c.wait(); err != nil {
 			t.Errorf("a connection with a hash: %v", err)
 		}
 	}
+}
+
+// goOn waits until a director has the VIPs and the streams go on there, and new
+// ones begin.
+func (p *pair) goOn(director int, since string, all []*chat) {
+	p.t.Helper()
+	p.hasVIPs(director)
+	goOn(p.t, all)
+	p.t.Logf("%s: the longest silence of %d streams is %v", since, len(all), silence(all))
+	p.wantNew()
 }
 
 // chatter opens four streams to each of the ports, of either family.

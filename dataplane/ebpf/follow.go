@@ -73,8 +73,7 @@ func (d *Dataplane) follow(s nlx.State) bool {
 	}
 	added, removed, err := nodeaddrs.Table{Map: d.gen.NodeAddrs}.Sync(s.Addrs)
 	if d.following.begun {
-		d.noteAddrs("address added", added)
-		d.noteAddrs("address removed", removed)
+		d.noteAddrs(added, removed)
 	}
 	changes, derr := d.loader.SetDevices(s.Links)
 	for _, c := range changes {
@@ -96,10 +95,13 @@ func (d *Dataplane) repin() error {
 	return err
 }
 
-func (d *Dataplane) noteAddrs(what string, addrs []netip.Addr) {
-	for _, a := range addrs {
-		d.following.followed["address"]++
-		d.log.Info(what, "address", a.String()) //nolint:sloglint // one of two
+func (d *Dataplane) noteAddrs(added, removed []netip.Addr) {
+	d.following.followed["address"] += uint64(len(added) + len(removed))
+	for _, a := range added {
+		d.log.Info("address added", "address", a.String())
+	}
+	for _, a := range removed {
+		d.log.Info("address removed", "address", a.String())
 	}
 }
 

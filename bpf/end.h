@@ -41,7 +41,7 @@ static __always_inline void delete_entry(const struct flow_key *key, struct flow
 	__u32 word = load_word(e);
 
 	if (is_live(word) && replace_word(e, word, with_state(word, STATE_CLAIMED)))
-		bpf_map_delete_elem(&flows, key);
+		delete_flow(key);
 }
 
 /* Ends an entry that is not a forward one, at once or in two steps. */
@@ -53,52 +53,69 @@ static __always_inline void end_entry(const struct flow_key *key, struct flow *e
 		discard(e);
 }
 
-/* Ends E2 and E3 of the masqueraded flow whose E4 is under r. k is room: the stack is short here.
+/* Makes k the key of E2 that leads from a client's address and port to the source of k. */
+static __always_inline void turn_e2(struct flow_key *k, const addr_t saddr, __u16 sport)
+{
+	copy_addr(k->daddr, k->saddr);
+	k->dport = k->sport;
+	copy_addr(k->saddr, saddr);
+	k->sport = sport;
+	k->position = POSITION_E2;
+}
+
+/*
+ * Ends E2 and E3 of a masqueraded flow with this E1, whose client has that port at the backend. k
+ * is the key of its E4, and room: the stack is short here.
  */
-static __always_inline void end_masquerade(const struct flow_key *r, struct flow_key *k,
-					   bool at_once)
+static __always_inline void end_masquerade(const struct flow_key *key, __u16 port,
+					   struct flow_key *k, bool at_once)
 {
 	struct flow *e2, *e3;
 
-	answer_key(k, r, POSITION_E2);
+	turn_e2(k, key->saddr, port);
 	e2 = find(k);
 	if (!e2)
 		return;
-	make_key(k, r->saddr, r->sport, e2->addr, e2->port, r, POSITION_E3);
+	make_key(k, k->daddr, k->dport, e2->addr, e2->port, key, POSITION_E3);
 	e3 = find(k);
-	if (e3 && same_addr(e3->addr, r->daddr) && e3->port == r->dport)
+	if (e3 && same_addr(e3->addr, key->saddr) && e3->port == port)
 		end_entry(k, e3, at_once);
-	answer_key(k, r, POSITION_E2);
+	turn_e2(k, key->saddr, port);
 	end_entry(k, e2, at_once);
 }
 
 /* Ends all other entries of the flow f, which the caller has claimed, under its key. */
-static __noinline void end_replies(const struct flow_key *key, struct flow *f, bool at_once)
+__noinline int end_replies(const struct flow_key *key, struct flow *f, bool at_once)
 {
-	struct flow_key k, at;
+	bool masqueraded;
+	struct flow_key k;
 	struct flow *e;
+	__u16 port;
 
 	if (!key || !f)
-		return;
-	reply_key(&k, key, f->addr, f->port);
+		return 0;
+	port = key->sport;
 	if (f->flags & FLOW_RESOURCED) {
-		key_at(&at, key, POSITION_R1);
-		e = find(&at);
+		key_at(&k, key, POSITION_R1);
+		e = find(&k);
 		if (!e)
-			return;
-		k.dport = e->port;
-		end_entry(&at, e, at_once);
-		key_at(&at, &k, POSITION_R4);
-		e = find(&at);
+			return 0;
+		port = e->port;
+		end_entry(&k, e, at_once);
+		make_key(&k, f->addr, f->port, key->saddr, port, key, POSITION_R4);
+		e = find(&k);
 		if (e)
-			end_entry(&at, e, at_once);
+			end_entry(&k, e, at_once);
 	}
+	make_key(&k, f->addr, f->port, key->saddr, port, key, POSITION_E4);
 	e = find(&k);
 	if (!e || !replies_to(e, key))
-		return;
-	if (e->flags & FLOW_MASQUERADE)
-		end_masquerade(&k, &at, at_once);
+		return 0;
+	masqueraded = e->flags & FLOW_MASQUERADE;
 	end_entry(&k, e, at_once);
+	if (masqueraded)
+		end_masquerade(key, port, &k, at_once);
+	return 0;
 }
 
 /*

@@ -2,56 +2,6 @@
 /* A flow's forward entry: its state, its backend, and its place in the load. */
 #pragma once
 
-/* state, flags and port as one word: what cmpxchg works on. */
-static __always_inline __u32 *word_of(struct flow *f)
-{
-	return (__u32 *)&f->state;
-}
-
-static __always_inline __u32 load_word(struct flow *f)
-{
-	return *(volatile __u32 *)word_of(f);
-}
-
-static __always_inline bool replace_word(struct flow *f, __u32 old, __u32 new)
-{
-	return __sync_val_compare_and_swap(word_of(f), old, new) == old;
-}
-
-/*
- * The word and the hint beside it, in the high half: what a count depends on. A change of either
- * goes by both as they are, so that the count is taken from where it stands and no other flow's.
- */
-static __always_inline __u64 *counted_of(struct flow *f)
-{
-	return (__u64 *)&f->state;
-}
-
-static __always_inline __u64 load_counted(struct flow *f)
-{
-	return *(volatile __u64 *)counted_of(f);
-}
-
-static __always_inline bool replace_counted(struct flow *f, __u64 old, __u64 new)
-{
-	return __sync_val_compare_and_swap(counted_of(f), old, new) == old;
-}
-
-static __always_inline __u8 state_of(__u32 word)
-{
-	return word & 0xff;
-}
-
-static __always_inline bool is_live(__u32 word)
-{
-	return state_of(word) < STATE_DEAD;
-}
-
-static __always_inline __u32 with_state(__u32 word, enum flow_state state)
-{
-	return (word & ~0xffu) | state;
-}
-
 /* Ages from here on are the future: a packet on another CPU may be newer than t. */
 #define AGE_FUTURE (~0u << 16)
 
@@ -68,13 +18,18 @@ static __always_inline struct flow *find(const struct flow_key *key)
 {
 	struct flow *f = bpf_map_lookup_elem(&flows, key);
 
+	if (f && is_live(load_word(f)))
+		return f;
+	if (!growing)
+		return NULL;
+	f = in_next(key, f);
 	return f && is_live(load_word(f)) ? f : NULL;
 }
 
 /*
  * The id of the backend that the flow has now, if the hint is another's; 0: gone. A count stands
- * where the hint says, so who changes the hint moves it. What is not live is left alone: while a new
- * flow is filled in, its hash is not yet the hint's.
+ * where the hint says, so who changes the hint moves it. What is not live is left alone: while a
+ * new flow is filled in, its hash is not yet the hint's.
  */
 __noinline __u32 mend_hint(struct flow *f)
 {
@@ -118,8 +73,6 @@ static __always_inline struct half_open_ring *ring(void)
 
 	return bpf_map_lookup_elem(&half_open_ends, &zero);
 }
-
-#define HALF_OPEN (FLOW_HALF_OPEN << 8) /* in the word */
 
 /* Counts a flow that is no longer half-open: the caller took the flag. */
 static __always_inline void count_settled(void)

@@ -32,6 +32,21 @@ static __always_inline enum verdict forward(struct __sk_buff *skb, struct packet
 	return VERDICT_PASS;
 }
 
+/* Follows a packet again, whose flow's entry was moved meanwhile: twice is as good as once. */
+__noinline int follow_moved(const struct packet *p)
+{
+	struct flow_key k;
+	struct flow *f;
+
+	if (!p)
+		return 0;
+	key_at(&k, &p->key, POSITION_E1);
+	f = find(&k);
+	if (f)
+		follow_tcp(f, p->tcp_flags, IN);
+	return 0;
+}
+
 /* The same for a flow that was there before, whose state the packet may change. */
 static __always_inline enum verdict forward_known(struct __sk_buff *skb, struct packet *p,
 						  struct flow *f, __u32 word, __u32 id)
@@ -42,30 +57,45 @@ static __always_inline enum verdict forward_known(struct __sk_buff *skb, struct 
 	} else if (p->part != LATER && (p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) ||
 					state_of(word) != ES || word & HALF_OPEN)) {
 		follow_tcp(f, p->tcp_flags, IN);
+		if (growing && is_moved(f))
+			follow_moved(p);
 	}
 	return forward(skb, p, f, id);
+}
+
+/* What a reply says about its flow f. */
+static __always_inline void answered(const struct packet *p, struct flow *f)
+{
+	if (p->key.proto == IPPROTO_TCP)
+		follow_tcp(f, p->tcp_flags, OUT);
+	else
+		settle(f, __sync_fetch_and_or(word_of(f), FLOW_REPLIED << 8) | FLOW_REPLIED << 8);
 }
 
 /*
  * What a reply says about its flow is kept in the forward entry. Apart, as the stack that it needs
  * is short where the hook masquerades, and few packets come here.
  */
-static __noinline void follow_reply(const struct packet *p, struct flow *r)
+__noinline int follow_reply(const struct packet *p, struct flow *r)
 {
 	struct flow_key k;
 	struct flow *f;
 
 	if (!p || !r || !forward_key(&k, &p->key, r))
-		return;
-	f = bpf_map_lookup_elem(&flows, &k);
+		return 0;
+	f = entry_of(&k);
 	if (!f)
-		return;
-	if (p->key.proto == IPPROTO_TCP)
-		follow_tcp(f, p->tcp_flags, OUT);
-	else
-		settle(f, __sync_fetch_and_or(word_of(f), FLOW_REPLIED << 8) | FLOW_REPLIED << 8);
+		return 0;
+	answered(p, f);
+	if (growing && is_moved(f)) { /* meanwhile: again, twice is as good as once */
+		f = entry_of(&k);
+		if (!f)
+			return 0;
+		answered(p, f);
+	}
 	if (f->flags & FLOW_AFFINITY)
 		assure(&k, f);
+	return 0;
 }
 
 /* The client's own port stands in R4. */

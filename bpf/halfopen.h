@@ -18,19 +18,17 @@ const volatile __u32 half_open_places = MAX_HALF_OPEN;
 #define ROOM_ATTEMPTS 512
 
 /* Ends a flow that is still half-open, with its count, and deletes it. False: it is not. */
-static __noinline bool displace(struct work *w)
+static __always_inline bool displace(struct work *w)
 {
 	struct flow *f;
 	__u32 word;
 
-	if (!w)
-		return false;
-	f = bpf_map_lookup_elem(&flows, &w->displaced);
+	f = entry_of(&w->displaced);
 	word = f ? load_word(f) : STATE_DEAD;
 	if (!is_live(word) || !(word & HALF_OPEN) || !change_state(f, word, STATE_CLAIMED))
 		return false;
 	end_replies(&w->displaced, f, true);
-	bpf_map_delete_elem(&flows, &w->displaced);
+	delete_flow(&w->displaced);
 	count_drop(DROP_DISPLACED);
 	return true;
 }

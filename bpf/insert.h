@@ -15,33 +15,10 @@ static __always_inline struct work *begin(const struct packet *p)
 		return NULL;
 	key_at(&w->key, &p->key, POSITION_E1);
 	__builtin_memset(&w->flow, 0, sizeof(w->flow));
-	w->flow.state = p->key.proto == IPPROTO_TCP ? next_state(STATE_NONE, p->tcp_flags, IN) :
-						      STATE_UDP;
+	w->flow.state =
+		p->key.proto == IPPROTO_TCP ? next_state(STATE_NONE, p->tcp_flags, IN) : STATE_UDP;
 	w->flow.seen = now();
 	return w;
-}
-
-/* A dead entry is nobody's: who claims it may overwrite it, so that nothing is deleted, and no
- * CPU's pointer comes to show another key.
- */
-static __always_inline bool claim(struct flow *f)
-{
-	__u32 word = load_word(f);
-
-	return state_of(word) == STATE_DEAD &&
-	       replace_word(f, word, with_state(word, STATE_CLAIMED));
-}
-
-/* Overwrites a claimed entry; the word, which makes it live, last, and the hint with it. */
-static __always_inline void fill(struct flow *f, struct flow *v)
-{
-	copy_addr(f->addr, v->addr);
-	f->seen = v->seen;
-	f->packets = v->packets;
-	f->bytes = v->bytes;
-	f->service_hash = v->service_hash;
-	f->backend_hash = v->backend_hash;
-	*(volatile __u64 *)counted_of(f) = *counted_of(v);
 }
 
 enum placed { PLACED, PLACE_TAKEN, PLACE_FULL };
@@ -53,15 +30,12 @@ static __noinline enum placed place(const struct flow_key *key, struct flow *v)
 
 	if (!key || !v)
 		return PLACE_FULL;
-	if (!bpf_map_update_elem(&flows, key, v, BPF_NOEXIST))
+	if (insert(key, v))
 		return PLACED;
-	f = bpf_map_lookup_elem(&flows, key);
+	f = entry_of(key);
 	if (!f)
 		return PLACE_FULL;
-	if (!claim(f))
-		return PLACE_TAKEN;
-	fill(f, v);
-	return PLACED;
+	return revive(key, f, v) ? PLACED : PLACE_TAKEN;
 }
 
 /* The n-th port that may stand for a client's; 0: there is none. */
@@ -88,6 +62,16 @@ static __always_inline void reply_entry(struct work *w)
 	w->entry.flags &= ~FLOW_HALF_OPEN;
 }
 
+/* Makes a reply entry to the same VIP that of w->flow. */
+static __always_inline void take_reply(struct work *w, struct flow *r)
+{
+	r->seen = w->entry.seen; /* keeps the sweeper off until the forward entry is there */
+	r->flags = w->entry.flags;
+	r->backend = w->entry.backend;
+	r->service_hash = w->entry.service_hash;
+	r->backend_hash = w->entry.backend_hash;
+}
+
 /*
  * Inserts the reply entry. One that rewrites to the same VIP is as good: another CPU's, or what a
  * former flow of this tuple left.
@@ -108,11 +92,12 @@ static __always_inline enum drop_reason insert_reply(struct work *w)
 	old = find(&w->reply);
 	if (!old || !replies_to(old, &w->key) || old->flags & FLOW_RESOURCED)
 		return DROP_REPLY_TAKEN;
-	old->seen = w->entry.seen; /* keeps the sweeper off until the forward entry is there */
-	old->flags = w->entry.flags;
-	old->backend = w->entry.backend;
-	old->service_hash = w->entry.service_hash;
-	old->backend_hash = w->entry.backend_hash;
+	take_reply(w, old);
+	if (growing && is_moved(old)) {
+		old = find(&w->reply);
+		if (old)
+			take_reply(w, old);
+	}
 	return DROP_NONE;
 }
 
@@ -200,21 +185,17 @@ static __noinline enum drop_reason insert_flow(struct work *w, struct flow **mad
 		reason = resource(w);
 	if (reason != DROP_NONE)
 		return reason;
-	if (!bpf_map_update_elem(&flows, &w->key, &w->flow, BPF_NOEXIST)) {
-		f = bpf_map_lookup_elem(&flows, &w->key);
+	if (insert(&w->key, &w->flow)) {
+		f = entry_of(&w->key);
 		goto counted;
 	}
-	f = bpf_map_lookup_elem(&flows, &w->key);
+	f = entry_of(&w->key);
 	if (!f) {
 		end_replies(&w->key, &w->flow, false);
 		return DROP_FLOWS_FULL;
 	}
-	if (claim(f)) {
-		if (f->flags & FLOW_DIRECT)
-			count_resourced(&w->key, -1);
-		fill(f, &w->flow);
+	if (revive(&w->key, f, &w->flow))
 		goto counted;
-	}
 	if (f->backend_hash != w->flow.backend_hash)
 		end_replies(&w->key, &w->flow, false);
 	if (!is_live(load_word(f)))

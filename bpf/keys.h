@@ -38,24 +38,31 @@ static __always_inline void reply_key(struct flow_key *r, const struct flow_key 
 }
 
 /*
- * E1 of the flow whose E4 is r under key. False: it is resourced, and what knows the client's port
- * is not there.
+ * Makes k, the key of E4 entry r, that of its flow's E1. False: it is resourced, and what knows the
+ * client's port is not there.
  */
-static __always_inline bool forward_key(struct flow_key *k, const struct flow_key *key,
-					const struct flow *r)
+static __always_inline bool turn_forward(struct flow_key *k, const struct flow *r)
 {
-	__u16 sport = key->dport;
+	__u16 sport = k->dport;
 	struct flow *r4;
 
 	if (r->flags & FLOW_RESOURCED) {
-		key_at(k, key, POSITION_R4);
+		k->position = POSITION_R4;
 		r4 = find(k);
 		if (!r4)
 			return false;
 		sport = r4->port;
 	}
-	make_key(k, key->daddr, sport, r->addr, r->port, key, POSITION_E1);
+	make_key(k, k->daddr, sport, r->addr, r->port, k, POSITION_E1);
 	return true;
+}
+
+/* E1 of the flow whose E4 is r under key. False: as turn_forward. */
+static __always_inline bool forward_key(struct flow_key *k, const struct flow_key *key,
+					const struct flow *r)
+{
+	*k = *key;
+	return turn_forward(k, r);
 }
 
 /* Whether E4 entry r is of the flow with this E1. */

@@ -30,11 +30,14 @@
 #include "select.h"
 #include "tcp.h"
 #include "load.h"
+#include "word.h"
+#include "next.h"
 #include "flow.h"
 #include "keys.h"
 #include "end.h"
 #include "count.h"
 #include "halfopen.h"
+#include "grow.h"
 #include "insert.h"
 #include "verdict.h"
 #include "nat.h"
@@ -50,6 +53,7 @@
 #include "fate.h"
 #include "path.h"
 #include "sweep.h"
+#include "move.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
@@ -58,6 +62,7 @@ const enum limits *anchor_limits __attribute__((unused));
 const enum position *anchor_position __attribute__((unused));
 const enum flow_state *anchor_flow_state __attribute__((unused));
 const enum flow_flags *anchor_flow_flags __attribute__((unused));
+const enum growth_phase *anchor_growth_phase __attribute__((unused));
 const enum rule *anchor_rule __attribute__((unused));
 const enum rule_flags *anchor_rule_flags __attribute__((unused));
 const enum service_options *anchor_service_options __attribute__((unused));

@@ -148,6 +148,7 @@ const (
 	LBFlowFlagsFLOW_DIRECT     LBFlowFlags = 8
 	LBFlowFlagsFLOW_AFFINITY   LBFlowFlags = 16
 	LBFlowFlagsFLOW_HALF_OPEN  LBFlowFlags = 32
+	LBFlowFlagsFLOW_MOVED      LBFlowFlags = 64
 )
 
 type LBFlowKey struct {
@@ -179,7 +180,9 @@ const (
 	LBFlowStateSTATE_REPLY       LBFlowState = 12
 	LBFlowStateSTATE_DEAD        LBFlowState = 13
 	LBFlowStateSTATE_CLAIMED     LBFlowState = 14
-	LBFlowStateSTATE_MAX         LBFlowState = 15
+	LBFlowStateSTATE_MOVED       LBFlowState = 15
+	LBFlowStateSTATE_MAX         LBFlowState = 16
+	LBFlowStateSTATE_PENDING     LBFlowState = 32
 )
 
 type LBFragment struct {
@@ -198,6 +201,19 @@ type LBFragmentKey struct {
 	Id    uint32
 	Proto uint8
 	Pad   [3]uint8
+}
+
+type LBGrowthPhase uint32
+
+const (
+	LBGrowthPhaseGROWTH_OLD  LBGrowthPhase = 0
+	LBGrowthPhaseGROWTH_BOTH LBGrowthPhase = 1
+	LBGrowthPhaseGROWTH_NEXT LBGrowthPhase = 2
+)
+
+type LBGrowthState struct {
+	_     structs.HostLayout
+	Phase uint32
 }
 
 type LBHalfOpenRing struct {
@@ -366,7 +382,9 @@ const (
 	LBMapDirect               = "direct"
 	LBMapDrops                = "drops"
 	LBMapFlows                = "flows"
+	LBMapFlowsNext            = "flows_next"
 	LBMapFragments            = "fragments"
+	LBMapGrowth               = "growth"
 	LBMapHalfOpen             = "half_open"
 	LBMapHalfOpenEnds         = "half_open_ends"
 	LBMapHeld                 = "held"
@@ -389,6 +407,7 @@ const (
 	LBMapVips                 = "vips"
 	LBMapWorks                = "works"
 	LBProgClock               = "clock"
+	LBProgMovePiece           = "move_piece"
 	LBProgSweep               = "sweep"
 	LBProgSweepPiece          = "sweep_piece"
 	LBProgTcEgress            = "tc_egress"
@@ -400,6 +419,7 @@ const (
 	LBVarAnchorDropReason     = "anchor_drop_reason"
 	LBVarAnchorFlowFlags      = "anchor_flow_flags"
 	LBVarAnchorFlowState      = "anchor_flow_state"
+	LBVarAnchorGrowthPhase    = "anchor_growth_phase"
 	LBVarAnchorLimits         = "anchor_limits"
 	LBVarAnchorNodeAddrFlags  = "anchor_node_addr_flags"
 	LBVarAnchorPosition       = "anchor_position"
@@ -414,8 +434,12 @@ const (
 	LBVarClockMoves           = "clock_moves"
 	LBVarClockOffset          = "clock_offset"
 	LBVarFlushLost            = "flush_lost"
+	LBVarGrowing              = "growing"
 	LBVarHalfOpenPlaces       = "half_open_places"
 	LBVarHz                   = "hz"
+	LBVarMoveFull             = "move_full"
+	LBVarMoveLater            = "move_later"
+	LBVarMoved                = "moved"
 	LBVarPieceEntries         = "piece_entries"
 	LBVarSweepWalked          = "sweep_walked"
 	LBVarTakingOver           = "taking_over"
@@ -465,6 +489,7 @@ type LBSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type LBProgramSpecs struct {
 	Clock       *ebpf.ProgramSpec `ebpf:"clock"`
+	MovePiece   *ebpf.ProgramSpec `ebpf:"move_piece"`
 	Sweep       *ebpf.ProgramSpec `ebpf:"sweep"`
 	SweepPiece  *ebpf.ProgramSpec `ebpf:"sweep_piece"`
 	TcEgress    *ebpf.ProgramSpec `ebpf:"tc_egress"`
@@ -486,7 +511,9 @@ type LBMapSpecs struct {
 	Direct       *ebpf.MapSpec `ebpf:"direct"`
 	Drops        *ebpf.MapSpec `ebpf:"drops"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	FlowsNext    *ebpf.MapSpec `ebpf:"flows_next"`
 	Fragments    *ebpf.MapSpec `ebpf:"fragments"`
+	Growth       *ebpf.MapSpec `ebpf:"growth"`
 	HalfOpen     *ebpf.MapSpec `ebpf:"half_open"`
 	HalfOpenEnds *ebpf.MapSpec `ebpf:"half_open_ends"`
 	Held         *ebpf.MapSpec `ebpf:"held"`
@@ -519,6 +546,7 @@ type LBVariableSpecs struct {
 	AnchorDropReason     *ebpf.VariableSpec `ebpf:"anchor_drop_reason"`
 	AnchorFlowFlags      *ebpf.VariableSpec `ebpf:"anchor_flow_flags"`
 	AnchorFlowState      *ebpf.VariableSpec `ebpf:"anchor_flow_state"`
+	AnchorGrowthPhase    *ebpf.VariableSpec `ebpf:"anchor_growth_phase"`
 	AnchorLimits         *ebpf.VariableSpec `ebpf:"anchor_limits"`
 	AnchorNodeAddrFlags  *ebpf.VariableSpec `ebpf:"anchor_node_addr_flags"`
 	AnchorPosition       *ebpf.VariableSpec `ebpf:"anchor_position"`
@@ -533,8 +561,12 @@ type LBVariableSpecs struct {
 	ClockMoves           *ebpf.VariableSpec `ebpf:"clock_moves"`
 	ClockOffset          *ebpf.VariableSpec `ebpf:"clock_offset"`
 	FlushLost            *ebpf.VariableSpec `ebpf:"flush_lost"`
+	Growing              *ebpf.VariableSpec `ebpf:"growing"`
 	HalfOpenPlaces       *ebpf.VariableSpec `ebpf:"half_open_places"`
 	Hz                   *ebpf.VariableSpec `ebpf:"hz"`
+	MoveFull             *ebpf.VariableSpec `ebpf:"move_full"`
+	MoveLater            *ebpf.VariableSpec `ebpf:"move_later"`
+	Moved                *ebpf.VariableSpec `ebpf:"moved"`
 	PieceEntries         *ebpf.VariableSpec `ebpf:"piece_entries"`
 	SweepWalked          *ebpf.VariableSpec `ebpf:"sweep_walked"`
 	TakingOver           *ebpf.VariableSpec `ebpf:"taking_over"`
@@ -570,7 +602,9 @@ type LBMaps struct {
 	Direct       *ebpf.Map `ebpf:"direct"`
 	Drops        *ebpf.Map `ebpf:"drops"`
 	Flows        *ebpf.Map `ebpf:"flows"`
+	FlowsNext    *ebpf.Map `ebpf:"flows_next"`
 	Fragments    *ebpf.Map `ebpf:"fragments"`
+	Growth       *ebpf.Map `ebpf:"growth"`
 	HalfOpen     *ebpf.Map `ebpf:"half_open"`
 	HalfOpenEnds *ebpf.Map `ebpf:"half_open_ends"`
 	Held         *ebpf.Map `ebpf:"held"`
@@ -605,7 +639,9 @@ func (m *LBMaps) Close() error {
 		m.Direct,
 		m.Drops,
 		m.Flows,
+		m.FlowsNext,
 		m.Fragments,
+		m.Growth,
 		m.HalfOpen,
 		m.HalfOpenEnds,
 		m.Held,
@@ -639,6 +675,7 @@ type LBVariables struct {
 	AnchorDropReason     *ebpf.Variable `ebpf:"anchor_drop_reason"`
 	AnchorFlowFlags      *ebpf.Variable `ebpf:"anchor_flow_flags"`
 	AnchorFlowState      *ebpf.Variable `ebpf:"anchor_flow_state"`
+	AnchorGrowthPhase    *ebpf.Variable `ebpf:"anchor_growth_phase"`
 	AnchorLimits         *ebpf.Variable `ebpf:"anchor_limits"`
 	AnchorNodeAddrFlags  *ebpf.Variable `ebpf:"anchor_node_addr_flags"`
 	AnchorPosition       *ebpf.Variable `ebpf:"anchor_position"`
@@ -653,8 +690,12 @@ type LBVariables struct {
 	ClockMoves           *ebpf.Variable `ebpf:"clock_moves"`
 	ClockOffset          *ebpf.Variable `ebpf:"clock_offset"`
 	FlushLost            *ebpf.Variable `ebpf:"flush_lost"`
+	Growing              *ebpf.Variable `ebpf:"growing"`
 	HalfOpenPlaces       *ebpf.Variable `ebpf:"half_open_places"`
 	Hz                   *ebpf.Variable `ebpf:"hz"`
+	MoveFull             *ebpf.Variable `ebpf:"move_full"`
+	MoveLater            *ebpf.Variable `ebpf:"move_later"`
+	Moved                *ebpf.Variable `ebpf:"moved"`
 	PieceEntries         *ebpf.Variable `ebpf:"piece_entries"`
 	SweepWalked          *ebpf.Variable `ebpf:"sweep_walked"`
 	TakingOver           *ebpf.Variable `ebpf:"taking_over"`
@@ -666,6 +707,7 @@ type LBVariables struct {
 // It can be passed to LoadLBObjects or ebpf.CollectionSpec.LoadAndAssign.
 type LBPrograms struct {
 	Clock       *ebpf.Program `ebpf:"clock"`
+	MovePiece   *ebpf.Program `ebpf:"move_piece"`
 	Sweep       *ebpf.Program `ebpf:"sweep"`
 	SweepPiece  *ebpf.Program `ebpf:"sweep_piece"`
 	TcEgress    *ebpf.Program `ebpf:"tc_egress"`
@@ -677,6 +719,7 @@ type LBPrograms struct {
 func (p *LBPrograms) Close() error {
 	return _LBClose(
 		p.Clock,
+		p.MovePiece,
 		p.Sweep,
 		p.SweepPiece,
 		p.TcEgress,

@@ -25,7 +25,8 @@ static __always_inline void judge(struct backend_load *l, const struct backend *
 		__u64 all = (__u32)((__u32)sum + (__u32)(sum >> 32));
 		__u32 is = *(volatile __u32 *)&l->overloaded, be;
 
-		/* all >= upper || (is && all >= lower), without branches: the verifier walks each */
+		/* all >= upper || (is && all >= lower), without branches: the verifier walks each
+		 */
 		be = (upper - 1 - all) >> 63 | (is & (lower - 1 - all) >> 63);
 		if (be == is)
 			return;

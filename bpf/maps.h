@@ -54,6 +54,25 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
+/*
+ * The larger table that flows moves to while it grows; else nothing uses it. Written by the
+ * programs only.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} flows_next SEC(".maps");
+
+/* One element: how far it is with that. Written by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct growth_state);
+} growth SEC(".maps");
+
 /* Place in the ring -> E1 of a flow that was half-open when it came there. Written by ingress. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -13,28 +13,32 @@
 #define KEEP_PORT_SECONDS 1
 
 /*
- * Whether a flow is over: nothing but its entries' rest keeps its port. rested: and its last packet
- * is some time ago.
+ * Whether the flow whose E3 is f, under this key, is over: nothing but its entries' rest keeps its
+ * port. rested: and its last packet is some time ago.
  */
-static __always_inline bool is_over(const struct flow_key *e4, bool rested)
+__noinline bool is_over(const struct flow_key *e3, const struct flow *f, bool rested)
 {
-	struct flow *r = find(e4), *f;
 	struct flow_key k;
+	struct flow *r, *f1;
 	__u32 word;
 
-	if (!r || !forward_key(&k, e4, r))
+	if (!e3 || !f)
+		return false;
+	make_key(&k, e3->saddr, e3->sport, f->addr, f->port, e3, POSITION_E4);
+	r = find(&k);
+	if (!r || !turn_forward(&k, r))
 		return true;
-	f = bpf_map_lookup_elem(&flows, &k);
-	if (!f)
+	f1 = entry_of(&k);
+	if (!f1)
 		return true;
-	word = load_word(f);
+	word = load_word(f1);
 	if (!is_live(word))
 		return true;
 	if (k.proto != IPPROTO_TCP || !is_finished(state_of(word)))
 		return false;
-	if (rested && !(older(f, now(), KEEP_PORT_SECONDS) && older(r, now(), KEEP_PORT_SECONDS)))
+	if (rested && !(older(f1, now(), KEEP_PORT_SECONDS) && older(r, now(), KEEP_PORT_SECONDS)))
 		return false;
-	return retire(&k, f, word);
+	return retire(&k, f1, word);
 }
 
 /*
@@ -43,19 +47,12 @@ static __always_inline bool is_over(const struct flow_key *e4, bool rested)
  */
 static __noinline bool take_over(const struct flow_key *e3, struct flow *v, bool rested)
 {
-	struct flow *f = e3 ? bpf_map_lookup_elem(&flows, e3) : NULL;
-	struct flow_key k;
+	struct flow *f = e3 ? entry_of(e3) : NULL;
 
-	if (!f || !v)
-		return false;
-	make_key(&k, e3->saddr, e3->sport, f->addr, f->port, e3, POSITION_E4);
-	if (!is_over(&k, rested))
+	if (!f || !v || !is_over(e3, f, rested))
 		return false;
 	/* it died with its flow, unless another CPU was faster: then it is that one's */
-	if (!claim(f))
-		return false;
-	fill(f, v);
-	return true;
+	return growing ? insert(e3, v) : revive(e3, f, v);
 }
 
 struct masquerade {

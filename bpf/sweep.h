@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The sweeper: one walk over flows in pieces. A piece is one read of an iterator, which emits a byte
- * every so many entries, so that the read returns and the next one resumes where it was. Kernels
- * that refuse iterators over elements have pieces that user space reads and lays before the second
- * program. Of the two, only what the kernel takes is loaded.
+ * The sweeper: one walk over flows in pieces. A piece is one read of an iterator, which emits a
+ * byte every so many entries, so that the read returns and the next one resumes where it was.
+ * Kernels that refuse iterators over elements have pieces that user space reads and lays before the
+ * second program. Of the two, only what the kernel takes is loaded.
  */
 #pragma once
 
@@ -33,7 +33,7 @@ static __always_inline void sweep_dead(struct flow_key *key, struct flow *f, __u
 		return;
 	if (f->flags & FLOW_DIRECT && key->position == POSITION_E1)
 		count_resourced(key, -1);
-	bpf_map_delete_elem(&flows, key);
+	delete_flow(key);
 }
 
 /* Whether the forward entry that a reply entry belongs to is there. */
@@ -44,7 +44,7 @@ static __always_inline bool has_forward(const struct flow_key *key, const struct
 
 	if (!forward_key(&k, key, r))
 		return false;
-	f = bpf_map_lookup_elem(&flows, &k);
+	f = entry_of(&k);
 	return f && same_addr(f->addr, key->saddr) && f->port == key->sport;
 }
 
@@ -58,7 +58,7 @@ static __noinline bool has_owner(const struct flow_key *key, const struct flow *
 		return true;
 	if (key->position == POSITION_R1 || key->position == POSITION_R4) {
 		key_at(&k, key, key->position == POSITION_R1 ? POSITION_E1 : POSITION_E4);
-		return bpf_map_lookup_elem(&flows, &k) != NULL;
+		return entry_of(&k) != NULL;
 	}
 	if (key->position == POSITION_E2)
 		answer_key(&k, key, POSITION_E4);
@@ -167,7 +167,7 @@ static __always_inline void sweep_entry(const struct flow_key *met, const struct
 	if (!may_be_due(value, met->position, t))
 		return;
 	key = *met;
-	f = bpf_map_lookup_elem(&flows, &key);
+	f = entry_of(&key);
 	word = f ? load_word(f) : STATE_CLAIMED;
 	if (state_of(word) == STATE_DEAD)
 		sweep_dead(&key, f, word, t);

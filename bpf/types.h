@@ -68,7 +68,9 @@ enum flow_state {
 	STATE_REPLY = 12,   /* a reply entry; its state is in its forward entry */
 	STATE_DEAD = 13,    /* counted out; deleted at the earliest 1 s later */
 	STATE_CLAIMED = 14, /* DEAD, and one CPU is deleting it */
-	STATE_MAX = 15,
+	STATE_MOVED = 15,   /* in flows while it grows: flows_next has it, if anything does */
+	STATE_MAX = 16,
+	STATE_PENDING = 32, /* beside the state, in flows_next: it counts once flows says MOVED */
 };
 
 enum flow_flags {
@@ -78,6 +80,7 @@ enum flow_flags {
 	FLOW_DIRECT = 1 << 3,	  /* no service's: a direct connection, resourced */
 	FLOW_AFFINITY = 1 << 4,	  /* keeps its client's entry in affinity alive */
 	FLOW_HALF_OPEN = 1 << 5,  /* nothing shows yet that its client is there */
+	FLOW_MOVED = 1 << 6,	  /* it came from a smaller table: readers of both count it there */
 };
 
 /* A packet's 5-tuple as the hook sees it, before the rewrite. */
@@ -111,6 +114,18 @@ struct flow {
 
 _Static_assert(sizeof(struct flow_key) == 40, "a flow entry is two cache lines");
 _Static_assert(sizeof(struct flow) == 56, "a flow entry is two cache lines");
+
+/* Where keys go that neither table has, while the flow table grows: next.h. */
+enum growth_phase {
+	GROWTH_OLD = 0,	 /* to flows */
+	GROWTH_BOTH = 1, /* to flows_next, after a mark in flows */
+	GROWTH_NEXT = 2, /* to flows_next */
+};
+
+/* How far the flow table has grown. One element. */
+struct growth_state {
+	__u32 phase; /* enum growth_phase */
+};
 
 /* Which datagram a fragment is of. */
 struct fragment_key {

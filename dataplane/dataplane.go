@@ -71,8 +71,9 @@ type Status struct {
 	// Generation numbers the configurations that were published at a pin path.
 	Generation int
 	// Entries is how many places of the flow table are taken, by the last walk
-	// over it; every flow has two or more. Limit is how many there are.
-	Entries, Limit uint32
+	// over it; every flow has two or more. Limit is how many there are, Max
+	// how many it may grow to have.
+	Entries, Limit, Max uint32
 	// HalfOpen is how many flows have not shown that their client is there.
 	HalfOpen uint64
 	// Audit is the last recount, done at Audited.

@@ -33,27 +33,40 @@ type Generation struct {
 	Former, Carried *ebpf.Map
 	// Number is N of gen-N, once it is published.
 	Number int
+
+	data, bss *ebpf.Map // the variables
+	// growing says that the programs know two flow tables.
+	growing bool
 }
 
 // Close releases the handles.
 func (g *Generation) Close() error {
-	return errors.Join(g.LBObjects.Close(), closeMap(g.Former), closeMap(g.Carried))
+	return errors.Join(g.LBObjects.Close(), g.data.Close(), g.bss.Close(), g.Former.Close(), g.Carried.Close())
 }
 
-func closeMap(m *ebpf.Map) error {
-	if m == nil {
-		return nil
+// own returns what no other generation has, by name: its configuration, its
+// variables, and what its programs work with.
+func (g *Generation) own() map[string]*ebpf.Map {
+	out := map[string]*ebpf.Map{
+		".data": g.data, ".bss": g.bss, "works": g.Works, "parcels": g.Parcels, "buckets": g.Buckets, "quotes": g.Quotes,
+		"piece_keys": g.PieceKeys, "piece_flows": g.PieceFlows,
 	}
-	return m.Close()
+	maps.Copy(out, g.config())
+	return out
 }
 
-// pins are the maps that are pinned in the generation's directory.
-func (g *Generation) pins() map[string]*ebpf.Map {
-	pins := map[string]*ebpf.Map{
+// config are the configuration maps by pin name.
+func (g *Generation) config() map[string]*ebpf.Map {
+	return map[string]*ebpf.Map{
 		"vips": g.Vips, "services": g.Services, "service_info": g.ServiceInfo, "slots": g.Slots, "backends": g.Backends,
 		"backend_ids": g.BackendIds, "load": g.Load, "stats": g.Stats, "node_addrs": g.NodeAddrs,
 		"devices": g.Devices, "masq_ports": g.MasqPorts,
 	}
+}
+
+// pins are the maps that are pinned in the generation's directory.
+func (g *Generation) pins() map[string]*ebpf.Map {
+	pins := g.config()
 	if g.Former != nil {
 		pins["load_former"], pins["load_carried"] = g.Former, g.Carried
 	}
@@ -99,7 +112,7 @@ func (l *Loader) Previous() (*Config, error) {
 // are those of prev (nil: none), if they are as large as wanted. Packets see
 // nothing of it before Publish. The caller closes it, unless it is published.
 func (l *Loader) NewGeneration(prev *Config, sizes map[string]uint32) (*Generation, error) {
-	g := &Generation{}
+	g := &Generation{growing: l.Growing()}
 	spec := l.spec.Copy()
 	if err := spec.Variables["half_open_places"].Set(l.shared["half_open"].MaxEntries()); err != nil {
 		return nil, fmt.Errorf("load the programs: %w", err)
@@ -117,18 +130,39 @@ func (l *Loader) NewGeneration(prev *Config, sizes map[string]uint32) (*Generati
 		}
 		replace[name] = prev.Maps[name]
 	}
-	err := spec.LoadAndAssign(&g.LBObjects, &ebpf.CollectionOptions{MapReplacements: replace})
-	var ve *ebpf.VerifierError
-	if errors.As(err, &ve) {
-		return nil, fmt.Errorf("load the programs: the kernel's verifier refused: %w (waggle needs Linux 6.1 with BTF)", ve)
+	objs := struct {
+		*bpf.LBObjects
+		Data *ebpf.Map `ebpf:".data"`
+		Bss  *ebpf.Map `ebpf:".bss"`
+	}{LBObjects: &g.LBObjects}
+	if err := load(spec, replace, g.growing, &objs); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("load the programs: %w", err)
-	}
+	g.data, g.bss = objs.Data, objs.Bss
 	if err := g.carryLoad(prev, spec.Maps["load"]); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
+}
+
+// load loads into to what it names, with maps in the place of those of their
+// names. growing: for two flow tables.
+func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, growing bool, to any) error {
+	for name, m := range maps { // which may have grown
+		spec.Maps[name].MaxEntries = m.MaxEntries()
+	}
+	if err := spec.Variables["growing"].Set(growing); err != nil {
+		return fmt.Errorf("load the programs: %w", err)
+	}
+	err := spec.LoadAndAssign(to, &ebpf.CollectionOptions{MapReplacements: maps})
+	var ve *ebpf.VerifierError
+	if errors.As(err, &ve) {
+		return fmt.Errorf("load the programs: the kernel's verifier refused: %w (waggle needs Linux 6.1 with BTF)", ve)
+	}
+	if err != nil {
+		return fmt.Errorf("load the programs: %w", err)
+	}
+	return nil
 }
 
 // carryLoad finds what the generation's load has to get from others.

@@ -7,6 +7,7 @@
 // Below a pin path it keeps
 //
 //	flows, drops, …         maps that outlive every process and configuration
+//	flows_next              the larger flow table, while it grows
 //	gen-N/                  the maps of one configuration, complete or unused
 //	config -> gen-N         the newest complete configuration: packets see it,
 //	                        but at devices that a process which died had not
@@ -66,6 +67,11 @@ type Options struct {
 	Attach Method
 	// Spec replaces the compiled-in object; tests set variables in it.
 	Spec *ebpf.CollectionSpec
+	// Sizes are those of maps that are made; 0: what Spec says.
+	Sizes Sizes
+	// Interrupt is called after each step of a growth, which its error ends
+	// there, as the end of the process would. For tests.
+	Interrupt func(GrowthStep) error
 }
 
 // Loader holds one pin path. Its methods are for one goroutine, but for those
@@ -73,6 +79,7 @@ type Options struct {
 type Loader struct {
 	opts    Options
 	spec    *ebpf.CollectionSpec
+	mover   *ebpf.ProgramSpec // of the flow table's growth
 	lock    *os.File
 	shared  map[string]*ebpf.Map
 	current *Generation
@@ -83,7 +90,7 @@ type Loader struct {
 // sharedMaps outlive the process, by pin name.
 var sharedMaps = []string{
 	"vip_bits", "backend_bits", "peer_bits", "masq_bits", "flows", "direct", "resourced", "affinity", "half_open", "half_open_ends", "fragments", "held",
-	"drops", "meta",
+	"drops", "meta", "growth",
 }
 
 // configMaps belong to a generation, by pin name.
@@ -114,13 +121,16 @@ func Open(opts Options) (*Loader, error) {
 	if err := bpf.ChooseSweep(spec); err != nil {
 		return nil, err
 	}
+	opts.Sizes.write(spec)
+	mover := spec.Programs["move_piece"]
+	bpf.WithoutProgram(spec, "move_piece")
 	if err := ensureBPFFS(opts.PinPath); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Join(opts.PinPath, linksDir), 0o700); err != nil {
 		return nil, fmt.Errorf("make the pin path: %w", err)
 	}
-	l := &Loader{opts: opts, spec: spec, shared: make(map[string]*ebpf.Map)}
+	l := &Loader{opts: opts, spec: spec, mover: mover, shared: make(map[string]*ebpf.Map)}
 	var err error
 	if l.lock, err = lock(opts.PinPath); err != nil {
 		return nil, err
@@ -148,6 +158,9 @@ func (l *Loader) open() error {
 		}
 		l.shared[name] = m
 	}
+	if err := l.adoptGrowth(); err != nil {
+		return err
+	}
 	if err := removeUnused(l.opts.PinPath); err != nil {
 		return err
 	}
@@ -163,8 +176,8 @@ func (l *Loader) sharedMap(name string) (*ebpf.Map, error) {
 	pin := filepath.Join(l.opts.PinPath, name)
 	m, err := ebpf.LoadPinnedMap(pin, nil)
 	if err == nil {
-		if err := l.spec.Maps[name].Compatible(m); err != nil {
-			return nil, errors.Join(fmt.Errorf("map %s is not as this waggle needs it: %w: run `waggle cleanup --pin-path %s` (it ends the flows)", pin, err, l.opts.PinPath), m.Close())
+		if err := l.checkAdopted(name, m); err != nil {
+			return nil, errors.Join(err, m.Close())
 		}
 		return m, nil
 	}
@@ -172,12 +185,28 @@ func (l *Loader) sharedMap(name string) (*ebpf.Map, error) {
 		return nil, fmt.Errorf("open map %s: %w", pin, err)
 	}
 	if m, err = ebpf.NewMap(l.spec.Maps[name]); err != nil {
-		return nil, fmt.Errorf("make map %s: %w", name, err)
+		return nil, sizeError(name, l.spec.Maps[name].MaxEntries, err)
 	}
 	if err := m.Pin(pin); err != nil {
 		return nil, errors.Join(fmt.Errorf("pin map %s: %w", pin, err), m.Close())
 	}
 	return m, nil
+}
+
+// checkAdopted refuses a map that these programs cannot use. One that is sized
+// from memory keeps the size that it has.
+func (l *Loader) checkAdopted(name string, m *ebpf.Map) error {
+	spec := l.spec.Maps[name]
+	if want := spec.MaxEntries; sizeFlags[name] != "" && want != m.MaxEntries() {
+		if name != flowsMap && name != nextMap {
+			l.opts.Log.Info("a map keeps the size it was made with, until `waggle cleanup` ends the flows", "map", name, "entries", m.MaxEntries(), "wanted", want)
+		}
+		spec.MaxEntries = m.MaxEntries()
+	}
+	if err := spec.Compatible(m); err != nil {
+		return fmt.Errorf("map %s is not as this waggle needs it: %w: run `waggle cleanup --pin-path %s` (it ends the flows)", name, err, l.opts.PinPath)
+	}
+	return nil
 }
 
 // Map returns a shared map by its pin name; nil if there is none.

@@ -25,10 +25,17 @@ type Pinned struct {
 // see, read-only and without the lock. ErrNotRunning if there are none.
 func OpenPinned(pinPath string) (*Pinned, error) {
 	p := &Pinned{Maps: make(map[string]*ebpf.Map)}
+	// first, as it takes the other's name when that has grown
+	if err := p.openNext(pinPath); err != nil {
+		return nil, err
+	}
 	for _, name := range sharedMaps {
 		if err := p.open(name, filepath.Join(pinPath, name)); err != nil {
 			return nil, errors.Join(err, p.Close())
 		}
+	}
+	if err := p.dropGrown(); err != nil {
+		return nil, errors.Join(err, p.Close())
 	}
 	for _, name := range configMaps {
 		if err := p.open(name, filepath.Join(pinPath, configLink, name)); err != nil {
@@ -43,6 +50,51 @@ func OpenPinned(pinPath string) (*Pinned, error) {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
+}
+
+// openNext opens the second flow table, if there is one.
+func (p *Pinned) openNext(pinPath string) error {
+	err := p.open(nextMap, filepath.Join(pinPath, nextMap))
+	if errors.Is(err, ErrNotRunning) {
+		return nil
+	}
+	return err
+}
+
+// dropGrown forgets the second table if it became the first meanwhile.
+func (p *Pinned) dropGrown() error {
+	next := p.Maps[nextMap]
+	if next == nil {
+		return nil
+	}
+	same, err := sameMap(p.Maps[flowsMap], next)
+	if err != nil || !same {
+		return err
+	}
+	delete(p.Maps, nextMap)
+	return next.Close()
+}
+
+// OpenNext opens the flow table that first grows into, or has grown into since
+// it was opened, read-only; nil if there is none. The caller closes it.
+func OpenNext(pinPath string, first *ebpf.Map) (*ebpf.Map, error) {
+	for _, name := range []string{nextMap, flowsMap} {
+		m, err := ebpf.LoadPinnedMap(filepath.Join(pinPath, name), &ebpf.LoadPinOptions{ReadOnly: true})
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open map %s: %w", name, err)
+		}
+		same, err := sameMap(first, m)
+		if err == nil && !same {
+			return m, nil
+		}
+		if err := errors.Join(err, m.Close()); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 func (p *Pinned) open(name, pin string) error {
@@ -161,7 +213,7 @@ func ours(pinPath string) (paths []string, err error) {
 		}
 		paths = append(paths, g)
 	}
-	for _, name := range slices.Concat(sharedMaps, onceShared) {
+	for _, name := range slices.Concat(sharedMaps, onceShared, []string{nextMap}) {
 		paths = append(paths, filepath.Join(pinPath, name))
 	}
 	return slices.DeleteFunc(paths, func(p string) bool {

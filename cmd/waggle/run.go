@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -31,6 +32,7 @@ type runFlags struct {
 	ports          ebpf.PortRange
 	timeouts       ebpf.Timeouts
 	limits         ebpf.Limits
+	sizes          ebpf.Sizes
 	drain          time.Duration
 	metrics        string // as written
 	metricsAddr    netip.AddrPort
@@ -91,6 +93,7 @@ it has, and "waggle cleanup" ends that.`,
 	} {
 		f.Uint32Var(l.value, l.name+"-max", l.most, "how far the map of "+l.what+" may grow")
 	}
+	registerSizes(cmd, &flags.sizes)
 	f.StringVar(&flags.metrics, metricsFlag, "", "serve Prometheus metrics at this ADDRESS:PORT, 127.0.0.1:10249 say; empty: nowhere")
 	complete(cmd, "scheduler", cobra.FixedCompletions(sched.Names(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
@@ -115,7 +118,7 @@ func (f *runFlags) validate() error {
 	if f.drain <= 0 {
 		return fmt.Errorf("--drain-timeout %v: write a time that is not zero, 1h say", f.drain)
 	}
-	if err := f.limits.Check(); err != nil {
+	if err := cmp.Or(f.limits.Check(), f.sizes.Check()); err != nil {
 		return err
 	}
 	if f.metrics != "" {

@@ -37,7 +37,7 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	if err := checkCapabilities(); err != nil {
 		return err
 	}
-	dp, err := ebpf.New(ebpf.Options{PinPath: flags.pinPath, Log: log, ExcludeDevices: flags.excludeDevices, MasqueradePorts: flags.ports, Timeouts: flags.timeouts, Limits: flags.limits, Drain: flags.drain})
+	dp, err := ebpf.New(ebpf.Options{PinPath: flags.pinPath, Log: log, ExcludeDevices: flags.excludeDevices, MasqueradePorts: flags.ports, Timeouts: flags.timeouts, Limits: flags.limits, Sizes: flags.sizes, Drain: flags.drain})
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/waggle-lb/waggle/internal/task"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/maps/flows"
 	"github.com/waggle-lb/waggle/maps/info"
 )
 
@@ -49,8 +50,12 @@ type Options struct {
 	// of maps has made; zero: DefaultDrain.
 	Drain time.Duration
 
-	spec  *cilium.CollectionSpec // tests set variables in it, and sizes of shared maps
-	fixed map[string]uint32      // tests: sizes of configuration maps that do not change
+	// Sizes are those of the maps that flows are in; 0: what the memory allows.
+	Sizes Sizes
+
+	spec      *cilium.CollectionSpec // tests set variables in it, and sizes of shared maps
+	fixed     map[string]uint32      // tests: sizes of configuration maps that do not change
+	interrupt func(loader.GrowthStep) error
 }
 
 // Dataplane implements dataplane.Dataplane. It serves the network namespace of
@@ -68,6 +73,8 @@ type Dataplane struct {
 	published task.Readiness
 	// entries is how many the flow table has, by the last walk.
 	entries atomic.Uint32
+	// flowsMax is how many it may grow to have.
+	flowsMax uint32
 
 	mu     sync.Mutex // guards what follows
 	loader *loader.Loader
@@ -99,7 +106,12 @@ func New(opts Options) (*Dataplane, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := loader.Open(loader.Options{PinPath: opts.PinPath, Log: opts.Log, Exclude: opts.ExcludeDevices, Spec: opts.spec})
+	if opts.spec == nil {
+		if opts.Sizes, err = sizesByMemory(opts.Sizes, opts.Log); err != nil {
+			return nil, err
+		}
+	}
+	l, err := loader.Open(loader.Options{PinPath: opts.PinPath, Log: opts.Log, Exclude: opts.ExcludeDevices, Spec: opts.spec, Sizes: opts.Sizes, Interrupt: opts.interrupt})
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +121,7 @@ func New(opts Options) (*Dataplane, error) {
 	}
 	return &Dataplane{
 		log: opts.Log, watcher: w, names: n, ports: ports, idle: idle, limits: opts.Limits.orDefault(), drain: cmp.Or(opts.Drain, DefaultDrain), fixed: opts.fixed,
-		loader: l, leases: newLeases(), following: newFollowing(),
+		flowsMax: opts.Sizes.FlowsMax, loader: l, leases: newLeases(), following: newFollowing(),
 	}, nil
 }
 
@@ -195,8 +207,9 @@ func (d *Dataplane) readerOf(config map[string]*cilium.Map) *reader {
 	return &reader{
 		services: config["services"], backends: config["backends"], vips: config["vips"],
 		serviceInfo: config["service_info"], load: config["load"], stats: config["stats"],
-		flows: d.loader.Map("flows"), drops: d.loader.Map("drops"), meta: d.loader.Map("meta"),
+		drops: d.loader.Map("drops"), meta: d.loader.Map("meta"),
 		affinity: d.loader.Map("affinity"), names: d.names,
+		flows: flows.Table{Map: d.loader.Map("flows"), Next: d.loader.Map("flows_next")},
 	}
 }
 

@@ -24,6 +24,7 @@ var fillable = []struct {
 	places uint32 // of an element
 }{
 	{"flows", entries[bpf.LBFlowKey, bpf.LBFlow], 1},
+	{"flows_next", entries[bpf.LBFlowKey, bpf.LBFlow], 1}, // only while it grows
 	{"half_open", (*Pins).ringUsed, 1},
 	{"affinity", entries[bpf.LBAffinityKey, bpf.LBAffinityEntry], 1},
 	{"direct", entries[bpf.LBFlowKey, uint32], 1},
@@ -47,6 +48,9 @@ var fillable = []struct {
 func (p *Pins) fills() (out []dataplane.Fill, err error) {
 	for _, f := range fillable {
 		m := p.pinned.Maps[f.name]
+		if m == nil {
+			continue
+		}
 		used, err := f.used(p, m)
 		if err != nil {
 			return nil, fmt.Errorf("see how full map %s is: %w", f.name, err)
@@ -88,8 +92,8 @@ func bitsSet(_ *Pins, m *cilium.Map) (n uint32, err error) {
 
 // ringUsed is how many flows are half-open: each has a place.
 func (p *Pins) ringUsed(*cilium.Map) (uint32, error) {
-	n, err := halfOpen(p.pinned.Maps["half_open_ends"])
-	return uint32(n), err
+	ring, err := ringOf(p.pinned.Maps["half_open_ends"])
+	return uint32(ring.Count), err
 }
 
 // slotsUsed counts the words of the runs that are published and of their

@@ -29,13 +29,12 @@ func (r *reader) Flows(yield func(dataplane.Flow) error) error {
 	if err != nil {
 		return err
 	}
-	table := flows.Table{Map: r.flows}
-	return table.EachForward(func(k *bpf.LBFlowKey, f *bpf.LBFlow) error {
+	return r.flows.EachForward(func(k *bpf.LBFlowKey, f *bpf.LBFlow) error {
 		state := bpf.LBFlowState(f.State)
 		if state >= bpf.LBFlowStateSTATE_REPLY {
 			return nil // dead, or being deleted
 		}
-		reply, ok, err := table.Reply(k, f)
+		reply, ok, err := r.flows.Reply(k, f)
 		if err != nil {
 			return err
 		}
@@ -53,7 +52,7 @@ func (r *reader) Flows(yield func(dataplane.Flow) error) error {
 		if ok {
 			idle = min(idle, clocks.Since(now, reply.Seen))
 			out.OutPackets, out.OutBytes = uint64(reply.Packets), reply.Bytes
-			if out.Source, err = table.Source(k, f, &reply); err != nil {
+			if out.Source, err = r.flows.Source(k, f, &reply); err != nil {
 				return err
 			}
 			if out.Source == out.Client {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/waggle-lb/waggle/dataplane"
 	"github.com/waggle-lb/waggle/loader"
+	"github.com/waggle-lb/waggle/maps/flows"
 )
 
 // Pins reads what is pinned, with or without a daemon: Read, Counters,
@@ -16,6 +17,7 @@ type Pins struct {
 	*reader
 	pinPath string
 	pinned  *loader.Pinned
+	second  *second
 }
 
 // OpenPins opens a pin path to read. It fails with dataplane.ErrNotRunning if
@@ -33,14 +35,16 @@ func OpenPins(pinPath string) (*Pins, error) {
 		return nil, err
 	}
 	m := p.Maps
-	return &Pins{pinPath: pinPath, pinned: p, reader: &reader{
+	second := &second{pinPath: pinPath, first: m["flows"]}
+	return &Pins{pinPath: pinPath, pinned: p, second: second, reader: &reader{
 		services: m["services"], backends: m["backends"], vips: m["vips"], serviceInfo: m["service_info"],
-		flows: m["flows"], load: m["load"], stats: m["stats"], drops: m["drops"], meta: m["meta"], affinity: m["affinity"], names: n,
+		load: m["load"], stats: m["stats"], drops: m["drops"], meta: m["meta"], affinity: m["affinity"], names: n,
+		flows: flows.Table{Map: m["flows"], Next: m["flows_next"], Again: second.open},
 	}}, nil
 }
 
 // Close releases the handles.
-func (p *Pins) Close() error { return p.pinned.Close() }
+func (p *Pins) Close() error { return errors.Join(p.pinned.Close(), p.second.Close()) }
 
 // Cleanup removes the programs, links and maps of a pin path and returns what
 // it removed: nothing the second time. It fails while a daemon runs there.

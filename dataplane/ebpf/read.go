@@ -11,6 +11,7 @@ import (
 
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/maps/backends"
+	"github.com/waggle-lb/waggle/maps/flows"
 	"github.com/waggle-lb/waggle/maps/info"
 	"github.com/waggle-lb/waggle/maps/services"
 	"github.com/waggle-lb/waggle/maps/vips"
@@ -20,8 +21,9 @@ import (
 // memory mapping. Safe for concurrent use.
 type reader struct {
 	services, backends, vips, serviceInfo *cilium.Map
-	flows, load, stats, drops, meta       *cilium.Map
+	load, stats, drops, meta              *cilium.Map
 	affinity                              *cilium.Map
+	flows                                 flows.Table
 	names                                 *names
 }
 

@@ -197,7 +197,7 @@ func loadOf(l bpf.LBBackendLoad) dataplane.Load {
 func (r *reader) countFlows(ctx context.Context, breath time.Duration) ([]dataplane.Load, error) {
 	found := make([]dataplane.Load, r.load.MaxEntries())
 	n := 0
-	err := flows.Table{Map: r.flows}.EachForward(func(_ *bpf.LBFlowKey, f *bpf.LBFlow) error {
+	err := r.flows.EachForward(func(_ *bpf.LBFlowKey, f *bpf.LBFlow) error {
 		if active, ok := flows.Counted(f); ok && int(f.Backend) < len(found) {
 			if active {
 				found[f.Backend].Active++

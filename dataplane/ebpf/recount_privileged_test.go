@@ -18,6 +18,7 @@ import (
 	"github.com/waggle-lb/waggle/dataplane"
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/flows"
 	"github.com/waggle-lb/waggle/maps/maptest"
 )
 
@@ -203,7 +204,7 @@ func TestARecountEndsWithItsContext(t *testing.T) {
 func BenchmarkCountFlows(b *testing.B) {
 	for _, n := range []int{100_000, 250_000, 1_000_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			r := &reader{flows: maptest.New(b, "flows", uint32(2*n)), load: maptest.New(b, "load", uint32(bpf.LBLimitsMAX_BACKENDS))}
+			r := &reader{flows: flows.Table{Map: maptest.New(b, "flows", uint32(2*n))}, load: maptest.New(b, "load", uint32(bpf.LBLimitsMAX_BACKENDS))}
 			keys, values := make([]bpf.LBFlowKey, 0, 2*n), make([]bpf.LBFlow, 2*n)
 			for i := range n {
 				k := bpf.LBFlowKey{Sport: uint16(i), Dport: uint16(i >> 16), Position: uint8(bpf.LBPositionPOSITION_E1)}
@@ -213,7 +214,7 @@ func BenchmarkCountFlows(b *testing.B) {
 				values[2*i] = bpf.LBFlow{State: uint8(bpf.LBFlowStateSTATE_ESTABLISHED), Backend: uint32(1 + i%100)}
 				values[2*i+1] = bpf.LBFlow{State: uint8(bpf.LBFlowStateSTATE_REPLY)}
 			}
-			if _, err := r.flows.BatchUpdate(keys, values, nil); err != nil {
+			if _, err := r.flows.Map.BatchUpdate(keys, values, nil); err != nil {
 				b.Fatal(err)
 			}
 			for b.Loop() {

@@ -47,7 +47,15 @@ type rig struct {
 	offset   time.Duration
 	assigned map[netip.Addr]bool
 	masq     devices.Device
-	followed *loader.Generation // has the offset and what is assigned
+	followed *cilium.Program // of the generation that has the offset and what is assigned
+
+	// stop is the step at which every growth of the flow table ends. If grows,
+	// one begins with the first configuration; if moves, all flows are moved
+	// after each packet.
+	stop         loader.GrowthStep
+	grows, moves bool
+	onStep       func(loader.GrowthStep) error // nil: interrupt
+	flowsMax     uint32                        // of the next open
 }
 
 var rigs atomic.Int64 // numbers pin paths
@@ -98,7 +106,12 @@ func (r *rig) open() {
 	if r.limits != (Limits{}) {
 		fixed = nil
 	}
-	r.d, err = New(Options{PinPath: r.pins, Log: slog.New(slog.DiscardHandler), Timeouts: r.timeouts, Limits: r.limits, spec: spec, fixed: fixed})
+	r.d, err = New(Options{PinPath: r.pins, Log: slog.New(slog.DiscardHandler), Timeouts: r.timeouts, Limits: r.limits, Sizes: loader.Sizes{FlowsMax: r.flowsMax}, spec: spec, fixed: fixed, interrupt: func(s loader.GrowthStep) error {
+		if r.onStep != nil {
+			return r.onStep(s)
+		}
+		return r.interrupt(s)
+	}})
 	r.do(err)
 }
 
@@ -126,7 +139,11 @@ func (r *rig) forget() {
 func (r *rig) follow() {
 	r.t.Helper()
 	g := r.d.gen
-	if g == nil || g == r.followed {
+	if g == nil {
+		return
+	}
+	r.keepGrowing()
+	if g.TcIngress == r.followed {
 		return
 	}
 	r.forget()
@@ -149,7 +166,7 @@ func (r *rig) follow() {
 	r.do(devices.Table{Map: g.Devices}.Sync(map[uint32]devices.Device{1: r.masq})) // test runs are on lo
 	r.d.state.useSource(r.masq.Addr4)
 	r.d.state.useSource(r.masq.Addr6)
-	r.followed = g
+	r.followed = g.TcIngress
 }
 
 func (r *rig) Dataplane() dataplane.Dataplane { return r.d }
@@ -212,6 +229,9 @@ func (r *rig) Send(p conformance.Packet) conformance.Outcome {
 	r.follow()
 	if r.ingress == nil {
 		return conformance.Outcome{Verdict: lb.Pass, Src: p.Src, Dst: p.Dst} // no program, no change
+	}
+	if r.moves {
+		defer r.move()
 	}
 	frame, err := packet.Packet{Src: p.Src, Dst: p.Dst, Protocol: p.Protocol, Flags: packet.Flag(p.Flags), Payload: p.Payload}.Bytes()
 	r.do(err)

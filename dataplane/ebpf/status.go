@@ -19,25 +19,27 @@ func (d *Dataplane) Status() (s dataplane.Status, err error) {
 	defer d.mu.Unlock()
 	method, why := d.loader.Method()
 	s = dataplane.Status{
-		Entries: d.entries.Load(), Limit: d.loader.Map("flows").MaxEntries(),
+		Entries: d.entries.Load(), Limit: d.flowsLimit(),
 		Audit: d.audited, Audited: d.auditedAt,
 		Method: string(method), Why: why, Devices: devicesOf(d.loader.Devices()),
 	}
+	s.Max = max(s.Limit, d.flowsMax)
 	if d.gen != nil {
 		s.Generation = d.gen.Number
 	}
 	s.Grows = d.limits.byMap()
 	s.Mended, s.Followed, s.Broken = d.following.counts()
-	s.HalfOpen, err = halfOpen(d.loader.Map("half_open_ends"))
+	ring, err := ringOf(d.loader.Map("half_open_ends"))
+	s.HalfOpen = ring.Count
 	return s, err
 }
 
-func halfOpen(ends *cilium.Map) (uint64, error) {
-	var ring bpf.LBHalfOpenRing
+// ringOf reads what there is of half-open flows.
+func ringOf(ends *cilium.Map) (ring bpf.LBHalfOpenRing, err error) {
 	if err := ends.Lookup(uint32(0), &ring); err != nil {
-		return 0, fmt.Errorf("read how many flows are half-open: %w", err)
+		return ring, fmt.Errorf("read how many flows are half-open: %w", err)
 	}
-	return ring.Count, nil
+	return ring, nil
 }
 
 func devicesOf(list []loader.Device) []dataplane.Device {
@@ -53,9 +55,11 @@ func devicesOf(list []loader.Device) []dataplane.Device {
 // dataplane's. There is no audit in it: see Recount.
 func (p *Pins) Status() (s dataplane.Status, err error) {
 	s = dataplane.Status{Generation: p.pinned.Generation, Why: "the links that are pinned are of this kind"}
-	if s.HalfOpen, err = halfOpen(p.pinned.Maps["half_open_ends"]); err != nil {
+	ring, err := ringOf(p.pinned.Maps["half_open_ends"])
+	if err != nil {
 		return s, err
 	}
+	s.HalfOpen = ring.Count
 	now, err := nlx.Read()
 	if err != nil {
 		return s, err
@@ -72,7 +76,7 @@ func (p *Pins) Status() (s dataplane.Status, err error) {
 		return s, err
 	}
 	for _, f := range s.Maps {
-		if f.Map == "flows" {
+		if f.Map == "flows" || f.Map == "flows_next" {
 			s.Entries, s.Limit = f.Used, f.Limit
 		}
 	}

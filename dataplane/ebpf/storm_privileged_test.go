@@ -7,6 +7,7 @@ package ebpf
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -219,7 +220,11 @@ type storm struct {
 }
 
 func newStorm(t *testing.T, seed uint64, talks int, ring uint32) *storm {
-	r := newRig(t, map[string]uint32{"flows": 1 << 19, "half_open": ring, "direct": 1 << 14})
+	return newStormIn(t, seed, talks, map[string]uint32{"flows": 1 << 19, "half_open": ring, "direct": 1 << 14})
+}
+
+func newStormIn(t *testing.T, seed uint64, talks int, room map[string]uint32) *storm {
+	r := newRig(t, room)
 	s := &storm{rig: r, rng: rand.New(rand.NewPCG(seed, 0))}
 	r.MasqueradeWith(lb.IPv4, numbered(19, stormNode, 0).Addr())
 	for n := 1; n <= stormServices; n++ {
@@ -311,7 +316,7 @@ func (s *storm) restart(lost bool) {
 func (r *rig) tally() (loads map[uint32]dataplane.Load, halfOpen uint64) {
 	r.t.Helper()
 	loads = make(map[uint32]dataplane.Load)
-	r.do(batch.Each(r.d.gen.Flows, func(k bpf.LBFlowKey, f *bpf.LBFlow) error {
+	r.do(r.eachEntry(func(k bpf.LBFlowKey, f *bpf.LBFlow) error {
 		if k.Position != 1 || f.Flags&8 != 0 { // E1; no direct connection
 			return nil
 		}
@@ -333,6 +338,15 @@ func (r *rig) tally() (loads map[uint32]dataplane.Load, halfOpen uint64) {
 		return nil
 	}))
 	return loads, halfOpen
+}
+
+// eachEntry walks what tables there are.
+func (r *rig) eachEntry(yield func(bpf.LBFlowKey, *bpf.LBFlow) error) error {
+	err := batch.Each(r.d.loader.Map("flows"), yield)
+	if next := r.d.loader.Map("flows_next"); next != nil {
+		err = errors.Join(err, batch.Each(next, yield))
+	}
+	return err
 }
 
 // wantExact wants all counts to be what the table holds, and the audit to agree.

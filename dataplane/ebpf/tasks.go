@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/internal/task"
 	"github.com/waggle-lb/waggle/maps/flows"
 )
@@ -24,7 +25,8 @@ const (
 	breath    = time.Millisecond
 )
 
-// sweeper walks the flows and ends those that are idle for their timeout.
+// sweeper walks the flows, ends those that are idle for their timeout, and has
+// their table grow.
 type sweeper struct {
 	task.Readiness
 	task.Pulse
@@ -39,9 +41,10 @@ func (t *sweeper) Run(ctx context.Context) error {
 		return nil
 	case <-t.d.published.Ready():
 	}
-	tick := time.NewTicker(walkEvery)
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	t.SetReady()
+	g := &flowGrower{d: t.d}
 	for {
 		select {
 		case <-ctx.Done():
@@ -50,7 +53,7 @@ func (t *sweeper) Run(ctx context.Context) error {
 			continue
 		case <-tick.C:
 		}
-		if err := t.d.sweep(ctx, t.Beats()); err != nil {
+		if err := g.look(ctx, time.Now(), t.Beats()); err != nil {
 			t.d.log.Error("flows are not swept", "error", err)
 		}
 	}
@@ -81,18 +84,32 @@ func (d *Dataplane) flushLost() error {
 func (d *Dataplane) walk(ctx context.Context, beats <-chan struct{}) error {
 	leased, gen, release := d.lease(ctx)
 	defer release()
-	n, err := flows.Sweep(&gen.LBObjects, func() error {
-		select {
-		case <-beats:
-		default:
+	tables := []bpf.LBObjects{gen.LBObjects}
+	if gen.TwoTables() {
+		second := gen.LBObjects
+		second.Flows = second.FlowsNext
+		tables = append(tables, second)
+	}
+	entries := uint32(0)
+	for i := range tables {
+		n, err := flows.Sweep(&tables[i], func() error { return breathe(leased, beats) })
+		if leased.Err() != nil {
+			return nil // the next walk is another generation's
 		}
-		return pause(leased, breath)
-	})
-	if leased.Err() != nil {
-		return nil // the next walk is another generation's
+		if err != nil {
+			return err
+		}
+		entries += n
 	}
-	if err == nil {
-		d.entries.Store(n)
+	d.entries.Store(entries)
+	return nil
+}
+
+// breathe pauses between two pieces of a walk, and receives from beats.
+func breathe(ctx context.Context, beats <-chan struct{}) error {
+	select {
+	case <-beats:
+	default:
 	}
-	return err
+	return pause(ctx, breath)
 }

@@ -91,6 +91,7 @@ func collectStatus(s scrape, st *dataplane.Status) {
 	s.send(generation, float64(st.Generation))
 	s.send(flowEntries, float64(st.Entries))
 	s.send(flowEntriesLimit, float64(st.Limit))
+	s.send(flowEntriesMax, float64(st.Max))
 	s.send(halfOpenFlows, float64(st.HalfOpen))
 	for what, n := range st.Mended {
 		s.send(mended, float64(n), what)

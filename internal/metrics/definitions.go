@@ -53,7 +53,8 @@ var (
 	drops = counter("waggle_drops_total", "Packets that were refused or dropped, by the reasons of docs/drops.md.", "reason")
 
 	flowEntries      = gauge("waggle_flow_entries", "Places of the flow table that are taken, by the last walk over it, every 2 seconds. A flow has 2, a masqueraded one 4.")
-	flowEntriesLimit = gauge("waggle_flow_entries_limit", "Places that the flow table has.")
+	flowEntriesLimit = gauge("waggle_flow_entries_limit", "Places that the flow table has. It grows when four fifths of them are taken.")
+	flowEntriesMax   = gauge("waggle_flow_entries_max", "Places that the flow table may grow to have: --flows-max. Full with these it refuses new flows.")
 	halfOpenFlows    = gauge("waggle_half_open_flows", "Flows of which nothing shows that their client is there. If there are many the oldest make room for new ones.")
 
 	auditDifference = gauge("waggle_audit_difference", "How far the counts of backends are from the flows that there are, all together. It must be 0: else please report it.")
@@ -80,7 +81,7 @@ var (
 func definitions() []*definition {
 	return []*definition{
 		backendConnections, backendPackets, backendBytes, backendFlows, backendWeight, backendOverloaded, backendsLeftOut,
-		serviceInfo, serviceBackends, drops, flowEntries, flowEntriesLimit, halfOpenFlows,
+		serviceInfo, serviceBackends, drops, flowEntries, flowEntriesLimit, flowEntriesMax, halfOpenFlows,
 		auditDifference, auditBackends, auditTime, auditDuration,
 		generation, applies, applyTime, applyDuration, failedServices, refused, waiting, mended, followed, broken,
 		buildInfo, collectErrors,

@@ -15,17 +15,85 @@ import (
 	"github.com/waggle-lb/waggle/maps/batch"
 )
 
-// Table is the map flows.
-type Table struct{ Map *ebpf.Map }
+// Table is the map flows, and while it grows flows_next. Of a key that is live in
+// Map that is the entry, else what Next has: bpf/next.h.
+type Table struct {
+	Map  *ebpf.Map
+	Next *ebpf.Map // nil: it did not grow when the table was opened
+	// Again looks once more if there is a Next, and returns it, or nil. It is
+	// called often if there is none. nil: nothing grows.
+	Again func() (*ebpf.Map, error)
+}
 
-// EachForward yields the forward entries (position E1), in no order.
+func (t Table) next() (*ebpf.Map, error) {
+	if t.Next != nil || t.Again == nil {
+		return t.Next, nil
+	}
+	return t.Again()
+}
+
+// EachForward yields the forward entries (position E1), in no order. One that is
+// there all the time is yielded once, moved or not meanwhile: where it came from,
+// if it came from the smaller table.
 func (t Table) EachForward(yield func(k *bpf.LBFlowKey, f *bpf.LBFlow) error) error {
-	return batch.Each(t.Map, func(k bpf.LBFlowKey, f *bpf.LBFlow) error {
+	err := eachForward(t.Map, func(k *bpf.LBFlowKey, f *bpf.LBFlow) error {
+		if bpf.LBFlowState(f.State) != bpf.LBFlowStateSTATE_MOVED {
+			return yield(k, f)
+		}
+		moved, ok, err := t.moved(k)
+		if err != nil || !ok || !cameOver(&moved) {
+			return err
+		}
+		return yield(k, &moved)
+	})
+	if err != nil {
+		return err
+	}
+	next, err := t.next() // only now: it may have begun to grow meanwhile
+	if err != nil || next == nil {
+		return err
+	}
+	return eachForward(next, func(k *bpf.LBFlowKey, f *bpf.LBFlow) error {
+		if cameOver(f) {
+			return nil
+		}
+		return yield(k, f)
+	})
+}
+
+func eachForward(m *ebpf.Map, yield func(k *bpf.LBFlowKey, f *bpf.LBFlow) error) error {
+	return batch.Each(m, func(k bpf.LBFlowKey, f *bpf.LBFlow) error {
 		if bpf.LBPosition(k.Position) != bpf.LBPositionPOSITION_E1 {
 			return nil
 		}
 		return yield(&k, f)
 	})
+}
+
+// cameOver reports whether an entry of Next was moved there.
+func cameOver(f *bpf.LBFlow) bool { return f.Flags&uint8(bpf.LBFlowFlagsFLOW_MOVED) != 0 }
+
+// moved returns what Next has of a key that was moved; false if nothing.
+func (t Table) moved(k *bpf.LBFlowKey) (f bpf.LBFlow, ok bool, err error) {
+	next, err := t.next()
+	if err != nil || next == nil {
+		return f, false, err
+	}
+	ok, err = get(next, k, &f)
+	f.State &^= uint8(bpf.LBFlowStateSTATE_PENDING) // the programs see it so
+	return f, ok, err
+}
+
+// get looks up an entry, dead ones included; false if there is none.
+func get(m *ebpf.Map, k *bpf.LBFlowKey, f *bpf.LBFlow) (bool, error) {
+	err := m.Lookup(k, f)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look up in map %s: %w", m, err)
+	}
+	return true, nil
 }
 
 // Counted reports whether a forward entry counts in the load of the backend that
@@ -92,14 +160,21 @@ func (t Table) replyKey(k *bpf.LBFlowKey, f *bpf.LBFlow) (bpf.LBFlowKey, bool, e
 // lookup returns a live entry; false if there is none.
 func (t Table) lookup(k bpf.LBFlowKey) (bpf.LBFlow, bool, error) {
 	var e bpf.LBFlow
-	err := t.Map.Lookup(k, &e)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return e, false, nil
+	live := func() bool { return bpf.LBFlowState(e.State) < bpf.LBFlowStateSTATE_DEAD }
+	ok, err := get(t.Map, &k, &e)
+	if err != nil || ok && live() {
+		return e, ok, err
 	}
-	if err != nil {
-		return e, false, fmt.Errorf("look up in map %s: %w", t.Map, err)
+	if ok && bpf.LBFlowState(e.State) == bpf.LBFlowStateSTATE_MOVED {
+		e, ok, err = t.moved(&k)
+		return e, ok && live(), err
 	}
-	return e, bpf.LBFlowState(e.State) < bpf.LBFlowStateSTATE_DEAD, nil
+	next, err := t.next()
+	if err != nil || next == nil {
+		return e, false, err
+	}
+	ok, err = get(next, &k, &e) // what is pending there is none
+	return e, ok && live(), err
 }
 
 // ReplyKey returns the key under which the backend's packets are seen, unless

@@ -30,7 +30,7 @@ func conn(client, vip, backend string) (fk bpf.LBFlowKey, f bpf.LBFlow, rk bpf.L
 }
 
 func TestForwardEntriesAreYieldedAndFindTheirReplies(t *testing.T) {
-	table := Table{maptest.New(t, "flows", 64)}
+	table := Table{Map: maptest.New(t, "flows", 64)}
 	put := func(k bpf.LBFlowKey, f bpf.LBFlow) {
 		t.Helper()
 		if err := table.Map.Put(k, f); err != nil {
@@ -89,7 +89,7 @@ func TestSourceIsWhatTheBackendSees(t *testing.T) {
 		{"this node, for another port of the client", resourced | masquerade, node},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			table := Table{maptest.New(t, "flows", 64)}
+			table := Table{Map: maptest.New(t, "flows", 64)}
 			fk, f, _, r := conn(client.String(), "203.0.113.10:80", server.String())
 			f.Flags, r.Flags = tc.flags, tc.flags
 			seen := client

@@ -100,7 +100,8 @@ func TestMetricsOfARunningDaemon(t *testing.T) {
 		"waggle_service_backends state=draining":          0,
 		"waggle_drops_total reason=empty_pool":            0,
 		"waggle_flow_entries":                             12,
-		"waggle_flow_entries_limit":                       float64(bpf.LBLimitsMAX_FLOWS),
+		"waggle_flow_entries_limit":                       4096,
+		"waggle_flow_entries_max":                         8192,
 		"waggle_half_open_flows":                          0,
 		"waggle_audit_difference":                         0,
 		"waggle_audit_backends":                           8,
@@ -133,7 +134,7 @@ func TestMetricsOfARunningDaemon(t *testing.T) {
 func newMetricsScene(t *testing.T) *scene {
 	t.Helper()
 	s := newScene(t, netlab.Options{Prefix: "met", Clients: 1, Servers: 2, VIPs: []netip.Addr{netlab.VIP4, netlab.VIP6}})
-	s.args = []string{"--metrics-bind-address", metricsAddr}
+	s.args = []string{"--metrics-bind-address", metricsAddr, "--flows-min", "4096", "--flows-max", "8192"}
 	for i, srv := range s.Servers() {
 		s.serve(srv, fmt.Sprintf("s%d", i+1), 8080)
 	}

@@ -35,8 +35,9 @@ enum drop_reason {
 	 */
 	DROP_REPLY_TAKEN,
 	/*
-	 * the flow table has no room for a new flow; what is in it goes on. Do: see who opens so
-	 * many (`waggle flows`).
+	 * the flow table has no room for a new flow, and grows no further, or not fast enough;
+	 * what is in it goes on. Do: see who opens so many (`waggle flows`); raise --flows-max, or
+	 * --flows-min.
 	 */
 	DROP_FLOWS_FULL,
 	/*

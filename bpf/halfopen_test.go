@@ -23,7 +23,11 @@ type flood struct {
 }
 
 func newFlood(t *testing.T, f family, proto lb.Protocol) *flood {
-	p := load(t)
+	return newFloodWith(t, nil, f, proto)
+}
+
+func newFloodWith(t *testing.T, vars map[string]any, f family, proto lb.Protocol) *flood {
+	p := loadWith(t, vars)
 	p.backend(1, f.servers[0], 1)
 	p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 1)
 	p.vip(f.vip, proto, 1)

@@ -59,7 +59,7 @@ func loadSpec(t *testing.T, vars map[string]any, without ...string) *programs {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"flows", "direct", "backends", "load", "stats", "services", "slots", "vips", "fragments"} {
+	for _, name := range []string{"flows", "flows_next", "direct", "backends", "load", "stats", "services", "slots", "vips", "fragments"} {
 		spec.Maps[name].MaxEntries = 4096 // less to make, read and free
 	}
 	spec.Maps["half_open"].MaxEntries = ringPlaces

@@ -238,7 +238,7 @@ type LBHeldKey struct {
 type LBLimits uint32
 
 const (
-	LBLimitsLAYOUT_VERSION    LBLimits = 4
+	LBLimitsLAYOUT_VERSION    LBLimits = 5
 	LBLimitsBITS_SHIFT        LBLimits = 14
 	LBLimitsBITS_WORDS        LBLimits = 4096
 	LBLimitsMAX_SERVICES      LBLimits = 65536

@@ -23,7 +23,7 @@ var shortages = [...]struct {
 }{
 	{bpf.LBDropReasonDROP_NO_PORT, "no port is free to masquerade with, towards a backend", "widen --masquerade-ports, or spread the load over more backends; `waggle flows -o wide` shows who holds the ports"},
 	{bpf.LBDropReasonDROP_NO_ADDRESS, "this machine has no address of the family to masquerade with", "give it one: ip addr add ADDRESS dev DEVICE"},
-	{bpf.LBDropReasonDROP_FLOWS_FULL, "the flow table is full", "see who opens so many: `waggle flows`"},
+	{bpf.LBDropReasonDROP_FLOWS_FULL, "the flow table is full", "see who opens so many: `waggle flows`; raise --flows-max, or --flows-min if it grows too late"},
 }
 
 // How often the drops are read, and how often one reason is spoken of at most.

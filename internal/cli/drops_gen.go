@@ -19,7 +19,7 @@ func Meaning(reason string) string {
 	case "reply_taken":
 		return "the client's port is in use at this backend, through another VIP or without one, and no other port was free; refused with ICMP port unreachable"
 	case "flows_full":
-		return "the flow table has no room for a new flow; what is in it goes on"
+		return "the flow table has no room for a new flow, and grows no further, or not fast enough; what is in it goes on"
 	case "fragment":
 		return "a later IP fragment that came before its first and could not be kept until then: longer than 1500 bytes, or too many at once"
 	case "extension":

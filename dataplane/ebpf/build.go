@@ -156,6 +156,6 @@ func (b *builder) publish() error {
 // warn logs what is not worth failing for, once packets see a generation.
 func (d *Dataplane) warn(what string, err error) {
 	if err != nil {
-		d.log.Warn("cannot release "+what, "error", err)
+		d.log.Warn("what another generation replaced is not released", "what", what, "error", err)
 	}
 }

@@ -74,6 +74,7 @@ func (l *lasting) wantOn(when string) {
 	l.wire.take(l.rig)
 	for i := range l.talks {
 		had, now := l.talks[i], l.talks[i]
+		now.server = end{} // nothing says that it arrived
 		l.do(l.wire.fromClient(&now, packet.ACK))
 		if now != had {
 			l.t.Errorf("%s: flow %d went from %v to %v, was from %v to %v", when, i, now.seen, now.server, had.seen, had.server)
@@ -267,4 +268,37 @@ func growInStorm(t *testing.T, tuples int) {
 	if left, _ := g.tally(); len(left) > 0 {
 		t.Errorf("an hour later there are still %v", left)
 	}
+}
+
+// What finds no room in the second table stays in the first, and works; when
+// flows have ended the table grows to the end.
+func TestFlowsWaitForRoomInTheSecondTable(t *testing.T) {
+	l := newLasting(t)
+	l.stop = loader.GrowthNext
+	if _, err := l.d.growFlows(t.Context(), 150, nil); !errors.Is(err, errInterrupted) {
+		t.Fatal(err)
+	}
+	m, err := newMover(l.d.loader)
+	l.do(err)
+	got, err := m.walk(func() error { return nil })
+	l.do(errors.Join(err, m.Close()))
+	if got.full == 0 || got.moved == 0 {
+		t.Fatalf("the walk: %+v, want some that were moved, and some without room", got)
+	}
+	l.wire.take(l.rig)
+	for i := range l.talks {
+		now := l.talks[i]
+		now.server = end{}
+		l.do(l.wire.fromClient(&now, packet.ACK))
+		if now != l.talks[i] {
+			t.Errorf("flow %d went from %v to %v, was from %v to %v", i, now.seen, now.server, l.talks[i].seen, l.talks[i].server)
+		}
+	}
+	l.wantExact("with a part of the flows waiting")
+	l.Advance(time.Hour)
+	l.Advance(11 * time.Second)
+	l.Advance(2 * time.Second)
+	l.grow()
+	l.wantExact("when it has grown")
+	l.wantSize(150)
 }

@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/maps/flows"
 )
@@ -65,12 +63,4 @@ func BenchmarkSweepOfAMillionEntries(b *testing.B) {
 	b.ReportMetric(float64(used.Milliseconds())/float64(b.N), "ms-CPU/walk")
 	b.ReportMetric(float64(used.Microseconds())/float64(pieces), "µs/piece")
 	b.ReportMetric(float64(longest.Microseconds()), "µs-longest")
-}
-
-func threadTime() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
-		panic(err)
-	}
-	return time.Duration(ts.Nano())
 }

@@ -201,7 +201,8 @@ func (s *scene) pin(name string) *ebpf.Map {
 	return m
 }
 
-// fill counts what is in use, in the maps that give back.
+// fill counts what is in use, in the maps that give back; of masq_bits those that
+// belong to no backend.
 func (s *scene) fill() fill {
 	s.t.Helper()
 	f := make(fill)
@@ -210,12 +211,20 @@ func (s *scene) fill() fill {
 	fillOf(s, f, "config/services", func(_ uint32, v *bpf.LBService) int { return min(1, bits.Len64(v.Hash)) })
 	fillOf(s, f, "config/backends", func(_ uint32, v *bpf.LBBackend) int { return min(1, bits.Len64(v.Hash)) })
 	fillOf(s, f, "config/backend_ids", func(uint64, *uint32) int { return 1 })
-	fillOf(s, f, "service_info", func(uint64, *bpf.LBServiceName) int { return 1 })
-	fillOf(s, f, "load", func(_ uint32, v *bpf.LBBackendLoad) int { return int(v.Active + v.Inactive) })
+	fillOf(s, f, "config/service_info", func(uint64, *bpf.LBServiceName) int { return 1 })
+	fillOf(s, f, "config/load", func(_ uint32, v *bpf.LBBackendLoad) int { return int(v.Active + v.Inactive) })
 	fillOf(s, f, "half_open_ends", func(_ uint32, v *bpf.LBHalfOpenRing) int { return int(v.Count) })
-	for _, name := range []string{"vip_bits", "backend_bits", "peer_bits", "masq_bits"} {
-		fillOf(s, f, name, func(_ uint32, v *uint64) int { return bits.OnesCount64(*v) })
+	var backends [bpf.LBLimitsBITS_WORDS]uint64
+	for _, name := range []string{"vip_bits", "backend_bits", "peer_bits"} {
+		fillOf(s, f, name, func(at uint32, v *uint64) int {
+			if name == "backend_bits" {
+				backends[at] = *v
+			}
+			return bits.OnesCount64(*v)
+		})
 	}
+	// a larger configuration takes over a bit for every backend with its address
+	fillOf(s, f, "masq_bits", func(at uint32, v *uint64) int { return bits.OnesCount64(*v &^ backends[at]) })
 	return f
 }
 

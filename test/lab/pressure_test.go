@@ -8,13 +8,13 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/internal/netlab"
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
@@ -30,13 +30,16 @@ type pressed struct {
 	others [][]byte          // later fragments whose first never comes
 }
 
-const end = "that was all"
+const (
+	end        = "that was all"
+	heldPlaces = 1024 // for fragments that wait
+)
 
 // TestMoreDatagramsInPiecesThanThereIsRoomFor: what has to make room is lost as a
 // whole and counted. No datagram arrives that was not sent, though UDP has no
 // checksum here; those that need not wait, and those that come afterwards, do.
 func TestMoreDatagramsInPiecesThanThereIsRoomFor(t *testing.T) {
-	r := newRouted(t, plain(80))
+	r := newRouted(t, plain(80), "--fragments-max", fmt.Sprint(8*heldPlaces), "--held-fragments-max", fmt.Sprint(heldPlaces))
 	// the server keeps what never gets complete for a moment only
 	for name, value := range map[string]string{
 		"net/ipv4/ipfrag_time": "1", "net/ipv6/ip6frag_time": "1", "net/ipv4/ipfrag_high_thresh": "67108864", "net/ipv6/ip6frag_high_thresh": "67108864",
@@ -60,8 +63,8 @@ func TestMoreDatagramsInPiecesThanThereIsRoomFor(t *testing.T) {
 		}{
 			{"alone", firstLast, 0, func(n int) bool { return n == 20 }, 20},
 			{"among a few", firstLast, 100, func(n int) bool { return n == 20 }, 20},
-			{"after the first, many", firstFirst, 4 * int(bpf.LBLimitsMAX_HELD), func(n int) bool { return n == 5 }, 5},
-			{"among too many", firstLast, 4 * int(bpf.LBLimitsMAX_HELD), func(n int) bool { return n == 0 }, 5},
+			{"after the first, many", firstFirst, 4 * heldPlaces, func(n int) bool { return n == 5 }, 5},
+			{"among too many", firstLast, 4 * heldPlaces, func(n int) bool { return n == 0 }, 5},
 			{"alone again", firstLast, 0, func(n int) bool { return n == 20 }, 20},
 		} {
 			before := r.dropped()["fragment"]
@@ -85,7 +88,7 @@ func TestMoreDatagramsInPiecesThanThereIsRoomFor(t *testing.T) {
 
 func (r *routed) pressed(t *testing.T, vip netip.AddrPort) *pressed {
 	p := &pressed{datagrams: r.datagrams(t, vip), rng: rand.New(rand.NewPCG(3, 4)), id: 1, sent: make(map[uint32][]byte)}
-	for i := range uint32(4 * bpf.LBLimitsMAX_HELD) {
+	for i := range uint32(4 * heldPlaces) {
 		parts := p.fragments(p.fromClient, p.client.local(), vip, random(1500), 20_000+i)
 		p.others = append(p.others, parts[1])
 	}

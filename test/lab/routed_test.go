@@ -27,8 +27,8 @@ type routed struct {
 }
 
 // newRouted starts the daemon with the rules, of which %4 and %6 are the
-// server's addresses.
-func newRouted(t *testing.T, rules string) *routed {
+// server's addresses, and more flags.
+func newRouted(t *testing.T, rules string, args ...string) *routed {
 	t.Helper()
 	s := newScene(t, netlab.Options{Prefix: "lab", Clients: 1, Servers: 1})
 	r := &routed{scene: s, client: s.Clients()[0], server: s.Servers()[0]}
@@ -47,6 +47,7 @@ func newRouted(t *testing.T, rules string) *routed {
 			}
 		}
 	}
+	s.args = args
 	s.write(serverIs(r.server).Replace(rules))
 	s.start()
 	return r

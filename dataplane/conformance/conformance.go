@@ -141,13 +141,18 @@ func groups() []group {
 func Run(t *testing.T, newRig func(t *testing.T) Rig) {
 	for _, family := range []lb.Family{lb.IPv4, lb.IPv6} {
 		for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {
-			for _, g := range groups() {
-				t.Run(family.String()+"/"+proto.String()+"/"+g.name, func(t *testing.T) {
-					t.Parallel()
-					g.run(t, newRig, env{family: family, proto: proto})
-				})
-			}
+			RunPart(t, family, proto, newRig)
 		}
+	}
+}
+
+// RunPart runs the part of the suite with this family and protocol.
+func RunPart(t *testing.T, family lb.Family, proto lb.Protocol, newRig func(t *testing.T) Rig) {
+	for _, g := range groups() {
+		t.Run(family.String()+"/"+proto.String()+"/"+g.name, func(t *testing.T) {
+			t.Parallel()
+			g.run(t, newRig, env{family: family, proto: proto})
+		})
 	}
 }
 

@@ -54,6 +54,7 @@ type rig struct {
 	// after each packet.
 	stop         loader.GrowthStep
 	grows, moves bool
+	mover        *mover                        // of this process, once something was moved
 	onStep       func(loader.GrowthStep) error // nil: interrupt
 	flowsMax     uint32                        // of the next open
 }
@@ -128,6 +129,10 @@ func (r *rig) release() {
 }
 
 func (r *rig) forget() {
+	if r.mover != nil {
+		r.do(r.mover.Close())
+		r.mover = nil
+	}
 	if r.ingress != nil {
 		r.do(errors.Join(r.ingress.Close(), r.egress.Close(), r.drops.Close()))
 	}

@@ -20,6 +20,9 @@ import (
 const (
 	// lookEvery is how often the flow table is looked at.
 	lookEvery = 100 * time.Millisecond
+	// movePiece is how many entries are moved between two breaths: a millisecond,
+	// or two where the table is not in a cache.
+	movePiece = 512
 	// growRetry is the pause after a growth that failed.
 	growRetry = time.Minute
 	// entriesAFlow is how many a flow has at most: to judge by how many began
@@ -236,7 +239,7 @@ func newMover(l *loader.Loader) (_ *mover, err error) {
 	if m.table, err = l.Map("flows").Clone(); err != nil {
 		return nil, errors.Join(err, memory.Close(), m.Mover.Close())
 	}
-	m.keys = mmap.Slice[bpf.LBFlowKey](memory)
+	m.keys = mmap.Slice[bpf.LBFlowKey](memory)[:movePiece]
 	m.close = func() error { return errors.Join(m.table.Close(), memory.Close(), m.Mover.Close()) }
 	return m, nil
 }

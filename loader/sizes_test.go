@@ -3,12 +3,14 @@
 package loader
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 const mib = 1 << 20
@@ -106,5 +108,13 @@ func TestMemoryIsTheLeastOfMachineAndControlGroups(t *testing.T) {
 	}
 	if got, err := Memory(); err != nil || got < 1<<20 {
 		t.Errorf("this machine: %d bytes, %v", got, err)
+	}
+}
+
+func TestAMapThatTheMemoryDoesNotHoldIsNamedWithItsFlag(t *testing.T) {
+	err := sizeError("flows", 1<<26, unix.ENOMEM)
+	const want = "make map flows of 67108864 entries: cannot allocate memory: the memory, or the control group's memory.max, does not hold it: raise that, or lower --flows-min"
+	if !errors.Is(err, unix.ENOMEM) || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
 	}
 }

@@ -5,7 +5,10 @@
 package ebpf
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 
 	"github.com/waggle-lb/waggle/dataplane/conformance"
@@ -72,4 +75,21 @@ func TestConformanceWhileTheFlowTableGrows(t *testing.T) {
 		r.stop, r.grows, r.moves = loader.GrowthNext, true, true
 		return r
 	})
+}
+
+// The log says once that the flow table is nearly as full as it may become, and
+// again if it was not so in between.
+func TestANearlyFullFlowTableIsSaidOnce(t *testing.T) {
+	r := newRig(t, nil)
+	r.apply()
+	var text bytes.Buffer
+	r.d.log = slog.New(slog.NewTextHandler(&text, nil))
+	g := &flowGrower{d: r.d}
+	full := uint64(r.d.flowsLimit())
+	for _, step := range []struct{ percent, said uint64 }{{50, 0}, {81, 1}, {99, 1}, {75, 1}, {81, 1}, {60, 1}, {81, 2}} {
+		g.note(uint32(full * step.percent / 100))
+		if said := strings.Count(text.String(), "flag=--flows-max"); uint64(said) != step.said {
+			t.Errorf("at %d %%: said %d times, want %d:\n%s", step.percent, said, step.said, text.String())
+		}
+	}
 }

@@ -64,6 +64,11 @@ func (g *Generation) config() map[string]*ebpf.Map {
 	}
 }
 
+// counts are the maps of keptMaps.
+func (g *Generation) counts() map[string]*ebpf.Map {
+	return map[string]*ebpf.Map{"load": g.Load, "stats": g.Stats}
+}
+
 // pins are the maps that are pinned in the generation's directory.
 func (g *Generation) pins() map[string]*ebpf.Map {
 	pins := g.config()
@@ -120,15 +125,50 @@ func (l *Loader) NewGeneration(prev *Config, sizes map[string]uint32) (*Generati
 	for name, n := range sizes {
 		spec.Maps[name].MaxEntries = n
 	}
+	if prev == nil {
+		kept, err := l.kept()
+		if err != nil {
+			return nil, err
+		}
+		defer kept.Close()
+		for name, m := range kept.Maps {
+			spec.Maps[name].MaxEntries = m.MaxEntries()
+			spec.Maps["backends"].MaxEntries, spec.Maps["backend_ids"].MaxEntries = m.MaxEntries(), m.MaxEntries()
+		}
+		return l.generation(g, spec, kept, nil)
+	}
+	return l.generation(g, spec, prev, prev)
+}
+
+// kept opens what a lost configuration had counted: none of it, or all.
+func (l *Loader) kept() (*Config, error) {
+	c := &Config{Maps: make(map[string]*ebpf.Map)}
+	for _, name := range keptMaps {
+		m, err := ebpf.LoadPinnedMap(filepath.Join(l.opts.PinPath, name), nil)
+		if errors.Is(err, fs.ErrNotExist) {
+			return &Config{}, c.Close()
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("open map %s: %w", name, err), c.Close())
+		}
+		c.Maps[name] = m
+	}
+	return c, nil
+}
+
+// generation loads the programs with the maps of kept that are as large as
+// wanted; load gets what prev has counted.
+func (l *Loader) generation(g *Generation, spec *ebpf.CollectionSpec, kept, prev *Config) (*Generation, error) {
 	replace := maps.Clone(l.shared)
 	for _, name := range keptMaps {
-		if prev == nil || prev.Maps[name].MaxEntries() != spec.Maps[name].MaxEntries {
+		have := kept.Maps[name]
+		if have == nil || have.MaxEntries() != spec.Maps[name].MaxEntries {
 			continue
 		}
-		if err := spec.Maps[name].Compatible(prev.Maps[name]); err != nil {
+		if err := spec.Maps[name].Compatible(have); err != nil {
 			return nil, fmt.Errorf("map %s/%s is not as this waggle needs it: %w: run `waggle cleanup --pin-path %s` (it ends the flows)", l.opts.PinPath, name, err, l.opts.PinPath)
 		}
-		replace[name] = prev.Maps[name]
+		replace[name] = have
 	}
 	objs := struct {
 		*bpf.LBObjects
@@ -206,12 +246,34 @@ func (l *Loader) Publish(g *Generation) (old *Generation, err error) {
 	if err := l.name(dir); err != nil {
 		return nil, errors.Join(fmt.Errorf("publish: %w", err), os.RemoveAll(dir))
 	}
+	if err := l.keep(g); err != nil {
+		l.opts.Log.Warn("counts are lost if the configuration is", "error", err)
+	}
 	l.hooks.swap(g)
 	old, l.current = l.current, g
 	if err := removeUnused(l.opts.PinPath); err != nil {
 		l.opts.Log.Warn("cannot remove the last configuration", "error", err)
 	}
 	return old, nil
+}
+
+// keep pins what programs count in once more, where it outlives the name of the
+// configuration.
+func (l *Loader) keep(g *Generation) error {
+	for name, m := range g.counts() {
+		second, err := m.Clone()
+		if err != nil {
+			return err
+		}
+		pin := filepath.Join(l.opts.PinPath, name)
+		if err := os.Remove(pin + "-next"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(err, second.Close())
+		}
+		if err := errors.Join(second.Pin(pin+"-next"), second.Close(), os.Rename(pin+"-next", pin)); err != nil {
+			return fmt.Errorf("pin map %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // name makes a directory the configuration.

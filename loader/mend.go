@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -64,7 +65,9 @@ func (l *Loader) Repin() (paths []string, err error) {
 			paths = append(paths, pin)
 		}
 	}
-	for name, m := range l.shared {
+	lasting := maps.Clone(l.shared)
+	maps.Copy(lasting, l.current.counts())
+	for name, m := range lasting {
 		pin := filepath.Join(l.opts.PinPath, name)
 		again, err := repinMap(pin, m)
 		note(pin, again, err)

@@ -98,7 +98,7 @@ func TestPinsThatSomebodyRemovedComeBack(t *testing.T) {
 			{"a program's record", []string{linksDir + "/" + filepath.Base(links[0])}, 1},
 			{"all records", []string{linksDir}, len(links)},
 			{"several", []string{"flows", gen, configLink}, 2 + len(g.pins())},
-			{"everything", []string{""}, len(sharedMaps) + len(g.pins()) + 1 + len(links)},
+			{"everything", []string{""}, len(sharedMaps) + len(keptMaps) + len(g.pins()) + 1 + len(links)},
 		} {
 			for _, path := range tc.gone {
 				p.removeAll(filepath.Join(p.pins, path))

@@ -203,3 +203,22 @@ func TestCountsSurviveAProcessThatDiesWhileTheyAreCarried(t *testing.T) {
 	r.wantStays(client, 1, server)
 	r.wantCounts(4)
 }
+
+// Without its configuration a process gives backends other ids; flows find them by
+// their hashes, and take their counts along.
+func TestCountsSurviveALostConfiguration(t *testing.T) {
+	for _, limits := range []Limits{{}, DefaultLimits} {
+		r := newRig(t, nil)
+		if limits != (Limits{}) {
+			r = growing(t, limits)
+		}
+		r.apply(serve("other", from(5, 8), 2), serve("web", from(1, 2), 1))
+		client, server := r.connect(1)
+		r.connect(1)
+		r.do(os.Remove(filepath.Join(r.pins, "config")))
+		r.do(r.Restart())
+		r.apply(serve("web", from(1, 2), 1))
+		r.wantStays(client, 1, server)
+		r.wantCounts(2)
+	}
+}

@@ -22,6 +22,7 @@
 #include "config.h"
 #include "drop.h"
 #include "maps.h"
+#include "scratch.h"
 #include "bits.h"
 #include "clock.h"
 #include "parse.h"

@@ -14,8 +14,8 @@ import (
 
 const formerPrefix = "former-"
 
-// onceShared are pins beside sharedMaps: of keptMaps, and what other layouts had.
-var onceShared = []string{"load", "load-next", "stats", "stats-next", "service_info"}
+// onceShared are maps that other layouts had beside sharedMaps.
+var onceShared = []string{"service_info"}
 
 // setAside moves all pins of another layout to a directory of their own. Its
 // programs stay attached and go on with their connections; those that come now

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -27,9 +26,8 @@ const (
 // that use both.
 type Generation struct {
 	bpf.LBObjects
-	// Former and Carried are set if Load is larger than that of the generation
-	// before: that one, to be carried over, and a map of its size for what was.
-	// They are pinned, and so is what a process left that died over it.
+	// Former and Carried are set if Load is to get the counts of the one before,
+	// which was smaller: that one, and a map of its size for what was carried.
 	Former, Carried *ebpf.Map
 	// Number is N of gen-N, once it is published.
 	Number int
@@ -59,28 +57,13 @@ func (g *Generation) own() map[string]*ebpf.Map {
 func (g *Generation) config() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		"vips": g.Vips, "services": g.Services, "service_info": g.ServiceInfo, "slots": g.Slots, "backends": g.Backends,
-		"backend_ids": g.BackendIds, "load": g.Load, "stats": g.Stats, "node_addrs": g.NodeAddrs,
-		"devices": g.Devices, "masq_ports": g.MasqPorts,
+		"backend_ids": g.BackendIds, "node_addrs": g.NodeAddrs, "devices": g.Devices, "masq_ports": g.MasqPorts,
 	}
-}
-
-// counts are the maps of keptMaps.
-func (g *Generation) counts() map[string]*ebpf.Map {
-	return map[string]*ebpf.Map{"load": g.Load, "stats": g.Stats}
-}
-
-// pins are the maps that are pinned in the generation's directory.
-func (g *Generation) pins() map[string]*ebpf.Map {
-	pins := g.config()
-	if g.Former != nil {
-		pins["load_former"], pins["load_carried"] = g.Former, g.Carried
-	}
-	return pins
 }
 
 // Config are the maps of a generation that is published.
 type Config struct {
-	Maps map[string]*ebpf.Map // by pin name; those of carryMaps may be missing
+	Maps map[string]*ebpf.Map // by pin name
 }
 
 // Close releases the handles.
@@ -96,12 +79,9 @@ func (c *Config) Close() error {
 // if there is none. The caller closes it.
 func (l *Loader) Previous() (*Config, error) {
 	c := &Config{Maps: make(map[string]*ebpf.Map)}
-	for _, name := range slices.Concat(configMaps, carryMaps) {
+	for _, name := range configMaps {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(l.opts.PinPath, configLink, name), nil)
 		if errors.Is(err, fs.ErrNotExist) {
-			if slices.Contains(carryMaps, name) {
-				continue
-			}
 			return nil, c.Close()
 		}
 		if err != nil {
@@ -113,10 +93,10 @@ func (l *Loader) Previous() (*Config, error) {
 }
 
 // NewGeneration loads the programs with empty configuration maps of these
-// sizes, in elements by name; others have what is compiled in. load and stats
-// are those of prev (nil: none), if they are as large as wanted. Packets see
-// nothing of it before Publish. The caller closes it, unless it is published.
-func (l *Loader) NewGeneration(prev *Config, sizes map[string]uint32) (*Generation, error) {
+// sizes, in elements by name; others have what is compiled in. What has the size
+// of load has at least that of the load there is. Packets see nothing of it
+// before Publish. The caller closes it, unless it is published.
+func (l *Loader) NewGeneration(sizes map[string]uint32) (*Generation, error) {
 	g := &Generation{growing: l.Growing()}
 	spec := l.spec.Copy()
 	if err := spec.Variables["half_open_places"].Set(l.shared["half_open"].MaxEntries()); err != nil {
@@ -125,61 +105,16 @@ func (l *Loader) NewGeneration(prev *Config, sizes map[string]uint32) (*Generati
 	for name, n := range sizes {
 		spec.Maps[name].MaxEntries = n
 	}
-	if prev == nil {
-		kept, err := l.kept()
-		if err != nil {
-			return nil, err
-		}
-		defer kept.Close()
-		for name, m := range kept.Maps {
-			spec.Maps[name].MaxEntries = m.MaxEntries()
-			spec.Maps["backends"].MaxEntries, spec.Maps["backend_ids"].MaxEntries = m.MaxEntries(), m.MaxEntries()
-		}
-		return l.generation(g, spec, kept, nil)
-	}
-	return l.generation(g, spec, prev, prev)
-}
-
-// kept opens what a lost configuration had counted: none of it, or all.
-func (l *Loader) kept() (*Config, error) {
-	c := &Config{Maps: make(map[string]*ebpf.Map)}
-	for _, name := range keptMaps {
-		m, err := ebpf.LoadPinnedMap(filepath.Join(l.opts.PinPath, name), nil)
-		if errors.Is(err, fs.ErrNotExist) {
-			return &Config{}, c.Close()
-		}
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("open map %s: %w", name, err), c.Close())
-		}
-		c.Maps[name] = m
-	}
-	return c, nil
-}
-
-// generation loads the programs with the maps of kept that are as large as
-// wanted; load gets what prev has counted.
-func (l *Loader) generation(g *Generation, spec *ebpf.CollectionSpec, kept, prev *Config) (*Generation, error) {
-	replace := maps.Clone(l.shared)
-	for _, name := range keptMaps {
-		have := kept.Maps[name]
-		if have == nil || have.MaxEntries() != spec.Maps[name].MaxEntries {
-			continue
-		}
-		if err := spec.Maps[name].Compatible(have); err != nil {
-			return nil, fmt.Errorf("map %s/%s is not as this waggle needs it: %w: run `waggle cleanup --pin-path %s` (it ends the flows)", l.opts.PinPath, name, err, l.opts.PinPath)
-		}
-		replace[name] = have
-	}
 	objs := struct {
 		*bpf.LBObjects
 		Data *ebpf.Map `ebpf:".data"`
 		Bss  *ebpf.Map `ebpf:".bss"`
 	}{LBObjects: &g.LBObjects}
-	if err := load(spec, replace, g.growing, &objs); err != nil {
+	if err := load(spec, l.lasting(spec), g.growing, &objs); err != nil {
 		return nil, err
 	}
 	g.data, g.bss = objs.Data, objs.Bss
-	if err := g.carryLoad(prev, spec.Maps["load"]); err != nil {
+	if err := l.carry(g); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
@@ -205,34 +140,6 @@ func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, growing bool, to
 	return nil
 }
 
-// carryLoad finds what the generation's load has to get from others.
-func (g *Generation) carryLoad(prev *Config, spec *ebpf.MapSpec) (err error) {
-	if prev == nil {
-		return nil
-	}
-	if g.Load.MaxEntries() == prev.Maps["load"].MaxEntries() {
-		if prev.Maps["load_carried"] == nil {
-			return nil
-		}
-		// a process died before it had carried all
-		g.Former, err = prev.Maps["load_former"].Clone()
-		if err == nil {
-			g.Carried, err = prev.Maps["load_carried"].Clone()
-		}
-	} else {
-		carried := spec.Copy()
-		carried.MaxEntries = prev.Maps["load"].MaxEntries()
-		g.Former, err = prev.Maps["load"].Clone()
-		if err == nil {
-			g.Carried, err = ebpf.NewMap(carried)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("carry the counts of map load over: %w", err)
-	}
-	return nil
-}
-
 // Publish makes packets see the generation: it pins its maps, names it as the
 // configuration, and points every attached hook at its programs. After an error
 // the generation before stays. A hook that cannot be updated keeps its program,
@@ -243,11 +150,11 @@ func (l *Loader) Publish(g *Generation) (old *Generation, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := l.name(dir); err != nil {
+	if err := errors.Join(l.pinCarry(g), l.name(dir)); err != nil {
 		return nil, errors.Join(fmt.Errorf("publish: %w", err), os.RemoveAll(dir))
 	}
-	if err := l.keep(g); err != nil {
-		l.opts.Log.Warn("counts are lost if the configuration is", "error", err)
+	if err := l.keepCounts(g); err != nil {
+		l.opts.Log.Error("the next start will not find all counts", "error", err)
 	}
 	l.hooks.swap(g)
 	old, l.current = l.current, g
@@ -257,28 +164,9 @@ func (l *Loader) Publish(g *Generation) (old *Generation, err error) {
 	return old, nil
 }
 
-// keep pins what programs count in once more, where it outlives the name of the
-// configuration.
-func (l *Loader) keep(g *Generation) error {
-	for name, m := range g.counts() {
-		second, err := m.Clone()
-		if err != nil {
-			return err
-		}
-		pin := filepath.Join(l.opts.PinPath, name)
-		if err := os.Remove(pin + "-next"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return errors.Join(err, second.Close())
-		}
-		if err := errors.Join(second.Pin(pin+"-next"), second.Close(), os.Rename(pin+"-next", pin)); err != nil {
-			return fmt.Errorf("pin map %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
 // name makes a directory the configuration.
 func (l *Loader) name(dir string) error {
-	tmp := filepath.Join(l.opts.PinPath, configLink+"-next")
+	tmp := filepath.Join(l.opts.PinPath, configLink+nextSuffix)
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -286,17 +174,6 @@ func (l *Loader) name(dir string) error {
 		return err
 	}
 	return os.Rename(tmp, filepath.Join(l.opts.PinPath, configLink))
-}
-
-// Carried says that the load of the published generation has all counts.
-func (l *Loader) Carried() error {
-	g := l.current
-	errs := []error{g.Former.Unpin(), g.Carried.Unpin(), g.Former.Close(), g.Carried.Close()}
-	g.Former, g.Carried = nil, nil
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("release the last map load: %w", err)
-	}
-	return nil
 }
 
 // pin pins the maps of a generation under the next free number.
@@ -316,7 +193,7 @@ func (l *Loader) pin(g *Generation) (dir string, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", fmt.Errorf("pin the configuration: %w", err)
 	}
-	for name, m := range g.pins() {
+	for name, m := range g.config() {
 		if err := m.Pin(filepath.Join(dir, name)); err != nil {
 			return "", errors.Join(fmt.Errorf("pin map %s in %s: %w", name, dir, err), os.RemoveAll(dir))
 		}

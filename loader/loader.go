@@ -6,7 +6,7 @@
 //
 // Below a pin path it keeps
 //
-//	flows, drops, …         maps that outlive every process and configuration
+//	flows, load, stats, …   maps that outlive every process and configuration
 //	flows_next              the larger flow table, while it grows
 //	gen-N/                  the maps of one configuration, complete or unused
 //	config -> gen-N         the newest complete configuration: packets see it,
@@ -93,16 +93,17 @@ var sharedMaps = []string{
 	"drops", "meta", "growth",
 }
 
-// configMaps belong to a generation, by pin name.
-var configMaps = []string{"vips", "services", "service_info", "slots", "backends", "backend_ids", "load", "stats", "node_addrs", "devices", "masq_ports"}
+// countMaps outlive the process too. They are as large as the backends of a
+// generation: so NewGeneration makes them, if there are none or larger ones are
+// wanted.
+var countMaps = []string{"load", "stats"}
 
-// keptMaps are those of configMaps that a generation takes over from the one
-// before, unless they are to be larger: programs count in them.
-var keptMaps = []string{"load", "stats"}
-
-// carryMaps are pinned beside a larger load until it has all counts: the one
-// before, and how much of it was carried.
+// carryMaps are pinned while a larger load gets the counts of the one before:
+// that one, and how much of it was carried.
 var carryMaps = []string{"load_former", "load_carried"}
+
+// configMaps belong to a generation, by pin name.
+var configMaps = []string{"vips", "services", "service_info", "slots", "backends", "backend_ids", "node_addrs", "devices", "masq_ports"}
 
 // Open takes the pin path: it mounts bpffs, locks, adopts or makes the shared
 // maps and removes what a dead process left half built. It changes nothing
@@ -158,7 +159,7 @@ func (l *Loader) open() error {
 		}
 		l.shared[name] = m
 	}
-	if err := l.adoptGrowth(); err != nil {
+	if err := errors.Join(l.adoptGrowth(), l.adoptCounts()); err != nil {
 		return err
 	}
 	if err := removeUnused(l.opts.PinPath); err != nil {

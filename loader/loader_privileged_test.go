@@ -95,13 +95,8 @@ func (p *place) open() *Loader {
 
 func (p *place) publish(l *Loader) *Generation {
 	p.t.Helper()
-	prev, err := l.Previous()
+	g, err := l.NewGeneration(nil)
 	p.do(err)
-	g, err := l.NewGeneration(prev, nil)
-	p.do(err)
-	if prev != nil {
-		p.do(prev.Close())
-	}
 	old, err := l.Publish(g)
 	p.do(err)
 	if old != nil {

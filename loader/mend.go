@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -65,14 +64,12 @@ func (l *Loader) Repin() (paths []string, err error) {
 			paths = append(paths, pin)
 		}
 	}
-	lasting := maps.Clone(l.shared)
-	maps.Copy(lasting, l.current.counts())
-	for name, m := range lasting {
+	for name, m := range l.shared {
 		pin := filepath.Join(l.opts.PinPath, name)
 		again, err := repinMap(pin, m)
 		note(pin, again, err)
 	}
-	for name, m := range l.current.pins() {
+	for name, m := range l.current.config() {
 		pin := filepath.Join(gen, name)
 		again, err := repinMap(pin, m)
 		note(pin, again, err)

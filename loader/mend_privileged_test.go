@@ -94,11 +94,11 @@ func TestPinsThatSomebodyRemovedComeBack(t *testing.T) {
 			{"a shared map", []string{"flows"}, 1},
 			{"a map of the configuration", []string{gen + "/vips"}, 1},
 			{"the configuration's name", []string{configLink}, 1},
-			{"the configuration", []string{gen}, len(g.pins())},
+			{"the configuration", []string{gen}, len(g.config())},
 			{"a program's record", []string{linksDir + "/" + filepath.Base(links[0])}, 1},
 			{"all records", []string{linksDir}, len(links)},
-			{"several", []string{"flows", gen, configLink}, 2 + len(g.pins())},
-			{"everything", []string{""}, len(sharedMaps) + len(keptMaps) + len(g.pins()) + 1 + len(links)},
+			{"several", []string{"flows", gen, configLink}, 2 + len(g.config())},
+			{"everything", []string{""}, len(sharedMaps) + len(countMaps) + len(g.config()) + 1 + len(links)},
 		} {
 			for _, path := range tc.gone {
 				p.removeAll(filepath.Join(p.pins, path))

@@ -29,7 +29,7 @@ func OpenPinned(pinPath string) (*Pinned, error) {
 	if err := p.openNext(pinPath); err != nil {
 		return nil, err
 	}
-	for _, name := range sharedMaps {
+	for _, name := range slices.Concat(sharedMaps, countMaps) {
 		if err := p.open(name, filepath.Join(pinPath, name)); err != nil {
 			return nil, errors.Join(err, p.Close())
 		}
@@ -200,7 +200,7 @@ func ours(pinPath string) (paths []string, err error) {
 		return nil, err
 	}
 	paths = append(append(links, qdiscs...), filepath.Join(pinPath, linksDir))
-	for _, name := range []string{configLink, configLink + "-next"} {
+	for _, name := range []string{configLink, configLink + nextSuffix} {
 		paths = append(paths, filepath.Join(pinPath, name))
 	}
 	gens, err := filepath.Glob(filepath.Join(pinPath, genPrefix+"*"))
@@ -208,12 +208,12 @@ func ours(pinPath string) (paths []string, err error) {
 		return nil, err
 	}
 	for _, g := range gens {
-		for _, name := range slices.Concat(configMaps, carryMaps) {
+		for _, name := range configMaps {
 			paths = append(paths, filepath.Join(g, name))
 		}
 		paths = append(paths, g)
 	}
-	for _, name := range slices.Concat(sharedMaps, onceShared, []string{nextMap}) {
+	for _, name := range slices.Concat(sharedMaps, countPins(), onceShared, []string{nextMap}) {
 		paths = append(paths, filepath.Join(pinPath, name))
 	}
 	return slices.DeleteFunc(paths, func(p string) bool {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	cilium "github.com/cilium/ebpf"
+
 	"github.com/waggle-lb/waggle/dataplane"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/loader"
@@ -26,7 +28,7 @@ func (d *Dataplane) build(snap *lb.Snapshot, sizes map[string]uint32) (rep datap
 	for name, n := range d.fixed {
 		sizes[name] = n
 	}
-	g, err := d.loader.NewGeneration(prev, atLeast(sizes, prev))
+	g, err := d.loader.NewGeneration(atLeast(sizes, prev))
 	if err != nil {
 		return rep, err
 	}
@@ -60,16 +62,17 @@ type builder struct {
 	prev *loader.Config // nil: there is none
 	// counts is nil unless load is larger than before; addStats brings the
 	// rest of the counters over.
-	counts   *stats.Carry
-	addStats func() error
-	follow   func() error
+	counts      *stats.Carry
+	formerStats *cilium.Map
+	addStats    func() error
+	follow      func() error
 }
 
 func (b *builder) close() error {
 	if b.counts == nil {
-		return nil
+		return b.formerStats.Close()
 	}
-	return b.counts.Close()
+	return errors.Join(b.formerStats.Close(), b.counts.Close())
 }
 
 func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
@@ -100,28 +103,26 @@ func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
 // carryOver takes counts, ids and cursors from the generation that packets see.
 func (b *builder) carryOver() (err error) {
 	b.follow, b.addStats = func() error { return nil }, func() error { return nil }
-	if b.prev == nil {
-		return nil
-	}
 	if b.g.Former != nil {
 		if b.counts, err = stats.OpenCarry(b.g.Former, b.g.Carried, b.g.Load); err != nil {
 			return err
 		}
 		b.counts.Run() // ids are given out by their counts
 	}
-	if from := b.prev.Maps["stats"]; from.MaxEntries() != b.g.Stats.MaxEntries() {
-		last := min(from.MaxEntries(), b.g.Stats.MaxEntries()) - 1
-		if b.addStats, err = stats.CarryStats(from, b.g.Stats, last); err != nil {
+	if from := b.d.loader.Map("stats"); from != nil && from.MaxEntries() < b.g.Stats.MaxEntries() {
+		if b.formerStats, err = from.Clone(); err != nil {
+			return fmt.Errorf("take map stats: %w", err)
+		}
+		if b.addStats, err = stats.CarryStats(b.formerStats, b.g.Stats, from.MaxEntries()-1); err != nil {
 			return err
 		}
+	}
+	if b.prev == nil {
+		return nil
 	}
 	b.follow, err = b.s.carry(b.d.readerOf(b.prev.Maps), b.prev.Maps["slots"])
 	return err
 }
-
-// settleAfter is when a program that was replaced has ended for sure: it runs
-// for some microseconds.
-const settleAfter = 10 * time.Millisecond
 
 // publish makes packets see the generation, and ends the one before.
 func (b *builder) publish() error {
@@ -132,25 +133,33 @@ func (b *builder) publish() error {
 	if b.counts != nil {
 		b.counts.Run()
 	}
+	d.leases.end() // they hold the one before
 	old, err := d.loader.Publish(b.g)
 	if err != nil {
 		return err
 	}
-	d.leases.end()
 	tables := d.tables
 	d.gen, d.tables, d.state = b.g, b.s.t, b.s
 	b.s.publish()
 	if b.counts != nil {
-		time.Sleep(settleAfter)
-		b.counts.Run()
-		b.s.judge()
-		d.warn("counts of the last configuration", d.loader.Carried())
+		d.warn("counts of the last configuration", b.countAll())
 	}
 	d.warn("counters of the last configuration", b.addStats())
 	if old != nil {
 		d.warn("the last configuration", errors.Join(tables.Close(), old.Close()))
 	}
 	return nil
+}
+
+// countAll carries what the programs of before counted to their end. If it fails,
+// the next start does it.
+func (b *builder) countAll() error {
+	if err := loader.Synchronize(); err != nil {
+		return err
+	}
+	b.counts.Run()
+	b.s.judge()
+	return b.d.loader.Carried()
 }
 
 // warn logs what is not worth failing for, once packets see a generation.

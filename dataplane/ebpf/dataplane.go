@@ -206,7 +206,7 @@ func clocksOf(g *loader.Generation) (c info.Clocks, err error) {
 func (d *Dataplane) readerOf(config map[string]*cilium.Map) *reader {
 	return &reader{
 		services: config["services"], backends: config["backends"], vips: config["vips"],
-		serviceInfo: config["service_info"], load: config["load"], stats: config["stats"],
+		serviceInfo: config["service_info"], load: d.loader.Map("load"), stats: d.loader.Map("stats"),
 		drops: d.loader.Map("drops"), meta: d.loader.Map("meta"),
 		affinity: d.loader.Map("affinity"), names: d.names,
 		flows: flows.Table{Map: d.loader.Map("flows"), Next: d.loader.Map("flows_next")},
@@ -228,9 +228,7 @@ func (d *Dataplane) withReader(f func(*reader) error) error {
 }
 
 func configOf(m *bpf.LBMaps) map[string]*cilium.Map {
-	return map[string]*cilium.Map{
-		"services": m.Services, "backends": m.Backends, "vips": m.Vips, "service_info": m.ServiceInfo, "load": m.Load, "stats": m.Stats,
-	}
+	return map[string]*cilium.Map{"services": m.Services, "backends": m.Backends, "vips": m.Vips, "service_info": m.ServiceInfo}
 }
 
 // Read implements dataplane.Dataplane.

@@ -176,7 +176,7 @@ func TestCountsSurviveAProcessThatDiesWhileTheyAreCarried(t *testing.T) {
 	r.do(err)
 	sizes := needOf(snap).sizes(DefaultLimits)
 	setSize(sizes, "backends", 2*sizes["backends"])
-	g, err := r.d.loader.NewGeneration(prev, sizes)
+	g, err := r.d.loader.NewGeneration(sizes)
 	r.do(err)
 	tables, err := openTables(&g.LBObjects)
 	r.do(err)
@@ -197,7 +197,7 @@ func TestCountsSurviveAProcessThatDiesWhileTheyAreCarried(t *testing.T) {
 	if n := r.sizes()["backends"]; n != sizes["backends"] {
 		t.Errorf("map backends has %d elements, want %d", n, sizes["backends"])
 	}
-	if left, err := filepath.Glob(filepath.Join(r.pins, "gen-*", "load_*")); err != nil || len(left) > 0 {
+	if left, err := filepath.Glob(filepath.Join(r.pins, "load_*")); err != nil || len(left) > 0 {
 		t.Errorf("left %v, %v", left, err)
 	}
 	r.wantStays(client, 1, server)

@@ -114,17 +114,11 @@ func setSize(sizes map[string]uint32, name string, n uint32) {
 	}
 }
 
-// atLeast makes sizes such that the ids of the generation before find place. If
-// a process died while it carried counts to a larger map, that one is to be
-// completed first.
+// atLeast makes sizes such that the services of the generation before find place,
+// those included that are gone but for their connections.
 func atLeast(sizes map[string]uint32, prev *loader.Config) map[string]uint32 {
-	if prev == nil {
-		return sizes
-	}
-	for _, name := range []string{"services", "backends"} {
-		if have := prev.Maps[name].MaxEntries(); have > sizes[name] || prev.Maps["load_carried"] != nil {
-			setSize(sizes, name, have)
-		}
+	if prev != nil {
+		setSize(sizes, "services", max(sizes["services"], prev.Maps["services"].MaxEntries()))
 	}
 	return sizes
 }

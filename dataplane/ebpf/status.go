@@ -28,6 +28,7 @@ func (d *Dataplane) Status() (s dataplane.Status, err error) {
 		s.Generation = d.gen.Number
 	}
 	s.Grows = d.limits.byMap()
+	s.Grows["flows"] = s.Max
 	s.Mended, s.Followed, s.Broken = d.following.counts()
 	ring, err := ringOf(d.loader.Map("half_open_ends"))
 	s.HalfOpen = ring.Count

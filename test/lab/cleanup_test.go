@@ -72,8 +72,8 @@ func (s *scene) pinned() (paths []string) {
 	return paths
 }
 
-// mapIDs returns the ids of all pinned maps.
-func (s *scene) mapIDs() (ids []ebpf.MapID) {
+// pinnedMaps returns what the kernel says of all pinned maps.
+func (s *scene) pinnedMaps() (out []*ebpf.MapInfo) {
 	s.t.Helper()
 	for _, pin := range s.pinned() {
 		m, err := ebpf.LoadPinnedMap(pin, &ebpf.LoadPinOptions{ReadOnly: true})
@@ -85,9 +85,18 @@ func (s *scene) mapIDs() (ids []ebpf.MapID) {
 		if err != nil {
 			s.t.Fatal(err)
 		}
+		out = append(out, info)
+	}
+	return out
+}
+
+// mapIDs returns the ids of all pinned maps.
+func (s *scene) mapIDs() (ids []ebpf.MapID) {
+	s.t.Helper()
+	for _, info := range s.pinnedMaps() {
 		id, ok := info.ID()
 		if !ok {
-			s.t.Fatalf("%s has no id", pin)
+			s.t.Fatalf("map %s has no id", info.Name)
 		}
 		ids = append(ids, id)
 	}

@@ -99,16 +99,7 @@ func (c *churn) residentKiB(dir string) float64 {
 // mapMemory is what the pinned maps hold, by the kernel's own count.
 func (c *churn) mapMemory() (bytes uint64) {
 	c.t.Helper()
-	for _, pin := range c.pinned() {
-		m, err := ebpf.LoadPinnedMap(pin, &ebpf.LoadPinOptions{ReadOnly: true})
-		if err != nil {
-			continue // a directory, or a link
-		}
-		info, err := m.Info()
-		m.Close()
-		if err != nil {
-			c.t.Fatal(err)
-		}
+	for _, info := range c.pinnedMaps() {
 		n, _ := info.Memlock()
 		bytes += n
 	}
@@ -212,7 +203,7 @@ func (s *scene) fill() fill {
 	fillOf(s, f, "config/backends", func(_ uint32, v *bpf.LBBackend) int { return min(1, bits.Len64(v.Hash)) })
 	fillOf(s, f, "config/backend_ids", func(uint64, *uint32) int { return 1 })
 	fillOf(s, f, "config/service_info", func(uint64, *bpf.LBServiceName) int { return 1 })
-	fillOf(s, f, "config/load", func(_ uint32, v *bpf.LBBackendLoad) int { return int(v.Active + v.Inactive) })
+	fillOf(s, f, "load", func(_ uint32, v *bpf.LBBackendLoad) int { return int(v.Active + v.Inactive) })
 	fillOf(s, f, "half_open_ends", func(_ uint32, v *bpf.LBHalfOpenRing) int { return int(v.Count) })
 	var backends [bpf.LBLimitsBITS_WORDS]uint64
 	for _, name := range []string{"vip_bits", "backend_bits", "peer_bits"} {

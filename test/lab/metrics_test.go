@@ -161,7 +161,7 @@ func TestACountThatIsWrongIsShownEverywhere(t *testing.T) {
 	s := newMetricsScene(t)
 	s.hold(2)
 	s.wantMetrics(map[string]float64{"waggle_audit_difference": 0, "waggle_audit_backends": 8})
-	m, err := ebpf.LoadPinnedMap(filepath.Join(s.pins, "config", "load"), nil)
+	m, err := ebpf.LoadPinnedMap(filepath.Join(s.pins, "load"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

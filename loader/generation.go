@@ -150,8 +150,11 @@ func (l *Loader) Publish(g *Generation) (old *Generation, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(l.pinCarry(g), l.name(dir)); err != nil {
-		return nil, errors.Join(fmt.Errorf("publish: %w", err), os.RemoveAll(dir))
+	if err := l.pinCarry(g); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	if err := l.name(dir); err != nil {
+		return nil, errors.Join(fmt.Errorf("publish: %w", err), l.dropCarry(), os.RemoveAll(dir))
 	}
 	if err := l.keepCounts(g); err != nil {
 		l.opts.Log.Error("the next start will not find all counts", "error", err)

@@ -153,16 +153,20 @@ func TestAGenerationThatCannotBeBuiltChangesNothing(t *testing.T) {
 	r := growing(t, DefaultLimits)
 	web := serve("web", from(1, 2), 1)
 	r.apply(web)
+	client, server := r.connect(1)
 	inTheWay := filepath.Join(r.pins, "config-next")
 	r.do(os.MkdirAll(filepath.Join(inTheWay, "full"), 0o700))
 	all := append(many(1500), web)
 	if rep := r.d.Apply(r.snapshot(all...)); rep.Err != nil || len(rep.Failed) == 0 {
 		t.Fatalf("apply: %+v, want some to fail", rep)
 	}
-	r.wantSYNs(1, 1, 2)
+	r.wantStays(client, 1, server)
+	r.wantSYNs(1, 2, 1)
 	r.do(os.RemoveAll(inTheWay))
 	r.d.grower.failed = r.d.grower.failed.Add(-growAgainAfter)
 	r.wantHeld(r.apply(all...))
+	r.wantStays(client, 1, server)
+	r.wantCounts(3)
 }
 
 // A process may die at any time while it brings counts to a larger map; programs

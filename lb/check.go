@@ -24,6 +24,11 @@ func (s *Service) Check() error {
 			return fmt.Errorf("service %s: frontend %s: %w", s.ID, f, err)
 		}
 	}
+	for _, r := range s.SourceRanges {
+		if !r.IsValid() || FamilyOf(r.Addr()) != s.ID.Family || r.Addr().Is4In6() || r != r.Masked() {
+			return fmt.Errorf("service %s: source range %s: write a network of the service's family, such as 192.0.2.0/24", s.ID, r)
+		}
+	}
 	seen := make(map[netip.AddrPort]bool, len(s.Backends))
 	for i := range s.Backends {
 		b := &s.Backends[i]
@@ -47,7 +52,7 @@ func (s *Service) checkOptions() error {
 		return fmt.Errorf("affinity of %s: write whole seconds, at most %.0fh", a.Timeout, MaxAffinity.Hours())
 	case int(a.Prefix) > s.ID.Family.Bits():
 		return fmt.Errorf("affinity by %d bits of the client's address: write at most %d", a.Prefix, s.ID.Family.Bits())
-	case s.OnePacket && s.Masquerade == MasqueradeAlways:
+	case s.OnePacket && s.Masquerade() != MasqueradeNever:
 		return errors.New("one-packet scheduling keeps nothing by which an answer could be led back: write masquerade: never")
 	}
 	return nil
@@ -77,6 +82,9 @@ func (s *Service) checkFrontend(f Frontend) error {
 	}
 	if err := checkAddr(s.ID.Family, f.Addr); err != nil {
 		return err
+	}
+	if f.Addr.Port() == 0 && f.IsNodePort() {
+		return errors.New("a node port must be a port: write 1 to 65535")
 	}
 	if f.Addr.Port() == 0 && !s.Affinity.Enabled() { // as in IPVS: else each port's connections go anywhere
 		return errors.New("port 0 (any port) needs affinity: write affinity: {timeout: 300s}, or a port from 1 to 65535")

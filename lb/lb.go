@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -74,11 +75,25 @@ func ParseProtocol(s string) (Protocol, error) {
 	return 0, fmt.Errorf("unknown protocol %q: write TCP, UDP or SCTP", s)
 }
 
-// Frontend is one address, port and protocol at which a Service is reached.
+// Frontend is one address, port and protocol at which a Service is reached, and
+// what is particular to those who come by it.
 type Frontend struct {
-	Addr     netip.AddrPort
-	Protocol Protocol
+	// Addr is where packets go to. The unspecified address stands for each address
+	// of this machine that Node.NodePorts admits: a node port.
+	Addr       netip.AddrPort
+	Protocol   Protocol
+	Policy     Policy
+	Masquerade Masquerade
+	// Restricted says that new connections are taken from Service.SourceRanges
+	// only; others are dropped.
+	Restricted bool
 }
+
+// Key returns what tells frontends apart: address, port and protocol.
+func (f Frontend) Key() Frontend { return Frontend{Addr: f.Addr, Protocol: f.Protocol} }
+
+// IsNodePort reports whether it is served at addresses of this machine.
+func (f Frontend) IsNodePort() bool { return f.Addr.Addr().IsUnspecified() }
 
 // String returns "203.0.113.10:80/TCP", the form that the YAML input uses.
 func (f Frontend) String() string { return f.Addr.String() + "/" + f.Protocol.String() }
@@ -87,6 +102,36 @@ func (f Frontend) String() string { return f.Addr.String() + "/" + f.Protocol.St
 func (f Frontend) Compare(g Frontend) int {
 	return cmp.Or(cmp.Compare(f.Protocol, g.Protocol), f.Addr.Compare(g.Addr))
 }
+
+// Policy says among which backends a frontend's new connections are spread:
+// Kubernetes' traffic policies.
+type Policy uint8
+
+// The policies.
+const (
+	// PolicyCluster is for the pool of all machines.
+	PolicyCluster Policy = iota
+	// PolicyLocal is for the pool of this machine (internalTrafficPolicy: Local).
+	PolicyLocal
+	// PolicyLocalExternal is for the pool of this machine too, but clients on this
+	// machine, its pods and itself, have that of all machines
+	// (externalTrafficPolicy: Local).
+	PolicyLocalExternal
+)
+
+var policyWords = [...]string{"cluster", "local", "local-external"}
+
+// String returns "cluster", "local" or "local-external".
+func (p Policy) String() string { return policyWords[p] }
+
+// Pools is a set of a service's two pools.
+type Pools uint8
+
+// The pools.
+const (
+	Cluster Pools = 1 << 0 // of all machines
+	Local   Pools = 1 << 1 // of this machine
+)
 
 // Backend is one server behind a Service.
 type Backend struct {
@@ -103,6 +148,9 @@ type Backend struct {
 	// Unhealthy says that it does not serve: it gets nothing new, and what
 	// happens to its connections is Service.Lost.
 	Unhealthy bool
+	// Outside are the pools that it is not in: no new connection of theirs goes to
+	// it. One that is outside of both keeps what it has.
+	Outside Pools
 }
 
 // Usable reports whether new connections may go to the backend, as far as it
@@ -137,15 +185,49 @@ type Service struct {
 	SchedulerFlags SchedulerFlags
 	Frontends      []Frontend
 	// Backends stand in the order of the kernel's IPVS list: the newest first.
-	Backends   []Backend
-	Masquerade Masquerade
-	Affinity   Affinity
+	Backends []Backend
+	// SourceRanges are from where Restricted frontends take connections.
+	SourceRanges []netip.Prefix
+	Affinity     Affinity
 	// OnePacket says that each datagram of UDP is scheduled by itself, and
 	// nothing is kept of it: IPVS's one-packet scheduling. Answers keep the
 	// backend's address.
 	OnePacket bool
 	Lost      Lost
 	Reuse     Reuse
+}
+
+// Pool returns the backends of one pool, in their order.
+func (s *Service) Pool(p Pools) []Backend {
+	outside := func(b Backend) bool { return b.Outside&p != 0 }
+	if !slices.ContainsFunc(s.Backends, outside) {
+		return s.Backends
+	}
+	return slices.DeleteFunc(slices.Clone(s.Backends), outside)
+}
+
+// UsesLocal reports whether a frontend picks from the pool of this machine.
+func (s *Service) UsesLocal() bool {
+	return slices.ContainsFunc(s.Frontends, func(f Frontend) bool { return f.Policy != PolicyCluster })
+}
+
+// Masquerade returns the first of its frontends' that is not MasqueradeNever.
+func (s *Service) Masquerade() Masquerade {
+	for _, f := range s.Frontends {
+		if f.Masquerade != MasqueradeNever {
+			return f.Masquerade
+		}
+	}
+	return MasqueradeNever
+}
+
+// SetMasquerade masquerades at all of its frontends in one way, in a list of its
+// own.
+func (s *Service) SetMasquerade(m Masquerade) {
+	s.Frontends = slices.Clone(s.Frontends)
+	for i := range s.Frontends {
+		s.Frontends[i].Masquerade = m
+	}
 }
 
 // SchedulerFlags are the flags of sh and mh (ipvsadm -b).
@@ -228,26 +310,29 @@ var reuseWords = [...]string{"any", "finished", "never"}
 // String returns the word of the YAML input: "any", "finished" or "never".
 func (r Reuse) String() string { return reuseWords[r] }
 
-// Masquerade says whose address the backends of a service see as the client's.
+// Masquerade says whose address the backends see as the client's. Whatever a
+// frontend says, a client that is the backend itself is masqueraded: it would not
+// take a packet from its own address.
 type Masquerade uint8
 
-// The ways to masquerade. Whatever a service says, a client that is the
-// backend itself is masqueraded: it would not take a packet from its own address.
+// The ways to masquerade.
 const (
 	// MasqueradeNever shows the real client. Its replies must come back
 	// through this machine, or the client would not know them.
 	MasqueradeNever Masquerade = iota
 	// MasqueradeAlways shows an address of this machine.
 	MasqueradeAlways
+	// MasqueradeOutsiders does so to all clients but this machine's pods.
+	MasqueradeOutsiders
+	// MasqueradeNode does so to this machine's own connections.
+	MasqueradeNode
 )
 
-// String returns "never" or "always", the words of the YAML input.
-func (m Masquerade) String() string {
-	if m == MasqueradeAlways {
-		return "always"
-	}
-	return "never"
-}
+var masqueradeWords = [...]string{"never", "always", "outsiders", "node"}
+
+// String returns "never", "always", "outsiders" or "node"; the YAML input has the
+// first two.
+func (m Masquerade) String() string { return masqueradeWords[m] }
 
 // BackendID names one backend of one service.
 type BackendID struct {

@@ -116,7 +116,10 @@ func TestEqual(t *testing.T) {
 	for name, change := range map[string]func(*lb.Service){
 		"scheduler":  func(s *lb.Service) { s.Scheduler = "wrr" },
 		"flags":      func(s *lb.Service) { s.SchedulerFlags = lb.SchedulerPort },
-		"masquerade": func(s *lb.Service) { s.Masquerade = lb.MasqueradeAlways },
+		"masquerade": func(s *lb.Service) { s.SetMasquerade(lb.MasqueradeAlways) },
+		"policy":     func(s *lb.Service) { s.Frontends[0].Policy = lb.PolicyLocal },
+		"ranges":     func(s *lb.Service) { s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} },
+		"pools":      func(s *lb.Service) { s.Backends[0].Outside = lb.Local },
 		"affinity":   func(s *lb.Service) { s.Affinity.Timeout = time.Minute },
 		"one packet": func(s *lb.Service) { s.OnePacket = true },
 		"lost":       func(s *lb.Service) { s.Lost = lb.LostDrop },
@@ -125,10 +128,54 @@ func TestEqual(t *testing.T) {
 		"health":     func(s *lb.Service) { s.Backends[0].Unhealthy = true },
 	} {
 		other := *a
-		other.Backends = slices.Clone(a.Backends)
+		other.Backends, other.Frontends = slices.Clone(a.Backends), slices.Clone(a.Frontends)
 		if change(&other); a.Equal(&other) {
 			t.Errorf("services that differ in %s are equal", name)
 		}
+	}
+}
+
+// An update is a snapshot beside the old one, which stays as it was.
+func TestUpdate(t *testing.T) {
+	a, b, c := service("a", 1), service("b", 2), service("c", 3)
+	old, err := lb.NewSnapshot(a, b, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := service("a", 2) // what b gives up
+	next, err := old.Update([]*lb.Service{moved, service("d", 4)}, []lb.ServiceID{b.ID, {Name: "nobody"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if next.Len() != 3 || next.Service(b.ID) != nil || next.Lookup(b.Frontends[0]) != moved || next.Lookup(a.Frontends[0]) != nil {
+		t.Errorf("%d services, b %v, its VIP %v, a's former VIP %v", next.Len(), next.Service(b.ID), next.Lookup(b.Frontends[0]), next.Lookup(a.Frontends[0]))
+	}
+	if old.Len() != 3 || old.Service(a.ID) != a || old.Lookup(b.Frontends[0]) != b {
+		t.Error("the update changed what it was made from")
+	}
+	d := old.Compare(next)
+	if len(d.Added) != 1 || len(d.Removed) != 1 || len(d.Changed) != 1 || d.Changed[0].New != moved || d.Removed[0] != b {
+		t.Errorf("difference %+v", d)
+	}
+	if _, err := next.Update([]*lb.Service{service("e", 3)}, nil); err == nil {
+		t.Error("two services have one frontend")
+	}
+	if n := old.WithNode(lb.Node{PodDevices: []string{"cni0"}}); n.Len() != 3 || n.Node().PodDevices[0] != "cni0" || len(old.Node().PodDevices) != 0 {
+		t.Error("the node is not kept beside the services")
+	}
+}
+
+func TestPools(t *testing.T) {
+	svc := service("a", 1, "192.0.2.2:80", "192.0.2.3:80", "192.0.2.4:80")
+	if got := svc.Pool(lb.Local); &got[0] != &svc.Backends[0] || svc.UsesLocal() {
+		t.Error("without pools there is one list, for all machines")
+	}
+	svc.Backends[0].Outside, svc.Backends[2].Outside = lb.Cluster, lb.Cluster|lb.Local
+	if got := svc.Pool(lb.Cluster); len(got) != 1 || got[0].Addr != svc.Backends[1].Addr {
+		t.Errorf("of all machines: %v", got)
+	}
+	if got := svc.Pool(lb.Local); len(got) != 2 || got[1].Addr != svc.Backends[1].Addr {
+		t.Errorf("of this machine: %v", got)
 	}
 }
 
@@ -170,5 +217,27 @@ func BenchmarkCompare10kServices(b *testing.B) {
 		if d := prev.Compare(next); len(d.Changed) != 1 {
 			b.Fatal("difference lost")
 		}
+	}
+}
+
+func BenchmarkUpdateOfOneAmong10kServices(b *testing.B) {
+	var services []*lb.Service
+	for i := range 10_000 {
+		services = append(services, service(fmt.Sprint("s", i), uint16(i+1)))
+	}
+	snap, err := lb.NewSnapshot(services...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := 0; b.Loop(); i++ {
+		n := i % len(services)
+		next, err := snap.Update([]*lb.Service{service(fmt.Sprint("s", n), uint16(n+1))}, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if d := snap.Compare(next); len(d.Changed) != 1 {
+			b.Fatalf("difference %+v", d)
+		}
+		snap = next
 	}
 }

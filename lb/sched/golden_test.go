@@ -142,7 +142,7 @@ func (w *world) change(f func(*lb.Service)) {
 	svc := *w.svc
 	svc.Backends = slices.Clone(svc.Backends)
 	f(&svc)
-	run, err := Compile(&svc, w.run, w.at)
+	run, err := Compile(&svc, svc.Backends, w.run, w.at)
 	if err != nil {
 		w.t.Fatal(err)
 	}

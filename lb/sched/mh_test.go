@@ -40,9 +40,9 @@ func TestMaglevRemembersTheWeightOfTheQuiesced(t *testing.T) {
 	run := compile(t, svc, nil, Position{})
 	for name, prev := range map[string]*Run{
 		"quiesced":             run,
-		"in another process":   Restore(svc, nil),
+		"in another process":   Restore(svc, svc.Backends, nil),
 		"while wlc scheduled":  compile(t, &lb.Service{Scheduler: "wlc", Backends: quiet.Backends}, run, Position{}),
-		"quiesced before that": Restore(quiet, []uint16{1, 2, 3}),
+		"quiesced before that": Restore(quiet, quiet.Backends, []uint16{1, 2, 3}),
 		"twice":                compile(t, quiet, run, Position{}),
 	} {
 		got := compile(t, quiet, prev, Position{})

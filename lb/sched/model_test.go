@@ -178,7 +178,7 @@ func TestRunsPickAsTheWalkDoes(t *testing.T) {
 						m.bind(map[string]string{"rr": "wrr", "wrr": "rr"}[m.name])
 					}
 					var err error
-					if run, err = Compile(&lb.Service{Scheduler: m.name, Backends: m.list}, run, at); err != nil {
+					if run, err = Compile(&lb.Service{Scheduler: m.name}, m.list, run, at); err != nil {
 						t.Fatal(err)
 					}
 					at = Position{Next: run.Start}

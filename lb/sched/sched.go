@@ -143,12 +143,12 @@ func Find(name string) (Scheduler, error) {
 	return schedulers[i], nil
 }
 
-// Compile makes the run for a service, whose backends stand in list order
-// (newest first). prev is the service's run before this change, nil for a new
-// service, and at is where it stands; both decide where rr and wrr go on, and
+// Compile makes the run for one pool of a service, whose backends stand in list
+// order (newest first). prev is the pool's run before this change, nil for a new
+// one, and at is where it stands; both decide where rr and wrr go on, and
 // what mh remembers. A scheduler other than prev's is bound anew, as ipvsadm -E
-// -s does. The service is kept and must not change.
-func Compile(svc *lb.Service, prev *Run, at Position) (*Run, error) {
+// -s does. The pool is kept and must not change.
+func Compile(svc *lb.Service, pool []lb.Backend, prev *Run, at Position) (*Run, error) {
 	s, err := Find(svc.Scheduler)
 	if err != nil {
 		return nil, err
@@ -156,25 +156,25 @@ func Compile(svc *lb.Service, prev *Run, at Position) (*Run, error) {
 	if err := s.Takes(svc.SchedulerFlags); err != nil {
 		return nil, err
 	}
-	if n := len(svc.Backends); n > MaxBackends {
+	if n := len(pool); n > MaxBackends {
 		return nil, fmt.Errorf("service %s has %d backends: at most %d", svc.ID, n, MaxBackends)
 	}
 	r := &Run{
 		Scheduler: s.Name, Rule: s.Rule, Flags: hashFlags(svc.SchedulerFlags),
-		Backends: svc.Backends, last: lastWeights(svc.Backends, prev),
+		Backends: pool, last: lastWeights(pool, prev),
 	}
 	s.compile(r, prev, at)
 	return r, nil
 }
 
 // Restore makes a run that stands for one that a former process compiled for
-// the service; it is only good as the prev of Compile. last are what LastWeight
+// the pool; it is only good as the prev of Compile. last are what LastWeight
 // said of each backend. rr and wrr go on where that run stood if Compile gets
 // its position.
-func Restore(svc *lb.Service, last []uint16) *Run {
-	r := &Run{Scheduler: svc.Scheduler, Backends: svc.Backends, last: make([]uint16, len(svc.Backends))}
+func Restore(svc *lb.Service, pool []lb.Backend, last []uint16) *Run {
+	r := &Run{Scheduler: svc.Scheduler, Backends: pool, last: make([]uint16, len(pool))}
 	copy(r.last, last)
-	for i, b := range svc.Backends {
+	for i, b := range pool {
 		if b.Weight > 0 {
 			r.last[i] = b.Weight
 		}

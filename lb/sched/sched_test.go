@@ -28,7 +28,7 @@ func service(scheduler string, backends ...lb.Backend) *lb.Service {
 
 func compile(t testing.TB, svc *lb.Service, prev *Run, at Position) *Run {
 	t.Helper()
-	run, err := Compile(svc, prev, at)
+	run, err := Compile(svc, svc.Backends, prev, at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func TestAScheduleGoesOnAfterNothingChanged(t *testing.T) {
 		at := Position{Next: whole.Start}
 		for n := range 25 {
 			want := picks(whole, at, 20)
-			for what, prev := range map[string]*Run{"": whole, " in another process": Restore(svc, nil)} {
+			for what, prev := range map[string]*Run{"": whole, " in another process": Restore(svc, svc.Backends, nil)} {
 				run := compile(t, svc, prev, at)
 				if got := picks(run, Position{Next: run.Start}, 20); !slices.Equal(got, want) {
 					t.Fatalf("%s%s: after %d picks %v, want %v", name, what, n, got, want)
@@ -151,7 +151,7 @@ func TestCompileRefuses(t *testing.T) {
 		`scheduler "mh" has no flag "0x8": it takes mh-fallback and mh-port`: {Scheduler: "mh", SchedulerFlags: 8},
 		`service web/ipv4 has 65536 backends: at most 65535`:                 service("rr", make([]lb.Backend, 65536)...),
 	} {
-		if _, err := Compile(svc, nil, Position{}); err == nil || err.Error() != want {
+		if _, err := Compile(svc, svc.Backends, nil, Position{}); err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}

@@ -24,8 +24,8 @@ static __always_inline void affinity_key(struct affinity_key *k, const addr_t cl
 	k->service_hash = service_hash;
 }
 
-/* Id of the backend that a client's entry leads to; 0: that takes nothing any more. */
-static __always_inline __u32 affine_backend(struct affinity_entry *a, __u8 options)
+/* Id of the backend that a client's entry leads to; 0: that takes nothing of this pool any more. */
+static __always_inline __u32 affine_backend(struct affinity_entry *a, __u8 options, __u32 pool)
 {
 	struct backend *b;
 	__u32 *mended;
@@ -40,14 +40,15 @@ static __always_inline __u32 affine_backend(struct affinity_entry *a, __u8 optio
 			return 0;
 		a->backend = *mended;
 	}
-	if (b->state != BACKEND_ACTIVE || (!b->weight && !(options & SERVICE_KEEP_QUIESCED)))
+	if (b->state != BACKEND_ACTIVE || b->outside & pool ||
+	    (!b->weight && !(options & SERVICE_KEEP_QUIESCED)))
 		return 0;
 	return a->backend;
 }
 
 /* Id of the backend that a new flow's client is kept at; 0: it is free to go anywhere. */
 static __always_inline __u32 find_affine(const struct flow_key *key, struct service *svc,
-					 struct work *w)
+					 __u32 pool, struct work *w)
 {
 	struct affinity_entry *a;
 	__u32 id = 0;
@@ -57,7 +58,7 @@ static __always_inline __u32 find_affine(const struct flow_key *key, struct serv
 	a = bpf_map_lookup_elem(&affinity, &w->client);
 	if (!a)
 		return 0;
-	id = affine_backend(a, svc->options);
+	id = affine_backend(a, svc->options, pool);
 	a->expires =
 		id ? w->affinity.expires : 0; /* it ends, though nobody else may take the client */
 	return id;
@@ -82,8 +83,8 @@ static __always_inline bool is_once(const struct packet *p, const struct service
 	return svc->options & SERVICE_ONE_PACKET && p->key.proto == IPPROTO_UDP;
 }
 
-/* Id of the backend for a new flow of a service; 0: nobody can take it. */
-__noinline __u32 choose(struct packet *p, __u32 service)
+/* Id of the backend for a new flow, of one pool of a service; 0: nobody can take it. */
+__noinline __u32 choose(struct packet *p, __u32 service, __u32 pool)
 {
 	struct service *svc = bpf_map_lookup_elem(&services, &service);
 	struct fragment *datagram = NULL;
@@ -98,9 +99,9 @@ __noinline __u32 choose(struct packet *p, __u32 service)
 	if (datagram && p->part == LATER)
 		return datagram->backend; /* all of a datagram goes one way */
 	if (svc->affinity)
-		id = find_affine(&p->key, svc, w);
+		id = find_affine(&p->key, svc, pool, w);
 	if (!id) {
-		id = pick(&p->key, *(volatile __u64 *)&svc->pool);
+		id = pick(&p->key, pool_word(svc, pool));
 		if (id && svc->affinity)
 			remember(w, id);
 	}

@@ -4,7 +4,8 @@
 
 /*
  * {addr, port, proto} is a frontend, {addr, 0, proto} one for every port that has none of its own;
- * {addr, 0, 0} marks the address as a VIP.
+ * {addr, 0, 0} marks the address as a VIP. A node port has the unspecified address: it is served at
+ * all of node_addrs that say so.
  */
 struct vip_key {
 	addr_t addr;
@@ -19,12 +20,24 @@ struct vip {
 };
 
 enum vip_flags {
-	VIP_MASQUERADE = 1 << 0, /* the backend is to see this node's address */
+	VIP_MASQUERADE = 1 << 0,	   /* the backend is to see this node's address */
+	VIP_MASQUERADE_OUTSIDERS = 1 << 1, /* the same, unless a pod of this node asks */
+	VIP_MASQUERADE_NODE = 1 << 2,	   /* the same, if this node itself asks */
+	VIP_LOCAL = 1 << 3,		   /* picks from the pool of this node */
+	VIP_SHORT_CIRCUIT = 1 << 4,	   /* but for clients on this node: they have the other */
+	VIP_RESTRICTED = 1 << 5,	   /* takes new flows from source_ranges only */
+};
+
+/* The two pools of a service. */
+enum pools {
+	POOL_CLUSTER = 1 << 0, /* of all nodes */
+	POOL_LOCAL = 1 << 1,   /* of this one */
 };
 
 enum device_flags {
 	DEVICE_BRIDGE = 1 << 0, /* what it receives came in by a port, and was seen there */
 	DEVICE_PORT = 1 << 1,	/* of a bridge, whose address is in bridge */
+	DEVICE_POD = 1 << 2,	/* what it receives was sent by a pod of this node */
 };
 
 /* What a device's packets are masqueraded with, all zero: nothing fits; its part in a bridge. */
@@ -52,6 +65,7 @@ enum rule_flags {
 	RULE_LEAST_WEIGHTED = 1 << 0,
 	RULE_LEAST_EXPECTED = 1 << 1,
 	RULE_LEAST_IDLE = 1 << 2,
+	RULE_EMPTY_DROP = 1 << 3, /* no slots: packets are dropped, not refused */
 };
 
 enum service_options {
@@ -64,9 +78,9 @@ enum service_options {
 };
 
 /*
- * pool is the published word, one aligned store: base (index of the run's header in slots) in bits
- * 0-31, count (slots of the run) in 32-55, rule in 56-59, flags in 60-63. affinity, prefix and
- * options are another.
+ * pool and local are the published words of the two pools, one aligned store each: base (index of
+ * the run's header in slots) in bits 0-31, count (slots of the run) in 32-55, rule in 56-59, flags
+ * in 60-63. affinity, prefix and options are another.
  */
 struct service {
 	__u64 hash; /* identity; 0: free */
@@ -75,7 +89,7 @@ struct service {
 	__u8 prefix;	/* of 128: the bits of a client's address that affinity looks at */
 	__u8 options;	/* enum service_options */
 	__u16 pad;
-	__u64 pad1;
+	__u64 local; /* as pool; 0: no frontend has VIP_LOCAL */
 };
 
 _Static_assert(sizeof(struct service) == 32, "two services are one cache line");
@@ -92,10 +106,10 @@ struct backend {
 	addr_t addr;
 	__u16 port;
 	__u16 weight;
-	__u32 service; /* index into services */
-	__u32 order;   /* place in the service's list, 0 = first = newest */
-	__u8 state;    /* enum backend_state */
-	__u8 pad;
+	__u32 service;	   /* index into services */
+	__u32 order;	   /* place in the service's list, 0 = first = newest */
+	__u8 state;	   /* enum backend_state */
+	__u8 outside;	   /* enum pools: those that it is not in */
 	__u16 last_weight; /* the last one that was not 0: mh's tables go by it */
 	__u32 upper;	   /* connections that overload it; 0: none do */
 	__u32 lower;	   /* with fewer it no longer is; 0: upper less a quarter */
@@ -103,3 +117,26 @@ struct backend {
 };
 
 _Static_assert(sizeof(struct backend) == 64, "a backend is one cache line");
+
+/* A network; len is of the 128 bits of an address. */
+struct prefix_key {
+	__u32 len;
+	addr_t addr;
+};
+
+/* A network from which a service takes flows; len counts the bits of service too. */
+struct source_key {
+	__u32 len;
+	__u32 service; /* index into services */
+	addr_t addr;
+};
+
+#define MAX_SERVICE_RANGES 8
+
+/* Networks that VIPs are taken from. */
+struct service_ranges {
+	__u32 count;
+	__u32 pad;
+	addr_t addr[MAX_SERVICE_RANGES];
+	addr_t mask[MAX_SERVICE_RANGES];
+};

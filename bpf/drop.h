@@ -98,5 +98,21 @@ enum drop_reason {
 	 * many, nothing but to find who sends them: it is a flood of half-open connections.
 	 */
 	DROP_DISPLACED,
+	/*
+	 * to a frontend with traffic policy Local, and this machine has no backend of the service,
+	 * but others have. Do: nothing; send clients to a machine that has one, or set the policy
+	 * to Cluster.
+	 */
+	DROP_NO_LOCAL,
+	/*
+	 * to a frontend that takes connections from some networks only (loadBalancerSourceRanges),
+	 * and the client is in none of them. Do: nothing, or add the client's network.
+	 */
+	DROP_SOURCE_RANGE,
+	/*
+	 * to an address of a range that VIPs are taken from (ServiceCIDR), and no service has it.
+	 * Do: nothing; the client uses an address of a service that is gone.
+	 */
+	DROP_UNALLOCATED,
 	DROP_MAX,
 };

@@ -12,7 +12,7 @@ enum fate {
 /* Whether it takes new flows, however many it has. */
 static __always_inline bool serves(const struct backend *b)
 {
-	return b->state == BACKEND_ACTIVE && b->weight;
+	return b->state == BACKEND_ACTIVE && b->weight && b->outside != (POOL_CLUSTER | POOL_LOCAL);
 }
 
 /* A SYN of a flow's tuple: "port reuse" in docs/packet-path.md. */

@@ -2,17 +2,6 @@
 /* Frontends, and what becomes of packets to a VIP that are no flow's. */
 #pragma once
 
-/* Copies the key: Linux 6.1 takes none from what a global function is given. */
-static __noinline bool is_assigned(const addr_t addr)
-{
-	addr_t k;
-	__u32 *flags;
-
-	copy_addr(k, addr);
-	flags = bpf_map_lookup_elem(&node_addrs, k);
-	return flags && *flags & NODE_ADDR_ASSIGNED;
-}
-
 static __always_inline struct vip *find_vip(const addr_t addr, __u16 port, __u8 proto)
 {
 	struct vip_key k = {.port = port, .proto = proto};
@@ -21,12 +10,37 @@ static __always_inline struct vip *find_vip(const addr_t addr, __u16 port, __u8 
 	return bpf_map_lookup_elem(&vips, &k);
 }
 
-/* The frontend that a packet is to: its port's, else the one for any port. */
+/* Copies the key, as is_assigned does. */
+static __noinline bool serves_node_ports(const addr_t addr)
+{
+	addr_t k;
+	__u32 *flags;
+
+	copy_addr(k, addr);
+	flags = bpf_map_lookup_elem(&node_addrs, k);
+	return flags && *flags & NODE_ADDR_PORTS;
+}
+
+/* The node port that a packet is to. */
+static __noinline struct vip *find_node_port(const struct packet *p)
+{
+	struct vip_key k = {.port = p->key.dport, .proto = p->key.proto};
+
+	if (!bit_is_set(&node_port_bits, p->key.dport) || !serves_node_ports(p->key.daddr))
+		return NULL;
+	if (p->v4)
+		((__u32 *)k.addr)[2] = bpf_htonl(0xffff);
+	return bpf_map_lookup_elem(&vips, &k);
+}
+
+/* The frontend that a packet is to: its port's, else the one for any port, else a node port. */
 static __always_inline struct vip *find_frontend(const struct packet *p)
 {
 	struct vip *v = find_vip(p->key.daddr, p->key.dport, p->key.proto);
 
-	return v ? v : find_vip(p->key.daddr, 0, p->key.proto);
+	if (!v)
+		v = find_vip(p->key.daddr, 0, p->key.proto);
+	return v ? v : find_node_port(p);
 }
 
 /*
@@ -35,7 +49,9 @@ static __always_inline struct vip *find_frontend(const struct packet *p)
  */
 static __always_inline enum verdict unwanted(const struct packet *p, enum drop_reason reason)
 {
-	if (!find_vip(p->key.daddr, 0, 0) || is_assigned(p->key.daddr))
+	if (!find_vip(p->key.daddr, 0, 0))
+		return in_service_range(p->key.daddr) ? unallocated(p) : VERDICT_PASS;
+	if (is_assigned(p->key.daddr))
 		return VERDICT_PASS;
 	if (reason == DROP_UNKNOWN_PORT)
 		return refuse(reason, VERDICT_ICMP);
@@ -99,6 +115,7 @@ static __noinline bool resumes(struct __sk_buff *skb, const struct packet *p, __
 {
 	struct service *svc = bpf_map_lookup_elem(&services, &service);
 
+	/* both pools have the service's rule */
 	if (!p || !svc || taking_over || (svc->pool >> 56 & 15) != RULE_HASH || p->part == LATER ||
 	    p->ended || (p->tcp_flags & (TCP_SYN | TCP_RST | TCP_ACK)) != TCP_ACK)
 		return false;

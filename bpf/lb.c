@@ -46,11 +46,13 @@
 #include "masq.h"
 #include "affinity.h"
 #include "forward.h"
+#include "ranges.h"
 #include "direct.h"
 #include "quoted.h"
 #include "icmp.h"
 #include "refuse.h"
 #include "frontend.h"
+#include "client.h"
 #include "fate.h"
 #include "path.h"
 #include "sweep.h"
@@ -72,6 +74,7 @@ const enum drop_reason *anchor_drop_reason __attribute__((unused));
 const enum vip_flags *anchor_vip_flags __attribute__((unused));
 const enum device_flags *anchor_device_flags __attribute__((unused));
 const enum node_addr_flags *anchor_node_addr_flags __attribute__((unused));
+const enum pools *anchor_pools __attribute__((unused));
 
 /* Of enum tcx_action_base, which older uapi headers lack. Passing is always NEXT: others' programs
  * on the same device must still run.

@@ -36,7 +36,7 @@ type LBBackend struct {
 	Service    uint32
 	Order      uint32
 	State      uint8
-	Pad        uint8
+	Outside    uint8
 	LastWeight uint16
 	Upper      uint32
 	Lower      uint32
@@ -98,6 +98,7 @@ type LBDeviceFlags uint32
 const (
 	LBDeviceFlagsDEVICE_BRIDGE LBDeviceFlags = 1
 	LBDeviceFlagsDEVICE_PORT   LBDeviceFlags = 2
+	LBDeviceFlagsDEVICE_POD    LBDeviceFlags = 4
 )
 
 type LBDropReason uint32
@@ -122,7 +123,10 @@ const (
 	LBDropReasonDROP_REDIRECT     LBDropReason = 16
 	LBDropReasonDROP_BACKEND_GONE LBDropReason = 17
 	LBDropReasonDROP_DISPLACED    LBDropReason = 18
-	LBDropReasonDROP_MAX          LBDropReason = 19
+	LBDropReasonDROP_NO_LOCAL     LBDropReason = 19
+	LBDropReasonDROP_SOURCE_RANGE LBDropReason = 20
+	LBDropReasonDROP_UNALLOCATED  LBDropReason = 21
+	LBDropReasonDROP_MAX          LBDropReason = 22
 )
 
 type LBFlow struct {
@@ -249,6 +253,9 @@ const (
 	LBLimitsSLOT_CLOSED       LBLimits = 2147483648
 	LBLimitsMAX_FLOWS         LBLimits = 524288
 	LBLimitsMAX_NODE_ADDRS    LBLimits = 4096
+	LBLimitsMAX_PREFIXES      LBLimits = 1024
+	LBLimitsMAX_SOURCE_RANGES LBLimits = 1048576
+	LBLimitsPORT_WORDS        LBLimits = 1024
 	LBLimitsMAX_DEVICES       LBLimits = 4096
 	LBLimitsMAX_DIRECT        LBLimits = 65536
 	LBLimitsRESOURCED_BUCKETS LBLimits = 4096
@@ -267,6 +274,14 @@ type LBNodeAddrFlags uint32
 
 const (
 	LBNodeAddrFlagsNODE_ADDR_ASSIGNED LBNodeAddrFlags = 1
+	LBNodeAddrFlagsNODE_ADDR_PORTS    LBNodeAddrFlags = 2
+)
+
+type LBPools uint32
+
+const (
+	LBPoolsPOOL_CLUSTER LBPools = 1
+	LBPoolsPOOL_LOCAL   LBPools = 2
 )
 
 type LBPosition uint32
@@ -279,6 +294,12 @@ const (
 	LBPositionPOSITION_R1 LBPosition = 5
 	LBPositionPOSITION_R4 LBPosition = 6
 )
+
+type LBPrefixKey struct {
+	_    structs.HostLayout
+	Len  uint32
+	Addr [16]uint8
+}
 
 type LBQuote struct {
 	_     structs.HostLayout
@@ -305,6 +326,7 @@ const (
 	LBRuleFlagsRULE_LEAST_WEIGHTED LBRuleFlags = 1
 	LBRuleFlagsRULE_LEAST_EXPECTED LBRuleFlags = 2
 	LBRuleFlagsRULE_LEAST_IDLE     LBRuleFlags = 4
+	LBRuleFlagsRULE_EMPTY_DROP     LBRuleFlags = 8
 )
 
 type LBService struct {
@@ -315,7 +337,7 @@ type LBService struct {
 	Prefix   uint8
 	Options  uint8
 	Pad      uint16
-	Pad1     uint64
+	Local    uint64
 }
 
 type LBServiceName struct {
@@ -338,6 +360,21 @@ const (
 	LBServiceOptionsSERVICE_REUSE_NEVER    LBServiceOptions = 32
 )
 
+type LBServiceRanges struct {
+	_     structs.HostLayout
+	Count uint32
+	Pad   uint32
+	Addr  [8][16]uint8
+	Mask  [8][16]uint8
+}
+
+type LBSourceKey struct {
+	_       structs.HostLayout
+	Len     uint32
+	Service uint32
+	Addr    [16]uint8
+}
+
 type LBVip struct {
 	_       structs.HostLayout
 	Service uint32
@@ -347,7 +384,12 @@ type LBVip struct {
 type LBVipFlags uint32
 
 const (
-	LBVipFlagsVIP_MASQUERADE LBVipFlags = 1
+	LBVipFlagsVIP_MASQUERADE           LBVipFlags = 1
+	LBVipFlagsVIP_MASQUERADE_OUTSIDERS LBVipFlags = 2
+	LBVipFlagsVIP_MASQUERADE_NODE      LBVipFlags = 4
+	LBVipFlagsVIP_LOCAL                LBVipFlags = 8
+	LBVipFlagsVIP_SHORT_CIRCUIT        LBVipFlags = 16
+	LBVipFlagsVIP_RESTRICTED           LBVipFlags = 32
 )
 
 type LBVipKey struct {
@@ -393,15 +435,19 @@ const (
 	LBMapMasqPorts            = "masq_ports"
 	LBMapMeta                 = "meta"
 	LBMapNodeAddrs            = "node_addrs"
+	LBMapNodePortBits         = "node_port_bits"
 	LBMapParcels              = "parcels"
 	LBMapPeerBits             = "peer_bits"
 	LBMapPieceFlows           = "piece_flows"
 	LBMapPieceKeys            = "piece_keys"
+	LBMapPrefixes             = "prefixes"
 	LBMapQuotes               = "quotes"
 	LBMapResourced            = "resourced"
 	LBMapServiceInfo          = "service_info"
+	LBMapServiceRanges        = "service_ranges"
 	LBMapServices             = "services"
 	LBMapSlots                = "slots"
+	LBMapSourceRanges         = "source_ranges"
 	LBMapStats                = "stats"
 	LBMapVipBits              = "vip_bits"
 	LBMapVips                 = "vips"
@@ -422,6 +468,7 @@ const (
 	LBVarAnchorGrowthPhase    = "anchor_growth_phase"
 	LBVarAnchorLimits         = "anchor_limits"
 	LBVarAnchorNodeAddrFlags  = "anchor_node_addr_flags"
+	LBVarAnchorPools          = "anchor_pools"
 	LBVarAnchorPosition       = "anchor_position"
 	LBVarAnchorRule           = "anchor_rule"
 	LBVarAnchorRuleFlags      = "anchor_rule_flags"
@@ -502,39 +549,43 @@ type LBProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type LBMapSpecs struct {
-	Affinity     *ebpf.MapSpec `ebpf:"affinity"`
-	BackendBits  *ebpf.MapSpec `ebpf:"backend_bits"`
-	BackendIds   *ebpf.MapSpec `ebpf:"backend_ids"`
-	Backends     *ebpf.MapSpec `ebpf:"backends"`
-	Buckets      *ebpf.MapSpec `ebpf:"buckets"`
-	Devices      *ebpf.MapSpec `ebpf:"devices"`
-	Direct       *ebpf.MapSpec `ebpf:"direct"`
-	Drops        *ebpf.MapSpec `ebpf:"drops"`
-	Flows        *ebpf.MapSpec `ebpf:"flows"`
-	FlowsNext    *ebpf.MapSpec `ebpf:"flows_next"`
-	Fragments    *ebpf.MapSpec `ebpf:"fragments"`
-	Growth       *ebpf.MapSpec `ebpf:"growth"`
-	HalfOpen     *ebpf.MapSpec `ebpf:"half_open"`
-	HalfOpenEnds *ebpf.MapSpec `ebpf:"half_open_ends"`
-	Held         *ebpf.MapSpec `ebpf:"held"`
-	Load         *ebpf.MapSpec `ebpf:"load"`
-	MasqBits     *ebpf.MapSpec `ebpf:"masq_bits"`
-	MasqPorts    *ebpf.MapSpec `ebpf:"masq_ports"`
-	Meta         *ebpf.MapSpec `ebpf:"meta"`
-	NodeAddrs    *ebpf.MapSpec `ebpf:"node_addrs"`
-	Parcels      *ebpf.MapSpec `ebpf:"parcels"`
-	PeerBits     *ebpf.MapSpec `ebpf:"peer_bits"`
-	PieceFlows   *ebpf.MapSpec `ebpf:"piece_flows"`
-	PieceKeys    *ebpf.MapSpec `ebpf:"piece_keys"`
-	Quotes       *ebpf.MapSpec `ebpf:"quotes"`
-	Resourced    *ebpf.MapSpec `ebpf:"resourced"`
-	ServiceInfo  *ebpf.MapSpec `ebpf:"service_info"`
-	Services     *ebpf.MapSpec `ebpf:"services"`
-	Slots        *ebpf.MapSpec `ebpf:"slots"`
-	Stats        *ebpf.MapSpec `ebpf:"stats"`
-	VipBits      *ebpf.MapSpec `ebpf:"vip_bits"`
-	Vips         *ebpf.MapSpec `ebpf:"vips"`
-	Works        *ebpf.MapSpec `ebpf:"works"`
+	Affinity      *ebpf.MapSpec `ebpf:"affinity"`
+	BackendBits   *ebpf.MapSpec `ebpf:"backend_bits"`
+	BackendIds    *ebpf.MapSpec `ebpf:"backend_ids"`
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	Buckets       *ebpf.MapSpec `ebpf:"buckets"`
+	Devices       *ebpf.MapSpec `ebpf:"devices"`
+	Direct        *ebpf.MapSpec `ebpf:"direct"`
+	Drops         *ebpf.MapSpec `ebpf:"drops"`
+	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	FlowsNext     *ebpf.MapSpec `ebpf:"flows_next"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
+	Growth        *ebpf.MapSpec `ebpf:"growth"`
+	HalfOpen      *ebpf.MapSpec `ebpf:"half_open"`
+	HalfOpenEnds  *ebpf.MapSpec `ebpf:"half_open_ends"`
+	Held          *ebpf.MapSpec `ebpf:"held"`
+	Load          *ebpf.MapSpec `ebpf:"load"`
+	MasqBits      *ebpf.MapSpec `ebpf:"masq_bits"`
+	MasqPorts     *ebpf.MapSpec `ebpf:"masq_ports"`
+	Meta          *ebpf.MapSpec `ebpf:"meta"`
+	NodeAddrs     *ebpf.MapSpec `ebpf:"node_addrs"`
+	NodePortBits  *ebpf.MapSpec `ebpf:"node_port_bits"`
+	Parcels       *ebpf.MapSpec `ebpf:"parcels"`
+	PeerBits      *ebpf.MapSpec `ebpf:"peer_bits"`
+	PieceFlows    *ebpf.MapSpec `ebpf:"piece_flows"`
+	PieceKeys     *ebpf.MapSpec `ebpf:"piece_keys"`
+	Prefixes      *ebpf.MapSpec `ebpf:"prefixes"`
+	Quotes        *ebpf.MapSpec `ebpf:"quotes"`
+	Resourced     *ebpf.MapSpec `ebpf:"resourced"`
+	ServiceInfo   *ebpf.MapSpec `ebpf:"service_info"`
+	ServiceRanges *ebpf.MapSpec `ebpf:"service_ranges"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
+	Slots         *ebpf.MapSpec `ebpf:"slots"`
+	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
+	Stats         *ebpf.MapSpec `ebpf:"stats"`
+	VipBits       *ebpf.MapSpec `ebpf:"vip_bits"`
+	Vips          *ebpf.MapSpec `ebpf:"vips"`
+	Works         *ebpf.MapSpec `ebpf:"works"`
 }
 
 // LBVariableSpecs contains global variables before they are loaded into the kernel.
@@ -549,6 +600,7 @@ type LBVariableSpecs struct {
 	AnchorGrowthPhase    *ebpf.VariableSpec `ebpf:"anchor_growth_phase"`
 	AnchorLimits         *ebpf.VariableSpec `ebpf:"anchor_limits"`
 	AnchorNodeAddrFlags  *ebpf.VariableSpec `ebpf:"anchor_node_addr_flags"`
+	AnchorPools          *ebpf.VariableSpec `ebpf:"anchor_pools"`
 	AnchorPosition       *ebpf.VariableSpec `ebpf:"anchor_position"`
 	AnchorRule           *ebpf.VariableSpec `ebpf:"anchor_rule"`
 	AnchorRuleFlags      *ebpf.VariableSpec `ebpf:"anchor_rule_flags"`
@@ -593,39 +645,43 @@ func (o *LBObjects) Close() error {
 //
 // It can be passed to LoadLBObjects or ebpf.CollectionSpec.LoadAndAssign.
 type LBMaps struct {
-	Affinity     *ebpf.Map `ebpf:"affinity"`
-	BackendBits  *ebpf.Map `ebpf:"backend_bits"`
-	BackendIds   *ebpf.Map `ebpf:"backend_ids"`
-	Backends     *ebpf.Map `ebpf:"backends"`
-	Buckets      *ebpf.Map `ebpf:"buckets"`
-	Devices      *ebpf.Map `ebpf:"devices"`
-	Direct       *ebpf.Map `ebpf:"direct"`
-	Drops        *ebpf.Map `ebpf:"drops"`
-	Flows        *ebpf.Map `ebpf:"flows"`
-	FlowsNext    *ebpf.Map `ebpf:"flows_next"`
-	Fragments    *ebpf.Map `ebpf:"fragments"`
-	Growth       *ebpf.Map `ebpf:"growth"`
-	HalfOpen     *ebpf.Map `ebpf:"half_open"`
-	HalfOpenEnds *ebpf.Map `ebpf:"half_open_ends"`
-	Held         *ebpf.Map `ebpf:"held"`
-	Load         *ebpf.Map `ebpf:"load"`
-	MasqBits     *ebpf.Map `ebpf:"masq_bits"`
-	MasqPorts    *ebpf.Map `ebpf:"masq_ports"`
-	Meta         *ebpf.Map `ebpf:"meta"`
-	NodeAddrs    *ebpf.Map `ebpf:"node_addrs"`
-	Parcels      *ebpf.Map `ebpf:"parcels"`
-	PeerBits     *ebpf.Map `ebpf:"peer_bits"`
-	PieceFlows   *ebpf.Map `ebpf:"piece_flows"`
-	PieceKeys    *ebpf.Map `ebpf:"piece_keys"`
-	Quotes       *ebpf.Map `ebpf:"quotes"`
-	Resourced    *ebpf.Map `ebpf:"resourced"`
-	ServiceInfo  *ebpf.Map `ebpf:"service_info"`
-	Services     *ebpf.Map `ebpf:"services"`
-	Slots        *ebpf.Map `ebpf:"slots"`
-	Stats        *ebpf.Map `ebpf:"stats"`
-	VipBits      *ebpf.Map `ebpf:"vip_bits"`
-	Vips         *ebpf.Map `ebpf:"vips"`
-	Works        *ebpf.Map `ebpf:"works"`
+	Affinity      *ebpf.Map `ebpf:"affinity"`
+	BackendBits   *ebpf.Map `ebpf:"backend_bits"`
+	BackendIds    *ebpf.Map `ebpf:"backend_ids"`
+	Backends      *ebpf.Map `ebpf:"backends"`
+	Buckets       *ebpf.Map `ebpf:"buckets"`
+	Devices       *ebpf.Map `ebpf:"devices"`
+	Direct        *ebpf.Map `ebpf:"direct"`
+	Drops         *ebpf.Map `ebpf:"drops"`
+	Flows         *ebpf.Map `ebpf:"flows"`
+	FlowsNext     *ebpf.Map `ebpf:"flows_next"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
+	Growth        *ebpf.Map `ebpf:"growth"`
+	HalfOpen      *ebpf.Map `ebpf:"half_open"`
+	HalfOpenEnds  *ebpf.Map `ebpf:"half_open_ends"`
+	Held          *ebpf.Map `ebpf:"held"`
+	Load          *ebpf.Map `ebpf:"load"`
+	MasqBits      *ebpf.Map `ebpf:"masq_bits"`
+	MasqPorts     *ebpf.Map `ebpf:"masq_ports"`
+	Meta          *ebpf.Map `ebpf:"meta"`
+	NodeAddrs     *ebpf.Map `ebpf:"node_addrs"`
+	NodePortBits  *ebpf.Map `ebpf:"node_port_bits"`
+	Parcels       *ebpf.Map `ebpf:"parcels"`
+	PeerBits      *ebpf.Map `ebpf:"peer_bits"`
+	PieceFlows    *ebpf.Map `ebpf:"piece_flows"`
+	PieceKeys     *ebpf.Map `ebpf:"piece_keys"`
+	Prefixes      *ebpf.Map `ebpf:"prefixes"`
+	Quotes        *ebpf.Map `ebpf:"quotes"`
+	Resourced     *ebpf.Map `ebpf:"resourced"`
+	ServiceInfo   *ebpf.Map `ebpf:"service_info"`
+	ServiceRanges *ebpf.Map `ebpf:"service_ranges"`
+	Services      *ebpf.Map `ebpf:"services"`
+	Slots         *ebpf.Map `ebpf:"slots"`
+	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
+	Stats         *ebpf.Map `ebpf:"stats"`
+	VipBits       *ebpf.Map `ebpf:"vip_bits"`
+	Vips          *ebpf.Map `ebpf:"vips"`
+	Works         *ebpf.Map `ebpf:"works"`
 }
 
 func (m *LBMaps) Close() error {
@@ -650,15 +706,19 @@ func (m *LBMaps) Close() error {
 		m.MasqPorts,
 		m.Meta,
 		m.NodeAddrs,
+		m.NodePortBits,
 		m.Parcels,
 		m.PeerBits,
 		m.PieceFlows,
 		m.PieceKeys,
+		m.Prefixes,
 		m.Quotes,
 		m.Resourced,
 		m.ServiceInfo,
+		m.ServiceRanges,
 		m.Services,
 		m.Slots,
+		m.SourceRanges,
 		m.Stats,
 		m.VipBits,
 		m.Vips,
@@ -678,6 +738,7 @@ type LBVariables struct {
 	AnchorGrowthPhase    *ebpf.Variable `ebpf:"anchor_growth_phase"`
 	AnchorLimits         *ebpf.Variable `ebpf:"anchor_limits"`
 	AnchorNodeAddrFlags  *ebpf.Variable `ebpf:"anchor_node_addr_flags"`
+	AnchorPools          *ebpf.Variable `ebpf:"anchor_pools"`
 	AnchorPosition       *ebpf.Variable `ebpf:"anchor_position"`
 	AnchorRule           *ebpf.Variable `ebpf:"anchor_rule"`
 	AnchorRuleFlags      *ebpf.Variable `ebpf:"anchor_rule_flags"`

@@ -46,6 +46,15 @@ struct {
 	__type(value, __u64);
 } masq_bits SEC(".maps");
 
+/* Bit of a port -> perhaps a node port. Written by the agent, read by ingress. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, PORT_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} node_port_bits SEC(".maps");
+
 /* Packet as seen -> rewrite and state. Written by the programs only. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -234,6 +243,32 @@ struct {
 	__type(key, addr_t);
 	__type(value, __u32);
 } node_addrs SEC(".maps");
+
+/* Network -> 1: pods of this node have their addresses there. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_PREFIXES);
+	__type(key, struct prefix_key);
+	__type(value, __u32);
+} prefixes SEC(".maps");
+
+/* Service and network -> 1: its restricted frontends take new flows from there. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_SOURCE_RANGES);
+	__type(key, struct source_key);
+	__type(value, __u32);
+} source_ranges SEC(".maps");
+
+/* One element: where VIPs are taken from. Their addresses without a service lead nowhere. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct service_ranges);
+} service_ranges SEC(".maps");
 
 /* ifindex -> what its packets are masqueraded with, and its part in a bridge. */
 struct {

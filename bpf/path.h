@@ -3,13 +3,13 @@
 #pragma once
 
 /* Puts together the flow of packet p to a backend. */
-static __always_inline void lead(struct work *w, const struct packet *p, const struct vip *v,
+static __always_inline void lead(struct work *w, const struct packet *p, bool masquerade,
 				 const struct service *svc, const struct backend *b, __u32 id)
 {
 	copy_addr(w->flow.addr, b->addr);
 	w->flow.port = b->port ? b->port : p->key.dport;
 	/* a client that is the backend must not meet its own address as the source */
-	if (v->flags & VIP_MASQUERADE || same_addr(p->key.saddr, b->addr))
+	if (masquerade || same_addr(p->key.saddr, b->addr))
 		w->flow.flags = FLOW_MASQUERADE;
 	if (svc->affinity)
 		w->flow.flags |= FLOW_AFFINITY;
@@ -17,6 +17,24 @@ static __always_inline void lead(struct work *w, const struct packet *p, const s
 	w->flow.backend = id;
 	w->flow.service_hash = svc->hash;
 	w->flow.backend_hash = b->hash;
+}
+
+/* To no frontend: a VIP's unknown port, or an address that has something to do with others. */
+static __always_inline enum verdict elsewhere(struct __sk_buff *skb, struct packet *p)
+{
+	if (bit_is_set(&vip_bits, addr_bit(p->key.daddr)))
+		return unwanted(p, DROP_UNKNOWN_PORT);
+	return to_backend(skb, p);
+}
+
+/* To a service whose pool has nobody for it. */
+static __always_inline enum verdict nobody(const struct service *svc, __u32 pool)
+{
+	__u64 word = pool_word(svc, pool);
+
+	if (!(word >> 32 & 0xffffff) && word >> 60 & RULE_EMPTY_DROP)
+		return drop(DROP_NO_LOCAL);
+	return refuse(DROP_EMPTY_POOL, VERDICT_ICMP);
 }
 
 /* The first packet of a flow that we see, or one that needs a new backend. */
@@ -28,6 +46,7 @@ __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 	struct backend *b;
 	struct work *w;
 	struct flow *f;
+	struct terms terms;
 	struct vip *v;
 	bool begins;
 	__u32 id;
@@ -39,21 +58,24 @@ __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 		return verdict;
 	v = find_frontend(p);
 	if (!v)
-		return unwanted(p, DROP_UNKNOWN_PORT);
+		return elsewhere(skb, p);
 	begins = p->key.proto != IPPROTO_TCP || is_syn(p->tcp_flags);
 	if (!begins && !resumes(skb, p, v->service))
 		return stray(p);
 	svc = bpf_map_lookup_elem(&services, &v->service);
 	if (!svc)
 		return VERDICT_PASS;
-	id = choose(p, v->service);
+	if (v->flags & VIP_RESTRICTED && !is_admitted(p->key.saddr, v->service))
+		return drop(DROP_SOURCE_RANGE);
+	terms = terms_of(skb, p, v->flags);
+	id = choose(p, v->service, terms.pool);
 	b = backend_at(id);
 	if (!id || !b || !b->hash)
-		return begins ? refuse(DROP_EMPTY_POOL, VERDICT_ICMP) : stray(p);
+		return begins ? nobody(svc, terms.pool) : stray(p);
 	w = begin(p);
 	if (!w)
 		return VERDICT_PASS;
-	lead(w, p, v, svc, b, id);
+	lead(w, p, terms.masquerade, svc, b, id);
 	if (is_once(p, svc)) {
 		if (p->part != LATER)
 			count_connection(id);
@@ -150,8 +172,11 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 	if (is_tagged(skb) || !parse_addrs(skb, &p, l3))
 		return VERDICT_PASS;
 	vip = bit_is_set(&vip_bits, addr_bit(p.key.daddr));
-	if (!vip && !bit_is_set(&peer_bits, addr_bit(p.key.daddr)))
-		return VERDICT_PASS;
+	if (!vip && !bit_is_set(&peer_bits, addr_bit(p.key.daddr))) {
+		if (skb->pkt_type != PACKET_HOST || !in_service_range(p.key.daddr))
+			return VERDICT_PASS;
+		return unallocated(&p);
+	}
 	/*
 	 * A bridge passes on what is for others. What is for the bridge is taken at its port, as
 	 * netfilter may see it there (br_netfilter) and must meet the backend's address.
@@ -171,7 +196,9 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 	}
 	p.key.pad = 0;
 	p.key.position = POSITION_E1;
-	return vip ? to_vip(skb, &p) : to_peer(skb, &p);
+	if (vip || bit_is_set(&node_port_bits, p.key.dport))
+		return to_vip(skb, &p);
+	return to_peer(skb, &p);
 }
 
 /* Egress, of a packet that is no flow's. */

@@ -138,6 +138,12 @@ static __noinline __u32 pick_least(__u32 base, __u32 count, __u32 flags)
 	return s.best;
 }
 
+/* The published word of one of a service's pools. */
+static __always_inline __u64 pool_word(const struct service *svc, __u32 pool)
+{
+	return *(const volatile __u64 *)(pool == POOL_LOCAL ? &svc->local : &svc->pool);
+}
+
 /* Id of the backend for a new flow; 0: nobody can take it. */
 static __always_inline __u32 pick(const struct flow_key *key, __u64 pool)
 {

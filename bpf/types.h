@@ -22,6 +22,9 @@ enum limits {
 	SLOT_CLOSED = 1u << 31, /* beside a backend id: takes nothing new */
 	MAX_FLOWS = 1 << 19,	/* entries: a flow has two */
 	MAX_NODE_ADDRS = 1 << 12,
+	MAX_PREFIXES = 1 << 10,
+	MAX_SOURCE_RANGES = 1 << 20, /* a trie has memory for what is in it */
+	PORT_WORDS = 65536 / 64,
 	MAX_DEVICES = 1 << 12,
 	MAX_DIRECT = 1 << 16,	     /* connections to backends without a VIP that are remembered */
 	RESOURCED_BUCKETS = 1 << 12, /* of those that got another source port */
@@ -220,6 +223,7 @@ struct clocks {
 
 enum node_addr_flags {
 	NODE_ADDR_ASSIGNED = 1 << 0, /* on a device of this network namespace */
+	NODE_ADDR_PORTS = 1 << 1,    /* serves node ports */
 };
 
 /* Token bucket for answers that we make ourselves; per CPU. */

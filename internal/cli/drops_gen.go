@@ -44,6 +44,12 @@ func Meaning(reason string) string {
 		return "of a flow whose backend was removed or is unhealthy, and the service says `lostBackend: drop`"
 	case "displaced":
 		return "no packet: a flow whose client never showed itself made room for a newer one"
+	case "no_local":
+		return "to a frontend with traffic policy Local, and this machine has no backend of the service, but others have"
+	case "source_range":
+		return "to a frontend that takes connections from some networks only (loadBalancerSourceRanges), and the client is in none of them"
+	case "unallocated":
+		return "to an address of a range that VIPs are taken from (ServiceCIDR), and no service has it"
 	}
 	return "unknown to this version of waggle"
 }

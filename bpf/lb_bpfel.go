@@ -242,7 +242,7 @@ type LBHeldKey struct {
 type LBLimits uint32
 
 const (
-	LBLimitsLAYOUT_VERSION    LBLimits = 5
+	LBLimitsLAYOUT_VERSION    LBLimits = 6
 	LBLimitsBITS_SHIFT        LBLimits = 14
 	LBLimitsBITS_WORDS        LBLimits = 4096
 	LBLimitsMAX_SERVICES      LBLimits = 65536
@@ -342,8 +342,8 @@ type LBService struct {
 
 type LBServiceName struct {
 	_         structs.HostLayout
-	Name      [192]uint8
-	Scheduler [16]uint8
+	Name      [200]uint8
+	Scheduler [8]uint8
 	Family    uint8
 	Flags     uint8
 	Pad       [6]uint8

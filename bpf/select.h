@@ -138,10 +138,15 @@ static __noinline __u32 pick_least(__u32 base, __u32 count, __u32 flags)
 	return s.best;
 }
 
-/* The published word of one of a service's pools. */
+/*
+ * The published word of one of a service's pools. While a frontend begins or ceases to pick from
+ * the local one it may not be there: then the other is right.
+ */
 static __always_inline __u64 pool_word(const struct service *svc, __u32 pool)
 {
-	return *(const volatile __u64 *)(pool == POOL_LOCAL ? &svc->local : &svc->pool);
+	__u64 word = pool == POOL_LOCAL ? *(const volatile __u64 *)&svc->local : 0;
+
+	return word ? word : *(const volatile __u64 *)&svc->pool;
 }
 
 /* Id of the backend for a new flow; 0: nobody can take it. */

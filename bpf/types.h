@@ -11,7 +11,7 @@ typedef __u8 addr_t[16];
 
 /* Sizes that Go needs too, as enum for BTF. */
 enum limits {
-	LAYOUT_VERSION = 5, /* of the maps that outlive a process; another number: another table */
+	LAYOUT_VERSION = 6, /* of the maps that outlive a process; another number: another table */
 	BITS_SHIFT = 14,    /* of a 32-bit hash the top 18 bits are the bit's index */
 	BITS_WORDS = 1 << (18 - 6), /* 64 bits a word */
 	MAX_SERVICES = 1 << 16,
@@ -205,10 +205,10 @@ struct backend_stats {
 
 /* By service hash, for the command line: the kernel does not read it. */
 struct service_name {
-	__u8 name[192];	    /* NUL-padded */
-	__u8 scheduler[16]; /* NUL-padded */
-	__u8 family;	    /* 4 or 6 */
-	__u8 flags;	    /* of the scheduler: 1 fallback, 2 port */
+	__u8 name[200];	   /* NUL-padded; Kubernetes' longest are 196 */
+	__u8 scheduler[8]; /* NUL-padded */
+	__u8 family;	   /* 4 or 6 */
+	__u8 flags;	   /* of the scheduler: 1 fallback, 2 port */
 	__u8 pad[6];
 };
 

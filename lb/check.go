@@ -24,7 +24,10 @@ func (s *Service) Check() error {
 			return fmt.Errorf("service %s: frontend %s: %w", s.ID, f, err)
 		}
 	}
-	for _, r := range s.SourceRanges {
+	for i, r := range s.SourceRanges {
+		if i > 0 && s.SourceRanges[i-1].Compare(r) >= 0 {
+			return fmt.Errorf("service %s: source range %s is not behind %s: sort them, each once", s.ID, r, s.SourceRanges[i-1])
+		}
 		if !r.IsValid() || FamilyOf(r.Addr()) != s.ID.Family || r.Addr().Is4In6() || r != r.Masked() {
 			return fmt.Errorf("service %s: source range %s: write a network of the service's family, such as 192.0.2.0/24", s.ID, r)
 		}

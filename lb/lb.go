@@ -186,7 +186,8 @@ type Service struct {
 	Frontends      []Frontend
 	// Backends stand in the order of the kernel's IPVS list: the newest first.
 	Backends []Backend
-	// SourceRanges are from where Restricted frontends take connections.
+	// SourceRanges are from where Restricted frontends take connections, sorted by
+	// netip.Prefix.Compare.
 	SourceRanges []netip.Prefix
 	Affinity     Affinity
 	// OnePacket says that each datagram of UDP is scheduled by itself, and

@@ -57,7 +57,7 @@ func (g *Generation) own() map[string]*ebpf.Map {
 func (g *Generation) config() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		"vips": g.Vips, "services": g.Services, "service_info": g.ServiceInfo, "slots": g.Slots, "backends": g.Backends,
-		"backend_ids": g.BackendIds, "node_addrs": g.NodeAddrs, "devices": g.Devices, "masq_ports": g.MasqPorts,
+		"backend_ids": g.BackendIds, "node_addrs": g.NodeAddrs, "prefixes": g.Prefixes, "source_ranges": g.SourceRanges, "service_ranges": g.ServiceRanges, "devices": g.Devices, "masq_ports": g.MasqPorts,
 	}
 }
 

@@ -89,7 +89,7 @@ type Loader struct {
 
 // sharedMaps outlive the process, by pin name.
 var sharedMaps = []string{
-	"vip_bits", "backend_bits", "peer_bits", "masq_bits", "flows", "direct", "resourced", "affinity", "half_open", "half_open_ends", "fragments", "held",
+	"vip_bits", "node_port_bits", "backend_bits", "peer_bits", "masq_bits", "flows", "direct", "resourced", "affinity", "half_open", "half_open_ends", "fragments", "held",
 	"drops", "meta", "growth",
 }
 
@@ -103,7 +103,7 @@ var countMaps = []string{"load", "stats"}
 var carryMaps = []string{"load_former", "load_carried"}
 
 // configMaps belong to a generation, by pin name.
-var configMaps = []string{"vips", "services", "service_info", "slots", "backends", "backend_ids", "node_addrs", "devices", "masq_ports"}
+var configMaps = []string{"vips", "services", "service_info", "slots", "backends", "backend_ids", "node_addrs", "prefixes", "source_ranges", "service_ranges", "devices", "masq_ports"}
 
 // Open takes the pin path: it mounts bpffs, locks, adopts or makes the shared
 // maps and removes what a dead process left half built. It changes nothing

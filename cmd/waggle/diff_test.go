@@ -33,12 +33,16 @@ func snapshotOf(t *testing.T, services ...*lb.Service) *lb.Snapshot {
 func everything() *lb.Service {
 	return &lb.Service{
 		ID: lb.ServiceID{Name: "all", Family: lb.IPv6}, Scheduler: "mh", SchedulerFlags: lb.SchedulerPort | lb.SchedulerFallback,
-		Frontends: []lb.Frontend{{Addr: netip.MustParseAddrPort("[2001:db8::11]:0"), Protocol: lb.UDP}},
+		Frontends: []lb.Frontend{{
+			Addr: netip.MustParseAddrPort("[2001:db8::11]:0"), Protocol: lb.UDP,
+			Policy: lb.PolicyLocalExternal, Masquerade: lb.MasqueradeAlways, Restricted: true,
+		}},
+		SourceRanges: []netip.Prefix{netip.MustParsePrefix("2001:db8:2::/48")},
 		Backends: []lb.Backend{
 			{Addr: netip.MustParseAddrPort("[2001:db8:1::3]:0"), Weight: 65535, Upper: 7, Lower: 3},
-			{Addr: netip.MustParseAddrPort("[2001:db8:1::2]:0"), Unhealthy: true},
+			{Addr: netip.MustParseAddrPort("[2001:db8:1::2]:0"), Unhealthy: true, Outside: lb.Local},
 		},
-		Masquerade: lb.MasqueradeAlways, Affinity: lb.Affinity{Timeout: lb.MaxAffinity, Prefix: 64, Quiesced: true},
+		Affinity: lb.Affinity{Timeout: lb.MaxAffinity, Prefix: 64, Quiesced: true},
 		OnePacket: true, Lost: lb.LostDrop, Reuse: lb.ReuseNever,
 	}
 }

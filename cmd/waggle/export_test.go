@@ -21,13 +21,13 @@ func newExportReader(t *testing.T) *fakeReader {
 		&lb.Service{
 			ID: lb.ServiceID{Name: "web", Family: lb.IPv4}, Scheduler: "sh", SchedulerFlags: lb.SchedulerPort,
 			Affinity:  lb.Affinity{Timeout: 5 * time.Minute, Prefix: 24},
-			Frontends: []lb.Frontend{{Addr: addr("203.0.113.10:80"), Protocol: lb.TCP}},
+			Frontends: []lb.Frontend{{Addr: addr("203.0.113.10:80"), Protocol: lb.TCP, Masquerade: lb.MasqueradeAlways}},
 			Backends: []lb.Backend{
 				{Addr: addr("192.0.2.2:8080"), Weight: 5, Upper: 100, Lower: 50},
 				{Addr: addr("192.0.2.10:8080"), Weight: 1, Unhealthy: true},
 				{Addr: addr("192.0.2.3:8080"), Weight: 1},
 			},
-			Lost: lb.LostReset, Masquerade: lb.MasqueradeAlways,
+			Lost: lb.LostReset,
 		},
 		&lb.Service{
 			ID: lb.ServiceID{Name: "dns", Family: lb.IPv6}, Scheduler: "wlc",

@@ -37,9 +37,8 @@ func (e *env) anyPort(list string, changes ...change) *lb.Service {
 
 // realPort is one of all ports of VIP 1, to one port of its backends.
 func (e *env) realPort(list string, changes ...change) *lb.Service {
-	svc := e.changed(list, slices.Concat([]change{affinity(time.Hour)}, changes)...)
-	svc.Frontends = []lb.Frontend{e.frontend(e.port(1, 0))}
-	return svc
+	toAny := func(s *lb.Service) { s.Frontends = []lb.Frontend{e.frontend(e.port(1, 0))} }
+	return e.changed(list, slices.Concat([]change{affinity(time.Hour), toAny}, changes)...)
 }
 
 // openTo opens a flow that has to go to a server's port.
@@ -180,7 +179,7 @@ func realPortCases() []testCase {
 		}},
 		{"a masqueraded client of any port is led back", 0, func(e *env) {
 			e.rig.MasqueradeWith(e.family, e.node())
-			e.apply(e.anyPort("1", func(s *lb.Service) { s.Masquerade = lb.MasqueradeAlways }))
+			e.apply(e.anyPort("1", func(s *lb.Service) { s.SetMasquerade(lb.MasqueradeAlways) }))
 			c := &conn{e: e, client: e.client(), vip: e.port(1, 21), at: e.serverAt(1, 21)}
 			c.source = c.client
 			c.sends(SYN)

@@ -123,6 +123,8 @@ func groups() []group {
 		{"lost", lostCases(), false},
 		{"reuse", slices.Concat(reuseCases(), afterwardsCases(), replyTakenCases(), portReuseCases()), false},
 		{"masquerade", slices.Concat(masqueradeCases(), hairpinCases(), directCases(), besideCases()), false},
+		{"policies", slices.Concat(poolCases(), clientCases()), false},
+		{"node-ports", slices.Concat(nodePortCases(), restrictedCases()), false},
 		{"refuse", slices.Concat(refusalCases(), noFlowCases(), resumeCases()), false},
 		{"state", stateCases(), false},
 		{"counters", slices.Concat(counterCases(), assignCases()), false},

@@ -100,7 +100,7 @@ func follow(e *env, scheduler change, list []lb.Backend, rounds, flows int) {
 
 // set applies a service of other backends.
 func (f *follower) set(svc *lb.Service) {
-	run, err := sched.Compile(svc, f.run, f.at)
+	run, err := sched.Compile(svc, svc.Backends, f.run, f.at)
 	if err != nil {
 		f.Fatalf("compile %v: %v", svc.Backends, err)
 	}

@@ -93,7 +93,7 @@ func heldCases() []testCase {
 				"more bits than there are":    func(s *lb.Service) { s.Affinity.Prefix = uint8(e.family.Bits()) + 1 },
 				"a flag of other schedulers":  scheduler("rr", lb.SchedulerPort),
 				"a flag of none":              scheduler("sh", 1<<2),
-				"one packet, and masqueraded": func(s *lb.Service) { s.OnePacket, s.Masquerade = true, lb.MasqueradeAlways },
+				"one packet, and masqueraded": func(s *lb.Service) { s.OnePacket = true; s.SetMasquerade(lb.MasqueradeAlways) },
 				"an address with a zone":      func(s *lb.Service) { s.Backends[0].Addr = netip.MustParseAddrPort("[fe80::1%eth0]:80") },
 			} {
 				svc := e.changed("2 1", affinity(time.Hour), spoil)
@@ -123,7 +123,7 @@ func untouchedCases() []testCase {
 			func(s *lb.Service) { s.Backends = s.Backends[1:] },
 			func(s *lb.Service) { s.Frontends = append(s.Frontends, e.frontend(e.vip(2))) },
 			func(s *lb.Service) { s.Frontends = s.Frontends[1:] },
-			func(s *lb.Service) { s.Masquerade, s.OnePacket = lb.MasqueradeAlways, false },
+			func(s *lb.Service) { s.OnePacket = false; s.SetMasquerade(lb.MasqueradeAlways) },
 		}
 	}
 	return []testCase{

@@ -237,7 +237,7 @@ func flushCases() []testCase {
 			c.again(1)
 		}},
 		{"reset, all entries of a masqueraded flow end", lb.TCP, func(e *env) {
-			masquerade := func(s *lb.Service) { s.Masquerade = lb.MasqueradeAlways }
+			masquerade := func(s *lb.Service) { s.SetMasquerade(lb.MasqueradeAlways) }
 			e.rig.MasqueradeWith(e.family, e.node())
 			e.web("2 1", masquerade, lost(lb.LostReset))
 			c, masq := e.openMasqueraded(e.client(), e.vip(1))

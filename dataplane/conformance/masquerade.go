@@ -10,14 +10,14 @@ import (
 )
 
 // node is the machine's own address.
-func (e *env) node() netip.Addr { return e.addr(20, 1) }
+func (e *env) node() netip.Addr { return e.addr(nodeNet, 1) }
 
 // masqueraded applies the one service of most cases, masqueraded.
 func (e *env) masqueraded(list string) {
 	e.Helper()
 	e.rig.MasqueradeWith(e.family, e.node())
 	svc := e.service("web", "rr", list, 1)
-	svc.Masquerade = lb.MasqueradeAlways
+	svc.SetMasquerade(lb.MasqueradeAlways)
 	e.apply(svc)
 }
 
@@ -111,7 +111,7 @@ func masqueradeCases() []testCase {
 		}},
 		{"whether a service masquerades is held, through changes and a restart", 0, func(e *env) {
 			svc := e.service("web", "rr", "1", 1)
-			svc.Masquerade = lb.MasqueradeAlways
+			svc.SetMasquerade(lb.MasqueradeAlways)
 			e.holds(e.apply(svc))
 			e.holds(e.apply(e.service("web", "rr", "1", 1)))
 			again := *svc
@@ -245,7 +245,7 @@ func besideCases() []testCase {
 		{"a masqueraded client at two VIPs of one backend", 0, func(e *env) {
 			e.rig.MasqueradeWith(e.family, e.node())
 			svc := e.service("web", "rr", "1", 1, 2)
-			svc.Masquerade = lb.MasqueradeAlways
+			svc.SetMasquerade(lb.MasqueradeAlways)
 			e.apply(svc)
 			client := e.client()
 			one, first := e.openMasqueraded(client, e.vip(1))

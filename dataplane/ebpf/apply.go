@@ -89,11 +89,11 @@ func (s *state) resolve(plans []*plan, removed []*lb.Service, failed map[lb.Serv
 		n := len(plans)
 		plans = slices.DeleteFunc(plans, func(p *plan) bool {
 			for _, f := range p.frontends {
-				owner := s.owners[f]
+				owner := s.owners[f.Key()]
 				if owner == nil || yields[owner] {
 					continue
 				}
-				failed[p.svc.ID] = &lb.ConflictError{First: owner.id, Second: p.svc.ID, Frontend: f}
+				failed[p.svc.ID] = &lb.ConflictError{First: owner.id, Second: p.svc.ID, Frontend: f.Key()}
 				yields[p.rec] = false
 				s.cancel(p)
 				return true
@@ -118,7 +118,7 @@ func (s *state) remember(snap *lb.Snapshot, failed bool) error {
 		if rec.svc == nil {
 			continue
 		}
-		lost := func(f lb.Frontend) bool { return s.owners[f] != rec }
+		lost := func(f lb.Frontend) bool { return s.owners[f.Key()] != rec }
 		if slices.ContainsFunc(rec.svc.Frontends, lost) {
 			svc := *rec.svc
 			svc.Frontends = slices.DeleteFunc(slices.Clone(svc.Frontends), lost)

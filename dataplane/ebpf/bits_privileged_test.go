@@ -38,7 +38,7 @@ func (r *rig) wantBits(server int, backend, masquerade string) {
 func TestARestartSetsNoBitsThatWereNotSet(t *testing.T) {
 	r := newRig(t, nil)
 	plain, masq := serve("plain", []int{1}, 1), serve("masq", []int{2}, 2)
-	masq.Masquerade = lb.MasqueradeAlways
+	masq.SetMasquerade(lb.MasqueradeAlways)
 	for range 3 {
 		r.apply(plain, masq)
 		r.wantBits(1, "TCP ", "")
@@ -52,7 +52,7 @@ func TestARestartSetsNoBitsThatWereNotSet(t *testing.T) {
 func TestARestartKeepsTheBitsOfAGoneService(t *testing.T) {
 	r := newRig(t, nil)
 	masq := serve("masq", []int{2}, 2)
-	masq.Masquerade = lb.MasqueradeAlways
+	masq.SetMasquerade(lb.MasqueradeAlways)
 	r.apply(masq)
 	r.connect(2)
 	r.do(r.Restart())

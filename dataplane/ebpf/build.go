@@ -12,7 +12,6 @@ import (
 	"github.com/waggle-lb/waggle/dataplane"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/loader"
-	"github.com/waggle-lb/waggle/maps/nodeaddrs"
 	"github.com/waggle-lb/waggle/maps/stats"
 )
 
@@ -89,7 +88,10 @@ func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
 		return rep, err
 	}
 	// before packets see it: the machine's own services must not be refused
-	if _, _, err := (nodeaddrs.Table{Map: b.g.NodeAddrs}).Sync(now.Addrs); err != nil {
+	if err := b.s.applyNode(snap.Node()); err != nil {
+		return rep, err
+	}
+	if _, _, err := followAddrs(b.s, now.Addrs); err != nil {
 		return rep, err
 	}
 	if err := b.carryOver(); err != nil {
@@ -97,7 +99,7 @@ func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
 	}
 	rep = b.s.apply(snap)
 	b.s.t.masqPorts.Write(b.d.ports)
-	return rep, errors.Join(rep.Err, followDevices(b.s.t, b.s, now))
+	return rep, errors.Join(rep.Err, followDevices(b.s, now))
 }
 
 // carryOver takes counts, ids and cursors from the generation that packets see.

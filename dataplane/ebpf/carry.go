@@ -16,7 +16,8 @@ import (
 
 // carried is a cursor that goes on in another generation.
 type carried struct {
-	rec *record
+	rec  *record
+	pool int // of bothPools
 	// base is the run's base in the former generation, cursor what was there
 	// when it was carried over.
 	base   uint32
@@ -50,8 +51,9 @@ func (s *state) carry(r *reader, prevSlots *cilium.Map) (follow func() error, er
 	}
 	follow = func() error {
 		for _, c := range cursors {
-			if picks := table.Position(c.base).Next - c.cursor; c.rec.at.words > 0 && c.rec.run.Rule == sched.Cursor && picks > 0 {
-				base := c.rec.at.pool.Base
+			p := &c.rec.pools[c.pool]
+			if picks := table.Position(c.base).Next - c.cursor; p.at.words > 0 && p.run.Rule == sched.Cursor && picks > 0 {
+				base := p.at.pool.Base
 				s.t.slots.SetNext(base, s.t.slots.Position(base).Next+picks)
 			}
 		}
@@ -70,7 +72,7 @@ func (s *state) carryIDs(c *contents) {
 			continue
 		}
 		have := s.adopt(rec, b.Addr, b.id)
-		have.in = lb.Backend{Addr: b.Addr, Weight: b.Weight, Upper: b.Upper, Lower: b.Lower}
+		have.in = lb.Backend{Addr: b.Addr, Weight: b.Weight, Upper: b.Upper, Lower: b.Lower, Outside: b.Outside}
 		have.lastWeight, have.order = b.LastWeight, b.Order
 		list = append(list, have)
 	}
@@ -136,20 +138,31 @@ func (s *state) carryRuns(c *contents, snap *lb.Snapshot, prev *slots.Table) (ou
 		if svc == nil || rec == nil {
 			continue
 		}
-		last := make([]uint16, len(svc.Backends))
-		for i, b := range svc.Backends {
-			if have := rec.backends[b.Addr]; have != nil {
-				last[i] = have.lastWeight
+		for i, from := range row.pools {
+			if from.Rule == 0 {
+				continue
 			}
-		}
-		rec.run = sched.Restore(svc, last)
-		rec.stood = sched.Position{Next: rec.run.Start}
-		if row.pool.Rule == sched.Cursor && rec.run.Rule == sched.Cursor && prev.Has(row.pool.Base) {
-			rec.stood = prev.Position(row.pool.Base)
-			out = append(out, carried{rec, row.pool.Base, rec.stood.Next})
+			to := restore(svc, svc.Pool(bothPools[i]), rec)
+			if from.Rule == sched.Cursor && to.run.Rule == sched.Cursor && prev.Has(from.Base) {
+				to.stood = prev.Position(from.Base)
+				out = append(out, carried{rec, i, from.Base, to.stood.Next})
+			}
+			rec.pools[i] = to
 		}
 	}
 	return out
+}
+
+// restore makes a pool that stands for one of a former generation.
+func restore(svc *lb.Service, backends []lb.Backend, rec *record) pool {
+	last := make([]uint16, len(backends))
+	for i, b := range backends {
+		if have := rec.backends[b.Addr]; have != nil {
+			last[i] = have.lastWeight
+		}
+	}
+	run := sched.Restore(svc, backends, last)
+	return pool{run: run, stood: sched.Position{Next: run.Start}}
 }
 
 // carryBits holds the bits that are set for a backend: they outlive processes,

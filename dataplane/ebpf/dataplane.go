@@ -144,6 +144,7 @@ func (d *Dataplane) Apply(snap *lb.Snapshot) dataplane.Report {
 	var rep dataplane.Report
 	if d.gen != nil {
 		rep = d.state.apply(snap)
+		rep.Err = errors.Join(rep.Err, d.changeNode(snap.Node()))
 	} else {
 		var err error
 		if rep, err = d.build(snap, needOf(snap).sizes(d.limits)); err != nil {
@@ -205,7 +206,7 @@ func clocksOf(g *loader.Generation) (c info.Clocks, err error) {
 // shared ones.
 func (d *Dataplane) readerOf(config map[string]*cilium.Map) *reader {
 	return &reader{
-		services: config["services"], backends: config["backends"], vips: config["vips"],
+		services: config["services"], backends: config["backends"], vips: config["vips"], sources: config["source_ranges"],
 		serviceInfo: config["service_info"], load: d.loader.Map("load"), stats: d.loader.Map("stats"),
 		drops: d.loader.Map("drops"), meta: d.loader.Map("meta"),
 		affinity: d.loader.Map("affinity"), names: d.names,
@@ -228,7 +229,7 @@ func (d *Dataplane) withReader(f func(*reader) error) error {
 }
 
 func configOf(m *bpf.LBMaps) map[string]*cilium.Map {
-	return map[string]*cilium.Map{"services": m.Services, "backends": m.Backends, "vips": m.Vips, "service_info": m.ServiceInfo}
+	return map[string]*cilium.Map{"services": m.Services, "backends": m.Backends, "vips": m.Vips, "service_info": m.ServiceInfo, "source_ranges": m.SourceRanges}
 }
 
 // Read implements dataplane.Dataplane.

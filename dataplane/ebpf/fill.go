@@ -12,6 +12,7 @@ import (
 	"github.com/waggle-lb/waggle/dataplane"
 	"github.com/waggle-lb/waggle/lb/sched"
 	"github.com/waggle-lb/waggle/maps/batch"
+	"github.com/waggle-lb/waggle/maps/services"
 	"github.com/waggle-lb/waggle/maps/slots"
 )
 
@@ -42,6 +43,9 @@ var fillable = []struct {
 	{"peer_bits", bitsSet, 64},
 	{"backend_bits", bitsSet, 64},
 	{"masq_bits", bitsSet, 64},
+	{"node_port_bits", bitsSet, 64},
+	{"prefixes", networks[bpf.LBPrefixKey], 1},
+	{"source_ranges", networks[bpf.LBSourceKey], 1},
 }
 
 // fills walks the maps that can fill up.
@@ -67,6 +71,17 @@ func entries[K, V any](_ *Pins, m *cilium.Map) (n uint32, err error) {
 		return nil
 	})
 	return n, err
+}
+
+// networks counts the elements of a trie, which has no batch lookup.
+func networks[K any](_ *Pins, m *cilium.Map) (n uint32, err error) {
+	var k K
+	var v uint32
+	it := m.Iterate()
+	for it.Next(&k, &v) {
+		n++
+	}
+	return n, it.Err()
 }
 
 // taken counts the elements of an array that are somebody's.
@@ -106,23 +121,35 @@ func (p *Pins) slotsUsed(m *cilium.Map) (words uint32, err error) {
 	}
 	tables := make(map[uint64]bool)
 	for _, s := range c.services {
-		pool := s.pool
-		switch {
-		case pool.Count == 0:
-		case pool.Rule == sched.Hash && pool.Flags&sched.HashSip != 0:
-			var table uint64
-			if err := m.Lookup(pool.Base, &table); err != nil {
+		for i, pool := range s.pools {
+			n, err := poolWords(m, pool, s.members(bothPools[i]), tables)
+			if err != nil {
 				return 0, err
 			}
-			if words += slots.Words(len(s.backends)); !tables[table] {
-				tables[table] = true
-				words += slots.TableWords(int(pool.Count))
-			}
-		case pool.Rule == sched.Least:
-			words += slots.WeightedWords(int(pool.Count))
-		default:
-			words += slots.Words(int(pool.Count))
+			words += n
 		}
 	}
 	return words, nil
+}
+
+// poolWords counts those of one run, which was made of so many backends, and of its
+// table, if that is not among tables yet.
+func poolWords(m *cilium.Map, pool services.Pool, backends int, tables map[uint64]bool) (words uint32, err error) {
+	switch {
+	case pool.Count == 0:
+		return 0, nil
+	case pool.Rule == sched.Hash && pool.Flags&sched.HashSip != 0:
+		var table uint64
+		if err := m.Lookup(pool.Base, &table); err != nil {
+			return 0, err
+		}
+		if words = slots.Words(backends); !tables[table] {
+			tables[table] = true
+			words += slots.TableWords(int(pool.Count))
+		}
+		return words, nil
+	case pool.Rule == sched.Least:
+		return slots.WeightedWords(int(pool.Count)), nil
+	}
+	return slots.Words(int(pool.Count)), nil
 }

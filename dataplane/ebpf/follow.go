@@ -15,7 +15,6 @@ import (
 	"github.com/waggle-lb/waggle/internal/nlx"
 	"github.com/waggle-lb/waggle/internal/task"
 	"github.com/waggle-lb/waggle/loader"
-	"github.com/waggle-lb/waggle/maps/nodeaddrs"
 )
 
 // pinsEvery is the least time between two looks at all pins, of which nothing
@@ -71,7 +70,7 @@ func (d *Dataplane) follow(s nlx.State) bool {
 	if now := time.Now(); now.Sub(d.following.pinsAt) >= pinsEvery {
 		d.following.pinsAt, d.following.pinsErr = now, d.repin()
 	}
-	added, removed, err := nodeaddrs.Table{Map: d.gen.NodeAddrs}.Sync(s.Addrs)
+	added, removed, err := followAddrs(d.state, s.Addrs)
 	if d.following.begun {
 		d.noteAddrs(added, removed)
 	}
@@ -79,7 +78,7 @@ func (d *Dataplane) follow(s nlx.State) bool {
 	for _, c := range changes {
 		d.noteChange(c)
 	}
-	err = errors.Join(d.following.pinsErr, err, followDevices(d.tables, d.state, s), derr)
+	err = errors.Join(d.following.pinsErr, err, followDevices(d.state, s), derr)
 	d.following.begun = true
 	d.following.broken = complain(d.log, d.following.broken, err)
 	return err == nil

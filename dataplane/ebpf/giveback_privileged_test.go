@@ -92,7 +92,7 @@ func changing(rng *rand.Rand) (out []*lb.Service) {
 		svc := serve(fmt.Sprint("service-", n), rng.Perm(12)[:rng.IntN(8)], n)
 		svc.Scheduler = []string{"rr", "wrr", "lc", "nq", "sh", "mh", "none"}[rng.IntN(7)]
 		if n%2 == 0 {
-			svc.Masquerade = lb.MasqueradeAlways
+			svc.SetMasquerade(lb.MasqueradeAlways)
 		}
 		if n == 3 {
 			svc.Affinity = lb.Affinity{Timeout: time.Minute, Prefix: 32}

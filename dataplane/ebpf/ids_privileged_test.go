@@ -43,7 +43,7 @@ func TestARunRestsForTheGracePeriod(t *testing.T) {
 	r := newRig(t, nil)
 	r.apply(serve("web", from(1, 2), 1))
 	r.age(0)
-	word := func() services.Pool { return r.d.state.t.services.Pool(1) }
+	word := func() services.Pool { return r.d.state.t.services.Pool(1, lb.Cluster) }
 	ids := func(base uint32) []uint32 {
 		var word uint64 // of the first two slots
 		r.do(r.d.gen.Slots.Lookup(base+uint32(bpf.LBLimitsHEADER_WORDS), &word))

@@ -46,6 +46,7 @@ func runWords(run *sched.Run) uint32 {
 func (s *state) reserve(run *sched.Run) (place, error) {
 	p := place{pool: services.Pool{Count: uint32(len(run.Slots)), Rule: run.Rule, Flags: run.Flags}}
 	if p.words = runWords(run); p.words == 0 {
+		p.pool.Flags = 0 // EmptyDrop may be among them
 		return p, nil
 	}
 	if hasTable(run) {

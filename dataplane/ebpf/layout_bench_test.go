@@ -57,7 +57,7 @@ func compileAll(b *testing.B, services []*lb.Service) {
 	b.StartTimer()
 	for i, svc := range services {
 		var err error
-		if runs[i], err = sched.Compile(svc, nil, sched.Position{}); err != nil {
+		if runs[i], err = sched.Compile(svc, svc.Backends, nil, sched.Position{}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -86,7 +86,7 @@ func choosePorts(from PortRange, log *slog.Logger) ([]uint16, error) {
 // supportsMasquerade says whether there is a port for a service that asks for
 // masquerading.
 func supportsMasquerade(svc *lb.Service, ports []uint16) error {
-	if svc.Masquerade == lb.MasqueradeAlways && len(ports) == 0 {
+	if svc.Masquerade() != lb.MasqueradeNever && len(ports) == 0 {
 		return fmt.Errorf("service %s: masquerade: the kernel has all ports for its own connections: narrow net.ipv4.ip_local_port_range and start waggle again", svc.ID)
 	}
 	return nil
@@ -120,11 +120,12 @@ func localPorts() (local, reserved string, err error) {
 // deviceTable says what programs must know of each device. Its packets are
 // masqueraded with an address of its own, else that of the default route, else
 // any. A VIP is the last choice: it may move to another machine.
-func deviceTable(s nlx.State, isVIP func(netip.Addr) bool) map[uint32]devices.Device {
+func deviceTable(s nlx.State, podDevices []string, isVIP func(netip.Addr) bool) map[uint32]devices.Device {
 	rest := slices.Clone(s.Uplinks)
-	macs := make(map[int][6]byte)
+	macs, names := make(map[int][6]byte), make(map[int]string)
 	for _, l := range s.Links {
 		rest = append(rest, l.Sources...)
+		names[l.Index] = l.Name
 		if l.Kind == "bridge" {
 			macs[l.Index] = l.MAC
 		}
@@ -135,7 +136,7 @@ func deviceTable(s nlx.State, isVIP func(netip.Addr) bool) map[uint32]devices.De
 		out[uint32(l.Index)] = devices.Device{
 			Addr4:  choose(choices, lb.IPv4, isVIP),
 			Addr6:  choose(choices, lb.IPv6, isVIP),
-			Bridge: l.Kind == "bridge", PortOf: macs[l.Master],
+			Bridge: l.Kind == "bridge", PortOf: macs[l.Master], Pod: sendsForPods(l, names, podDevices),
 		}
 	}
 	return out
@@ -157,11 +158,11 @@ func choose(addrs []netip.Addr, family lb.Family, isVIP func(netip.Addr) bool) n
 
 // followDevices tells the programs what the devices are, and with which
 // addresses they masquerade.
-func followDevices(t *tables, s *state, now nlx.State) error {
-	table := deviceTable(now, func(a netip.Addr) bool { return s.marks[a] > 0 })
+func followDevices(s *state, now nlx.State) error {
+	table := deviceTable(now, s.node.PodDevices, func(a netip.Addr) bool { return s.marks[a] > 0 })
 	for _, dev := range table {
-		s.useSource(dev.Addr4)
-		s.useSource(dev.Addr6)
+		s.usePeer(dev.Addr4)
+		s.usePeer(dev.Addr6)
 	}
-	return t.devices.Sync(table)
+	return s.t.devices.Sync(table)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
+	"github.com/waggle-lb/waggle/maps/services"
 )
 
 // plan is a service that is about to be written, with everything it needs
@@ -20,11 +21,9 @@ type plan struct {
 	rec *record
 	// fresh says that rec was made for this plan.
 	fresh bool
-	// run replaces the record's, at its place; nil: that stays. position is
-	// where the record's stood.
-	run      *sched.Run
-	at       place
-	position sched.Position
+	// pools replace the record's if repool is set.
+	repool bool
+	pools  [len(bothPools)]plannedPool
 	// added are the backends that get an id of ids.
 	added []lb.Backend
 	ids   []uint32
@@ -32,6 +31,14 @@ type plan struct {
 	frontends []lb.Frontend
 	// entries is how many elements of vips they may need.
 	entries uint32
+}
+
+// plannedPool is a pool's next run, at its place, nil: it is not used any more; and
+// where the present one stood when it was compiled.
+type plannedPool struct {
+	run      *sched.Run
+	at       place
+	position sched.Position
 }
 
 // plan reserves what svc needs; entries is what other plans need of vips. On an
@@ -60,27 +67,28 @@ func (s *state) plan(svc *lb.Service, entries uint32) (_ *plan, err error) {
 	if err := s.planVIPs(p, entries); err != nil {
 		return nil, err
 	}
-	if p.old != nil && p.old.Scheduler == svc.Scheduler && p.old.SchedulerFlags == svc.SchedulerFlags && slices.Equal(p.old.Backends, svc.Backends) {
+	if p.old != nil && p.old.Scheduler == svc.Scheduler && p.old.SchedulerFlags == svc.SchedulerFlags &&
+		slices.Equal(p.old.Backends, svc.Backends) && p.old.UsesLocal() == svc.UsesLocal() {
 		return p, nil
 	}
 	if err := s.planBackends(p); err != nil {
 		return nil, err
 	}
-	return p, s.planRun(p)
+	return p, s.planPools(p)
 }
 
 func (s *state) planVIPs(p *plan, entries uint32) error {
 	fresh := make(map[netip.Addr]bool)
 	for _, f := range p.svc.Frontends {
-		owner := s.owners[f]
-		if owner == p.rec && (p.old == nil || p.old.Masquerade == p.svc.Masquerade) {
+		owner := s.owners[f.Key()]
+		if owner == p.rec && p.old != nil && slices.Contains(p.old.Frontends, f) {
 			continue
 		}
 		p.frontends = append(p.frontends, f)
 		if owner == nil {
 			p.entries++
 		}
-		if a := f.Addr.Addr(); s.marks[a] == 0 && !fresh[a] {
+		if a := f.Addr.Addr(); !f.IsNodePort() && s.marks[a] == 0 && !fresh[a] {
 			fresh[a] = true
 			p.entries++
 		}
@@ -107,24 +115,38 @@ func (s *state) planBackends(p *plan) error {
 	return nil
 }
 
-func (s *state) planRun(p *plan) (err error) {
-	if p.run, err = s.compile(p); err != nil {
-		return fmt.Errorf("service %s: %w", p.svc.ID, err)
+func (s *state) planPools(p *plan) (err error) {
+	p.repool = true
+	for i, which := range bothPools {
+		to := &p.pools[i]
+		if which == lb.Local && !p.svc.UsesLocal() {
+			continue
+		}
+		if to.run, err = s.compile(p, i); err != nil {
+			return fmt.Errorf("service %s: %w", p.svc.ID, err)
+		}
+		if err := supportsRun(p.svc, to.run); err != nil {
+			to.run = nil
+			return err
+		}
+		if to.at, err = s.reserve(to.run); err != nil {
+			return err
+		}
 	}
-	if err := supportsRun(p.svc, p.run); err != nil {
-		p.run = nil
-		return err
+	// others have backends: the packet is for them
+	if cluster, local := p.pools[0].run, p.pools[1].run; local != nil && len(local.Backends) == 0 && len(cluster.Backends) > 0 {
+		p.pools[1].at.pool.Flags = services.EmptyDrop
 	}
-	p.at, err = s.reserve(p.run)
-	return err
+	return nil
 }
 
-// compile makes the run that goes on where the present one is.
-func (s *state) compile(p *plan) (*sched.Run, error) {
-	if prev := p.rec.run; prev != nil {
-		p.position = s.position(p.rec)
+// compile makes the run that goes on where the present one of pool i is.
+func (s *state) compile(p *plan, i int) (*sched.Run, error) {
+	prev := &p.rec.pools[i]
+	if prev.run != nil {
+		p.pools[i].position = s.position(prev)
 	}
-	return sched.Compile(p.svc, p.rec.run, p.position)
+	return sched.Compile(p.svc, p.svc.Pool(bothPools[i]), prev.run, p.pools[i].position)
 }
 
 // cancel gives back what a plan reserved.
@@ -135,13 +157,15 @@ func (s *state) cancel(p *plan) {
 	for _, id := range p.ids {
 		s.backendIDs.release(id)
 	}
-	s.vacate(p.at, false)
+	for i := range p.pools {
+		s.vacate(p.pools[i].at, false)
+	}
 }
 
-// position is where a record's run stands.
-func (s *state) position(rec *record) sched.Position {
-	if rec.at.words > 0 && rec.run.Rule == sched.Cursor {
-		return s.t.slots.Position(rec.at.pool.Base)
+// position is where a pool's run stands.
+func (s *state) position(p *pool) sched.Position {
+	if p.at.words > 0 && p.run.Rule == sched.Cursor {
+		return s.t.slots.Position(p.at.pool.Base)
 	}
-	return rec.stood
+	return p.stood
 }

@@ -156,7 +156,7 @@ func (a *again) note(r *rig, svc *lb.Service) {
 	r.d.mu.Lock()
 	defer r.d.mu.Unlock()
 	rec := r.d.state.records[svc.ID.Hash()]
-	if base := rec.at.pool.Base; a.bases[base] {
+	if base := rec.pools[0].at.pool.Base; a.bases[base] {
 		a.runs.Add(1)
 	} else {
 		a.bases[base] = true
@@ -297,11 +297,11 @@ func TestWhatIsPublishedWronglyIsFound(t *testing.T) {
 				r.d.mu.Lock()
 				defer r.d.mu.Unlock()
 				table, index := r.d.state.t.services, r.d.state.records[lb.ServiceID{Name: "web", Family: s.family}.Hash()].index
-				now := table.Pool(index)
+				now := table.Pool(index, lb.Cluster)
 				if set%64 == 0 {
-					table.Publish(index, c.word(r, before))
+					table.Publish(index, lb.Cluster, c.word(r, before))
 					time.Sleep(200 * time.Microsecond)
-					table.Publish(index, now)
+					table.Publish(index, lb.Cluster, now)
 				}
 				if set%64 == 32 {
 					before = now

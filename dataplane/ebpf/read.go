@@ -5,6 +5,7 @@ package ebpf
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	cilium "github.com/cilium/ebpf"
@@ -13,6 +14,7 @@ import (
 	"github.com/waggle-lb/waggle/maps/backends"
 	"github.com/waggle-lb/waggle/maps/flows"
 	"github.com/waggle-lb/waggle/maps/info"
+	"github.com/waggle-lb/waggle/maps/prefixes"
 	"github.com/waggle-lb/waggle/maps/services"
 	"github.com/waggle-lb/waggle/maps/vips"
 )
@@ -21,6 +23,7 @@ import (
 // memory mapping. Safe for concurrent use.
 type reader struct {
 	services, backends, vips, serviceInfo *cilium.Map
+	sources                               *cilium.Map
 	load, stats, drops, meta              *cilium.Map
 	affinity                              *cilium.Map
 	flows                                 flows.Table
@@ -36,16 +39,26 @@ type contents struct {
 // stored is one used index of the map services.
 type stored struct {
 	info.Service
-	hash       uint64
-	pool       services.Pool
-	settings   services.Settings
-	frontends  []lb.Frontend
-	masquerade lb.Masquerade   // what packets find at the frontends
-	backends   []storedBackend // those in the service, in list order
+	hash      uint64
+	pools     [len(bothPools)]services.Pool
+	settings  services.Settings
+	frontends []lb.Frontend
+	sources   []netip.Prefix
+	backends  []storedBackend // those in the service, in list order
 }
 
 // live tells a service from one that only waits for its backends to drain.
-func (s *stored) live() bool { return s.pool.Rule != 0 }
+func (s *stored) live() bool { return s.pools[0].Rule != 0 }
+
+// members is how many backends a pool has.
+func (s *stored) members(pool lb.Pools) (n int) {
+	for _, b := range s.backends {
+		if b.Outside&pool == 0 {
+			n++
+		}
+	}
+	return n
+}
 
 type storedBackend struct {
 	id uint32
@@ -59,18 +72,25 @@ func (r *reader) contents() (*contents, error) {
 		return nil, err
 	}
 	c := &contents{services: make(map[uint32]*stored)}
-	err = services.Each(r.services, func(i uint32, hash uint64, p services.Pool, set services.Settings) {
+	err = services.Each(r.services, func(i uint32, hash uint64, cluster, local services.Pool, set services.Settings) {
 		if s, ok := byHash[hash]; ok && s.ID.Hash() == hash {
-			c.services[i] = &stored{Service: s, hash: hash, pool: p, settings: set}
+			c.services[i] = &stored{Service: s, hash: hash, pools: [...]services.Pool{cluster, local}, settings: set}
 		}
 	})
 	if err != nil {
 		return nil, err
 	}
-	err = vips.Each(r.vips, func(f lb.Frontend, i uint32, m lb.Masquerade) {
+	err = vips.Each(r.vips, func(f lb.Frontend, i uint32) {
 		if s := c.services[i]; s != nil {
 			s.frontends = append(s.frontends, f)
-			s.masquerade = m
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = prefixes.Sources{Map: r.sources}.Each(func(i uint32, p netip.Prefix) {
+		if s := c.services[i]; s != nil {
+			s.sources = append(s.sources, p)
 		}
 	})
 	if err != nil {
@@ -92,6 +112,7 @@ func (r *reader) contents() (*contents, error) {
 	}
 	for _, s := range c.services {
 		slices.SortFunc(s.frontends, lb.Frontend.Compare)
+		slices.SortFunc(s.sources, netip.Prefix.Compare)
 		slices.SortFunc(s.backends, func(a, b storedBackend) int {
 			return cmp.Or(cmp.Compare(a.Order, b.Order), cmp.Compare(a.id, b.id))
 		})
@@ -106,11 +127,11 @@ func (c *contents) snapshot() (*lb.Snapshot, error) {
 		if !s.live() {
 			continue
 		}
-		svc := &lb.Service{ID: s.ID, Scheduler: s.Scheduler, SchedulerFlags: s.Flags, Frontends: s.frontends, Masquerade: s.masquerade}
+		svc := &lb.Service{ID: s.ID, Scheduler: s.Scheduler, SchedulerFlags: s.Flags, Frontends: s.frontends, SourceRanges: s.sources}
 		applySettings(s.settings, svc)
 		for _, b := range s.backends {
 			svc.Backends = append(svc.Backends, lb.Backend{
-				Addr: b.Addr, Weight: b.Weight, Upper: b.Upper, Lower: b.Lower, Unhealthy: b.State == backends.Unhealthy,
+				Addr: b.Addr, Weight: b.Weight, Upper: b.Upper, Lower: b.Lower, Unhealthy: b.State == backends.Unhealthy, Outside: b.Outside,
 			})
 		}
 		all = append(all, svc)

@@ -29,7 +29,6 @@ import (
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps/devices"
-	"github.com/waggle-lb/waggle/maps/nodeaddrs"
 )
 
 // rig runs packets through the loaded programs by BPF_PROG_TEST_RUN.
@@ -48,6 +47,7 @@ type rig struct {
 	assigned map[netip.Addr]bool
 	masq     devices.Device
 	followed *cilium.Program // of the generation that has the offset and what is assigned
+	node     lb.Node         // what the snapshot said then: a change looks at the real devices
 
 	// stop is the step at which every growth of the flow table ends. If grows,
 	// one begins with the first configuration; if moves, all flows are moved
@@ -148,7 +148,7 @@ func (r *rig) follow() {
 		return
 	}
 	r.keepGrowing()
-	if g.TcIngress == r.followed {
+	if g.TcIngress == r.followed && r.node.Equal(&r.d.state.node) {
 		return
 	}
 	r.forget()
@@ -166,12 +166,12 @@ func (r *rig) follow() {
 	for a := range r.assigned {
 		addrs = append(addrs, a)
 	}
-	_, _, err = nodeaddrs.Table{Map: g.NodeAddrs}.Sync(addrs)
+	_, _, err = followAddrs(r.d.state, addrs)
 	r.do(err)
 	r.do(devices.Table{Map: g.Devices}.Sync(map[uint32]devices.Device{1: r.masq})) // test runs are on lo
-	r.d.state.useSource(r.masq.Addr4)
-	r.d.state.useSource(r.masq.Addr6)
-	r.followed = g.TcIngress
+	r.d.state.usePeer(r.masq.Addr4)
+	r.d.state.usePeer(r.masq.Addr6)
+	r.followed, r.node = g.TcIngress, r.d.state.node
 }
 
 func (r *rig) Dataplane() dataplane.Dataplane { return r.d }

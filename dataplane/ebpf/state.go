@@ -25,11 +25,8 @@ type record struct {
 	// svc is what the maps say; nil if the service is gone, and the record
 	// only stays for its draining backends.
 	svc *lb.Service
-	// run is what packets pick from, at its place.
-	run *sched.Run
-	at  place
-	// stood is where run stood in a former generation, until it has a place.
-	stood sched.Position
+	// pools are what packets pick from, in the order of bothPools.
+	pools [len(bothPools)]pool
 	// settings are what packets find; they stay when the service is gone.
 	settings services.Settings
 	// backends are all that have an id, the draining ones included.
@@ -37,8 +34,23 @@ type record struct {
 	// addrs are the VIP bits that the record holds: those of frontends that
 	// it once had too, as their flows may still live.
 	addrs map[netip.Addr]bool
+	// ports are the same of node ports.
+	ports map[uint16]bool
+	// sources are the networks in source_ranges.
+	sources []netip.Prefix
 	// since is when svc became nil.
 	since time.Time
+}
+
+var bothPools = [...]lb.Pools{lb.Cluster, lb.Local}
+
+// pool is one of a service's two.
+type pool struct {
+	// run is what packets pick from, at its place; nil: it is not used.
+	run *sched.Run
+	at  place
+	// stood is where run stood in a former generation, until it has a place.
+	stood sched.Position
 }
 
 // backend is one backend id in use.
@@ -71,8 +83,10 @@ type state struct {
 	// no rest.
 	published bool
 
-	// applied is what the maps say, with the pointers of records' svc.
+	// applied is what the maps say, with the pointers of records' svc; node what
+	// they say of this machine.
 	applied  *lb.Snapshot
+	node     lb.Node
 	records  map[uint64]*record // by service hash
 	owners   map[lb.Frontend]*record
 	marks    map[netip.Addr]int // frontends of each marked address
@@ -91,9 +105,10 @@ type state struct {
 	// anyPort says that a backend with port 0 is or was there.
 	anyPort bool
 
-	vipBits, backendBits, peerBits, masqBits bitRefs
-	// sources are the addresses that masquerading used: they hold a peer bit.
-	sources map[netip.Addr]bool
+	vipBits, backendBits, peerBits, masqBits, portBits bitRefs
+	// peers are the addresses of this machine that masquerading or node ports used:
+	// they hold a peer bit.
+	peers map[netip.Addr]bool
 }
 
 func newState(t *tables, log *slog.Logger, now func() time.Time) *state {
@@ -115,7 +130,8 @@ func newState(t *tables, log *slog.Logger, now func() time.Time) *state {
 		backendBits: newBitRefs(t.backendBits),
 		peerBits:    newBitRefs(t.peerBits),
 		masqBits:    newBitRefs(t.masqBits),
-		sources:     make(map[netip.Addr]bool),
+		portBits:    newBitRefs(t.portBits),
+		peers:       make(map[netip.Addr]bool),
 	}
 }
 
@@ -144,7 +160,7 @@ func (b bitRefs) drop(bit uint32) {
 func (s *state) newRecord(id lb.ServiceID, index uint32) *record {
 	return &record{
 		id: id, hash: id.Hash(), index: index,
-		backends: make(map[netip.AddrPort]*backend), addrs: make(map[netip.Addr]bool),
+		backends: make(map[netip.AddrPort]*backend), addrs: make(map[netip.Addr]bool), ports: make(map[uint16]bool),
 		since: s.now(),
 	}
 }
@@ -153,7 +169,9 @@ func (s *state) newRecord(id lb.ServiceID, index uint32) *record {
 func (s *state) enter(rec *record) {
 	s.records[rec.hash] = rec
 	s.gone[rec] = struct{}{}
-	s.t.services.Publish(rec.index, services.Pool{})
+	for _, which := range bothPools {
+		s.t.services.Publish(rec.index, which, services.Pool{})
+	}
 	s.t.services.Set(rec.index, rec.settings) // not those of who had the index before
 	s.t.services.SetHash(rec.index, rec.hash)
 }
@@ -184,7 +202,7 @@ func (s *state) adopt(rec *record, addr netip.AddrPort, id uint32) *backend {
 func (s *state) store(b *backend) {
 	r := backends.Record{
 		Hash: b.hash, Addr: b.addr, Weight: b.in.Weight, LastWeight: b.lastWeight, Service: b.owner.index, Order: b.order,
-		State: backends.Active, Upper: b.in.Upper, Lower: b.in.Lower,
+		State: backends.Active, Outside: b.in.Outside, Upper: b.in.Upper, Lower: b.in.Lower,
 	}
 	delete(s.unhealthy, b)
 	switch {
@@ -227,7 +245,7 @@ func (s *state) needPort(port uint16) error {
 func (s *state) needBits(b *backend, protocols map[lb.Protocol]bool, m lb.Masquerade) {
 	for p := range protocols {
 		s.needBit(b, p)
-		if m == lb.MasqueradeAlways {
+		if m != lb.MasqueradeNever {
 			s.needMasqBit(b, p)
 		}
 	}
@@ -247,11 +265,11 @@ func (s *state) needMasqBit(b *backend, p lb.Protocol) {
 	}
 }
 
-// useSource sets the bit of an address that masquerading uses. It stays: flows
-// go on with an address that new ones no longer get.
-func (s *state) useSource(a netip.Addr) {
-	if a.IsValid() && !s.sources[a] {
-		s.sources[a] = true
+// usePeer sets the bit of an address of this machine that masquerading or node
+// ports use. It stays: flows go on with an address that new ones no longer get.
+func (s *state) usePeer(a netip.Addr) {
+	if a.IsValid() && !s.peers[a] {
+		s.peers[a] = true
 		s.peerBits.hold(bits.Addr(a))
 	}
 }
@@ -351,6 +369,9 @@ func (s *state) forget(rec *record) error {
 	s.t.services.SetHash(rec.index, 0)
 	for a := range rec.addrs {
 		s.vipBits.drop(bits.Addr(a))
+	}
+	for port := range rec.ports {
+		s.portBits.drop(uint32(port))
 	}
 	delete(s.gone, rec)
 	delete(s.records, rec.hash)

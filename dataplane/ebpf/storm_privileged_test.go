@@ -187,7 +187,8 @@ func stormService(n int, servers []lb.Backend) *lb.Service {
 			svc.Backends[i].Upper, svc.Backends[i].Lower = 900, 700
 		}
 	case 3:
-		svc.Scheduler, svc.Masquerade = "wrr", lb.MasqueradeAlways
+		svc.Scheduler = "wrr"
+		svc.SetMasquerade(lb.MasqueradeAlways)
 	case 4:
 		svc.Frontends[0].Protocol = lb.UDP
 	case 5:

@@ -76,7 +76,7 @@ func TestSupportsSaysWhatToWriteInstead(t *testing.T) {
 		{func(s *lb.Service) { s.Affinity.Timeout = 1500 * time.Millisecond }, "service web/ipv4: affinity of 1.5s: write whole seconds, at most 744h"},
 		{func(s *lb.Service) { s.Affinity.Timeout = 745 * time.Hour }, "service web/ipv4: affinity of 745h0m0s: write whole seconds, at most 744h"},
 		{func(s *lb.Service) { s.Affinity.Prefix = 33 }, "service web/ipv4: affinity by 33 bits of the client's address: write at most 32"},
-		{func(s *lb.Service) { s.OnePacket, s.Masquerade = true, lb.MasqueradeAlways },
+		{func(s *lb.Service) { s.OnePacket = true; s.SetMasquerade(lb.MasqueradeAlways) },
 			"service web/ipv4: one-packet scheduling keeps nothing by which an answer could be led back: write masquerade: never"},
 		{func(s *lb.Service) { s.Backends[0].Upper, s.Backends[0].Lower = 3, 4 },
 			"service web/ipv4: backend 192.0.2.2:8080: the lower threshold 4 is above the upper one, 3: write at most that"},

@@ -14,6 +14,8 @@ import (
 	"github.com/waggle-lb/waggle/maps/devices"
 	"github.com/waggle-lb/waggle/maps/info"
 	"github.com/waggle-lb/waggle/maps/masqports"
+	"github.com/waggle-lb/waggle/maps/nodeaddrs"
+	"github.com/waggle-lb/waggle/maps/prefixes"
 	"github.com/waggle-lb/waggle/maps/services"
 	"github.com/waggle-lb/waggle/maps/slots"
 	"github.com/waggle-lb/waggle/maps/stats"
@@ -28,6 +30,7 @@ type tables struct {
 	backendIDs  backends.IDs
 	vips        vips.Table
 	vipBits     *bits.Table
+	portBits    *bits.Table
 	backendBits *bits.Table
 	peerBits    *bits.Table
 	masqBits    *bits.Table
@@ -35,6 +38,10 @@ type tables struct {
 	stats       *cilium.Map
 	info        info.Services
 	devices     devices.Table
+	nodeAddrs   nodeaddrs.Table
+	pods        prefixes.Pods
+	sources     prefixes.Sources
+	ranges      *cilium.Map
 	masqPorts   *masqports.Table
 	// anyPort and flushLost are variables of the programs: of bpf/bits.h and
 	// bpf/sweep.h.
@@ -53,6 +60,10 @@ func openTables(m *bpf.LBObjects) (_ *tables, err error) {
 		stats:      m.Stats,
 		info:       info.Services{Map: m.ServiceInfo},
 		devices:    devices.Table{Map: m.Devices},
+		nodeAddrs:  nodeaddrs.Table{Map: m.NodeAddrs},
+		pods:       prefixes.Pods{Map: m.Prefixes},
+		sources:    prefixes.Sources{Map: m.SourceRanges},
+		ranges:     m.ServiceRanges,
 	}
 	defer func() {
 		if err != nil {
@@ -69,6 +80,9 @@ func openTables(m *bpf.LBObjects) (_ *tables, err error) {
 		return nil, err
 	}
 	if t.vipBits, err = open(t, bits.Open, m.VipBits); err != nil {
+		return nil, err
+	}
+	if t.portBits, err = open(t, bits.Open, m.NodePortBits); err != nil {
 		return nil, err
 	}
 	if t.backendBits, err = open(t, bits.Open, m.BackendBits); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
@@ -27,15 +28,15 @@ func (s *state) write(p *plan) error {
 			return errors.Join(err, s.unprepare(p))
 		}
 		s.writeSettings(p)
-		s.writePool(p)
+		s.writePools(p)
 		p.rec.svc = p.svc
-		return nil
+		return s.dropSources(p)
 	}
 	if p.fresh {
 		s.enter(p.rec)
 	}
 	s.writeSettings(p)
-	s.writePool(p)
+	s.writePools(p)
 	p.rec.svc = p.svc
 	if err := s.addFrontends(p); err != nil {
 		s.retract(p.rec)
@@ -60,6 +61,9 @@ func (s *state) prepare(p *plan) error {
 	if err := stats.Zero(s.t.stats, p.ids); err != nil {
 		return err
 	}
+	if err := s.addSources(p); err != nil {
+		return err
+	}
 	hashes := make([]uint64, len(p.added))
 	for i, b := range p.added {
 		hashes[i] = lb.BackendHash(p.rec.hash, b.Addr)
@@ -79,6 +83,7 @@ func (s *state) unprepare(p *plan) error {
 	case p.old != nil && infoOf(p.old) != infoOf(p.svc):
 		errs = append(errs, s.t.info.Put(infoOf(p.old)))
 	}
+	errs = append(errs, s.setSources(p.rec, sourcesOf(p.old)))
 	s.cancel(p)
 	return errors.Join(errs...)
 }
@@ -95,10 +100,10 @@ func (s *state) writeSettings(p *plan) {
 	}
 }
 
-// writePool writes backends and run, publishes them, and begins the rest of
+// writePools writes backends and runs, publishes them, and begins the rest of
 // what was there before.
-func (s *state) writePool(p *plan) {
-	rec := p.rec
+func (s *state) writePools(p *plan) {
+	rec, last := p.rec, lastWeights(p.pools[0].run)
 	for i, b := range p.added {
 		s.adopt(rec, b.Addr, p.ids[i])
 	}
@@ -108,38 +113,69 @@ func (s *state) writePool(p *plan) {
 	}
 	for i, b := range p.svc.Backends {
 		have := rec.backends[b.Addr]
-		s.needBits(have, protocols, p.svc.Masquerade)
-		if p.run == nil {
+		s.needBits(have, protocols, p.svc.Masquerade())
+		if !p.repool {
 			continue
 		}
 		s.revive(have)
-		have.in, have.lastWeight, have.order = b, p.run.LastWeight(i), uint32(i)
+		have.in, have.lastWeight, have.order = b, last(have, &b), uint32(i)
 		s.store(have)
 	}
-	if p.run == nil {
+	if !p.repool {
 		return
 	}
-	s.writeRun(p)
-	s.t.services.Publish(rec.index, p.at.pool)
-	s.vacate(rec.at, s.published)
-	rec.run, rec.at, rec.stood = p.run, p.at, sched.Position{Next: p.run.Start}
+	for i := range bothPools {
+		s.writeRun(p, i)
+	}
+	for i, which := range bothPools {
+		to, pool := &p.pools[i], &rec.pools[i]
+		s.t.services.Publish(rec.index, which, to.at.pool)
+		s.vacate(pool.at, s.published)
+		*pool = poolOf(to)
+	}
 	s.drainAbsent(rec, p.svc)
 }
 
-func (s *state) writeRun(p *plan) {
-	rec := p.rec
-	if rec.run != nil && s.position(rec) != p.position {
+func poolOf(p *plannedPool) pool {
+	if p.run == nil {
+		return pool{}
+	}
+	return pool{run: p.run, at: p.at, stood: sched.Position{Next: p.run.Start}}
+}
+
+// lastWeights returns a function that says a backend's last weight other than 0.
+// It is called for all of the service's backends, in their order.
+func lastWeights(run *sched.Run) func(have *backend, b *lb.Backend) uint16 {
+	next := 0 // of the run's, which are some of them
+	return func(have *backend, b *lb.Backend) uint16 {
+		if run != nil && next < len(run.Backends) && run.Backends[next].Addr == b.Addr {
+			next++
+			return run.LastWeight(next - 1)
+		}
+		if b.Weight == 0 {
+			return have.lastWeight
+		}
+		return b.Weight
+	}
+}
+
+func (s *state) writeRun(p *plan, i int) {
+	rec, to := p.rec, &p.pools[i]
+	if to.run == nil {
+		return
+	}
+	if rec.pools[i].run != nil && s.position(&rec.pools[i]) != to.position {
 		// Picks went on since the plan was made: follow them, if what is
 		// reserved fits.
-		if run, err := s.compile(p); err == nil && len(run.Slots) == len(p.run.Slots) {
-			p.run = run
+		if run, err := s.compile(p, i); err == nil && len(run.Slots) == len(to.run.Slots) {
+			to.run = run
 		}
 	}
-	ids := make([]uint32, len(p.run.Backends))
-	for i, b := range p.run.Backends {
+	ids := make([]uint32, len(to.run.Backends))
+	for i, b := range to.run.Backends {
 		ids[i] = rec.backends[b.Addr].id
 	}
-	s.occupy(p.at, p.run, ids)
+	s.occupy(to.at, to.run, ids)
 }
 
 // drainAbsent drains the backends of a record's service that svc (nil: none) does
@@ -165,8 +201,8 @@ func (s *state) drainAbsent(rec *record, svc *lb.Service) {
 func (s *state) addFrontends(p *plan) error {
 	before := make([]*record, 0, len(p.frontends))
 	for _, f := range p.frontends {
-		owner := s.owners[f]
-		if err := s.addFrontend(p.rec, f, p.svc.Masquerade); err != nil {
+		owner := s.owners[f.Key()]
+		if err := s.addFrontend(p.rec, f); err != nil {
 			return errors.Join(err, s.takeBack(p, before))
 		}
 		before = append(before, owner)
@@ -175,7 +211,10 @@ func (s *state) addFrontends(p *plan) error {
 }
 
 // addFrontend leads f to rec; if another service has it, it loses it.
-func (s *state) addFrontend(rec *record, f lb.Frontend, m lb.Masquerade) error {
+func (s *state) addFrontend(rec *record, f lb.Frontend) error {
+	if f.IsNodePort() {
+		return s.addNodePort(rec, f)
+	}
 	addr := f.Addr.Addr()
 	if !rec.addrs[addr] {
 		rec.addrs[addr] = true
@@ -186,16 +225,28 @@ func (s *state) addFrontend(rec *record, f lb.Frontend, m lb.Masquerade) error {
 			return err
 		}
 	}
-	if err := s.t.vips.Put(f, rec.index, m); err != nil {
+	if err := s.t.vips.Put(f, rec.index); err != nil {
 		if s.marks[addr] == 0 {
 			return errors.Join(err, s.t.vips.Unmark(addr))
 		}
 		return err
 	}
-	if s.owners[f] == nil {
+	if s.owners[f.Key()] == nil {
 		s.marks[addr]++
 	}
-	s.owners[f] = rec
+	s.owners[f.Key()] = rec
+	return nil
+}
+
+func (s *state) addNodePort(rec *record, f lb.Frontend) error {
+	if port := f.Addr.Port(); !rec.ports[port] {
+		rec.ports[port] = true
+		s.portBits.hold(uint32(port))
+	}
+	if err := s.t.vips.Put(f, rec.index); err != nil {
+		return err
+	}
+	s.owners[f.Key()] = rec
 	return nil
 }
 
@@ -203,24 +254,29 @@ func (s *state) addFrontend(rec *record, f lb.Frontend, m lb.Masquerade) error {
 func (s *state) takeBack(p *plan, before []*record) error {
 	var errs []error
 	for i, owner := range before {
-		if owner != nil {
-			errs = append(errs, s.addFrontend(owner, p.frontends[i], owner.svc.Masquerade))
-		} else {
-			errs = append(errs, s.removeFrontend(p.rec, p.frontends[i]))
+		f := p.frontends[i]
+		if owner == nil {
+			errs = append(errs, s.removeFrontend(p.rec, f))
+			continue
 		}
+		at := slices.IndexFunc(owner.svc.Frontends, func(g lb.Frontend) bool { return g.Key() == f.Key() })
+		errs = append(errs, s.addFrontend(owner, owner.svc.Frontends[at]))
 	}
 	return errors.Join(errs...)
 }
 
 // removeFrontend deletes f if it still leads to rec.
 func (s *state) removeFrontend(rec *record, f lb.Frontend) error {
-	if s.owners[f] != rec {
+	if s.owners[f.Key()] != rec {
 		return nil
 	}
 	if err := s.t.vips.Delete(f); err != nil {
 		return err
 	}
-	delete(s.owners, f)
+	delete(s.owners, f.Key())
+	if f.IsNodePort() {
+		return nil
+	}
 	addr := f.Addr.Addr()
 	if s.marks[addr]--; s.marks[addr] > 0 {
 		return nil
@@ -236,15 +292,43 @@ func (s *state) dropFrontends(p *plan) error {
 	}
 	keep := make(map[lb.Frontend]bool, len(p.svc.Frontends))
 	for _, f := range p.svc.Frontends {
-		keep[f] = true
+		keep[f.Key()] = true
 	}
 	var errs []error
 	for _, f := range p.old.Frontends {
-		if !keep[f] {
+		if !keep[f.Key()] {
 			errs = append(errs, s.removeFrontend(p.rec, f))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// sourcesOf are the networks that svc (nil: none) takes connections from.
+func sourcesOf(svc *lb.Service) []netip.Prefix {
+	if svc == nil {
+		return nil
+	}
+	return svc.SourceRanges
+}
+
+// addSources lets in whom a plan's service lets in, beside those that it does now.
+func (s *state) addSources(p *plan) error {
+	if slices.Equal(p.rec.sources, p.svc.SourceRanges) {
+		return nil
+	}
+	return s.setSources(p.rec, append(slices.Clone(p.svc.SourceRanges), p.rec.sources...))
+}
+
+// dropSources lets in nobody else.
+func (s *state) dropSources(p *plan) error { return s.setSources(p.rec, p.svc.SourceRanges) }
+
+func (s *state) setSources(rec *record, want []netip.Prefix) error {
+	if slices.Equal(rec.sources, want) {
+		return nil
+	}
+	have := rec.sources
+	rec.sources = want
+	return s.t.sources.Sync(rec.index, have, want)
 }
 
 // remove takes a service away: first what leads to it, then its pool.
@@ -254,6 +338,7 @@ func (s *state) remove(svc *lb.Service) error {
 	for _, f := range svc.Frontends {
 		errs = append(errs, s.removeFrontend(rec, f))
 	}
+	errs = append(errs, s.setSources(rec, nil))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove service %s: %w", svc.ID, err)
 	}
@@ -263,10 +348,13 @@ func (s *state) remove(svc *lb.Service) error {
 
 // retract makes a service, to which nothing leads, gone.
 func (s *state) retract(rec *record) {
-	s.t.services.Publish(rec.index, services.Pool{})
-	s.vacate(rec.at, s.published)
+	for i, which := range bothPools {
+		s.t.services.Publish(rec.index, which, services.Pool{})
+		s.vacate(rec.pools[i].at, s.published)
+		rec.pools[i] = pool{}
+	}
 	s.drainAbsent(rec, nil)
-	rec.svc, rec.run, rec.at = nil, nil, place{}
+	rec.svc = nil
 	rec.since = s.now()
 	s.gone[rec] = struct{}{}
 }

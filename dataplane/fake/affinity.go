@@ -37,17 +37,17 @@ func (s *service) clientOf(addr netip.Addr) client {
 	return client{addr, s.svc.ID}
 }
 
-// choose finds the backend of a new flow: the one that its client is kept at,
+// choose finds the backend of a new flow in a pool: the one that its client is kept at,
 // however loaded, else a pick; nil: nobody can serve.
-func (k *Kernel) choose(p Packet, s *service) *backend {
+func (k *Kernel) choose(p Packet, s *service, which lb.Pools) *backend {
 	affinity := s.svc.Affinity
 	if !affinity.Enabled() {
-		return s.pick(p)
+		return s.pick(p, which)
 	}
 	who := s.clientOf(p.Src.Addr())
-	b := k.keptAt(who, s)
+	b := k.keptAt(who, s, which)
 	if b == nil {
-		b = s.pick(p)
+		b = s.pick(p, which)
 	}
 	if b != nil {
 		k.affinity[who] = &kept{b.in.Addr, k.now + affinity.Timeout}
@@ -56,14 +56,14 @@ func (k *Kernel) choose(p Packet, s *service) *backend {
 }
 
 // keptAt returns the backend that a client is kept at. What leads to one that takes
-// nothing any more is gone, also if that one is back later.
-func (k *Kernel) keptAt(who client, s *service) *backend {
+// nothing of the pool any more is gone, also if that one is back later.
+func (k *Kernel) keptAt(who client, s *service, which lb.Pools) *backend {
 	at := k.affinity[who]
 	if at == nil || k.now >= at.expires {
 		return nil
 	}
 	b := s.backends[at.at]
-	if b != nil && b.serves() && (b.in.Weight > 0 || s.svc.Affinity.Quiesced) {
+	if b != nil && b.serves() && b.in.Outside&which == 0 && (b.in.Weight > 0 || s.svc.Affinity.Quiesced) {
 		return b
 	}
 	delete(k.affinity, who)

@@ -15,9 +15,14 @@ import (
 type service struct {
 	svc      *lb.Service
 	gone     bool
-	run      *sched.Run
-	at       sched.Position
+	pools    map[lb.Pools]*pool
 	backends map[netip.AddrPort]*backend // the removed ones too, as long as they have flows
+}
+
+// pool is where one of a service's two stands in its schedule.
+type pool struct {
+	run *sched.Run
+	at  sched.Position
 }
 
 // backend is a server of one service. One that is removed is parked with its
@@ -32,15 +37,21 @@ type backend struct {
 }
 
 // hashes reports whether the packet alone says which backend a pick finds.
-func (s *service) hashes() bool { return s.run != nil && s.run.Rule == sched.Hash }
+func (s *service) hashes() bool {
+	p := s.pools[lb.Cluster]
+	return p != nil && p.run.Rule == sched.Hash
+}
 
-// set makes a service say what svc says; run is nil if its schedule goes on.
-func (s *service) set(svc *lb.Service, run *sched.Run) {
+// set makes a service say what svc says; runs is nil if its schedules go on.
+func (s *service) set(svc *lb.Service, runs map[lb.Pools]*sched.Run) {
 	s.svc, s.gone = svc, false
-	if run == nil {
+	if runs == nil {
 		return
 	}
-	s.run, s.at = run, sched.Position{Next: run.Start}
+	s.pools = make(map[lb.Pools]*pool)
+	for which, run := range runs {
+		s.pools[which] = &pool{run, sched.Position{Next: run.Start}}
+	}
 	s.park()
 	for _, in := range svc.Backends {
 		b := s.backends[in.Addr]
@@ -55,7 +66,7 @@ func (s *service) set(svc *lb.Service, run *sched.Run) {
 
 // remove is what becomes of a service that is no longer wanted.
 func (s *service) remove() {
-	s.gone, s.run, s.at = true, nil, sched.Position{}
+	s.gone, s.pools = true, nil
 	s.park()
 }
 
@@ -106,17 +117,28 @@ func (b *backend) judge() {
 	}
 }
 
-// pick takes the next backend of the schedule; nil: nobody can serve.
-func (s *service) pick(p Packet) *backend {
-	i, ok := s.run.Select(sched.Packet{Src: p.Src.Addr(), Dst: p.Dst.Addr(), SrcPort: p.Src.Port()}, &s.at, table{s})
+// pick takes the next backend of a pool's schedule; nil: nobody can serve.
+func (s *service) pick(p Packet, which lb.Pools) *backend {
+	pool := s.pools[which]
+	t := table{s, pool.run}
+	i, ok := pool.run.Select(sched.Packet{Src: p.Src.Addr(), Dst: p.Dst.Addr(), SrcPort: p.Src.Port()}, &pool.at, t)
 	if !ok {
 		return nil
 	}
-	return table{s}.backend(i)
+	return t.backend(i)
 }
 
-// table is what a pick sees of a service's backends.
-type table struct{ *service }
+// dropsEmpty reports whether packets are dropped, not refused, as the pool has
+// nobody and others have.
+func (s *service) dropsEmpty(which lb.Pools) bool {
+	return which == lb.Local && len(s.svc.Pool(lb.Local)) == 0 && len(s.svc.Pool(lb.Cluster)) > 0
+}
+
+// table is what a pick sees of a pool's backends.
+type table struct {
+	*service
+	run *sched.Run
+}
 
 func (t table) backend(i int) *backend { return t.backends[t.run.Backends[i].Addr] }
 

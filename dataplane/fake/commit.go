@@ -43,25 +43,25 @@ func (k *Kernel) commit(held, next *lb.Snapshot, diff lb.Diff, failed map[lb.Ser
 			rep.Removed++
 		}
 	}
-	k.held = merged
+	k.held = merged.WithNode(*next.Node())
 	k.findVIPs()
 	k.forget()
 	return rep
 }
 
-func (k *Kernel) set(svc *lb.Service, run *sched.Run) {
+func (k *Kernel) set(svc *lb.Service, runs map[lb.Pools]*sched.Run) {
 	s := k.services[svc.ID]
 	if s == nil {
 		s = &service{backends: make(map[netip.AddrPort]*backend)}
 		k.services[svc.ID] = s
 	}
-	s.set(svc, run)
+	s.set(svc, runs)
 }
 
 // compileAll makes the schedules of what is new or changed, and adds to failed
 // what has none. Those that go on as they are have none here.
-func (k *Kernel) compileAll(diff lb.Diff, failed map[lb.ServiceID]error) map[lb.ServiceID]*sched.Run {
-	runs := make(map[lb.ServiceID]*sched.Run)
+func (k *Kernel) compileAll(diff lb.Diff, failed map[lb.ServiceID]error) map[lb.ServiceID]map[lb.Pools]*sched.Run {
+	runs := make(map[lb.ServiceID]map[lb.Pools]*sched.Run)
 	compile := func(svc *lb.Service) {
 		if failed[svc.ID] != nil {
 			return
@@ -85,21 +85,32 @@ func (k *Kernel) compileAll(diff lb.Diff, failed map[lb.ServiceID]error) map[lb.
 }
 
 func sameSchedule(a, b *lb.Service) bool {
-	return a.Scheduler == b.Scheduler && a.SchedulerFlags == b.SchedulerFlags && slices.Equal(a.Backends, b.Backends)
+	return a.Scheduler == b.Scheduler && a.SchedulerFlags == b.SchedulerFlags && slices.Equal(a.Backends, b.Backends) &&
+		a.UsesLocal() == b.UsesLocal()
 }
 
-// compile makes the schedule of a service that is new or changed; it goes on
-// where it was.
-func (k *Kernel) compile(svc *lb.Service) (*sched.Run, error) {
-	old := k.services[svc.ID]
-	if old == nil {
-		old = &service{}
+// compile makes the schedules of a service that is new or changed; they go on where
+// they were.
+func (k *Kernel) compile(svc *lb.Service) (map[lb.Pools]*sched.Run, error) {
+	runs := make(map[lb.Pools]*sched.Run)
+	for _, which := range []lb.Pools{lb.Cluster, lb.Local} {
+		if which == lb.Local && !svc.UsesLocal() {
+			continue
+		}
+		old := &pool{}
+		if s := k.services[svc.ID]; s != nil && s.pools[which] != nil {
+			old = s.pools[which]
+		}
+		run, err := sched.Compile(svc, svc.Pool(which), old.run, old.at)
+		if err != nil {
+			return nil, err
+		}
+		if err := supportsRun(svc, run); err != nil {
+			return nil, err
+		}
+		runs[which] = run
 	}
-	run, err := sched.Compile(svc, old.run, old.at)
-	if err != nil {
-		return nil, err
-	}
-	return run, supportsRun(svc, run)
+	return runs, nil
 }
 
 // blocked fails the services that want a frontend which a failed service keeps,

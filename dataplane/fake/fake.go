@@ -87,7 +87,7 @@ func (d *Dataplane) Apply(snap *lb.Snapshot) dataplane.Report {
 	}
 	held := d.kernel.snapshot()
 	var next *lb.Snapshot // nil: the empty set
-	if snap.Len() > 0 {
+	if snap != nil {
 		next = snap.Sharing(held)
 	}
 	diff := held.Compare(next)

@@ -185,7 +185,7 @@ func TestUnsupportedServicesAreNamed(t *testing.T) {
 		"affinity of less than nothing": func(s *lb.Service) { s.Affinity.Timeout = -time.Second },
 		"affinity of more than 31 days": func(s *lb.Service) { s.Affinity.Timeout = 745 * time.Hour },
 		"affinity by 33 bits":           func(s *lb.Service) { s.Affinity.Prefix = 33 },
-		"one-packet and masqueraded":    func(s *lb.Service) { s.OnePacket, s.Masquerade = true, lb.MasqueradeAlways },
+		"one-packet and masqueraded":    func(s *lb.Service) { s.OnePacket = true; s.SetMasquerade(lb.MasqueradeAlways) },
 	}
 	for name, spoil := range tests {
 		t.Run(name, func(t *testing.T) {

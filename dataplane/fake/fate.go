@@ -32,7 +32,8 @@ func (k *Kernel) fateOf(p Packet, f *flow) fate {
 		return drops
 	case tcp && svc.Lost == lb.LostReset:
 		return ends
-	case !tcp && k.lookup(p.Dst, p.Protocol) != nil:
+	}
+	if _, s := k.lookup(p.Dst, p.Protocol); !tcp && s != nil {
 		return ends
 	}
 	return goesOn
@@ -46,7 +47,7 @@ func wantsPick(f *flow, svc *lb.Service) bool {
 	b := f.backend
 	switch {
 	case svc.Reuse == lb.ReuseAny:
-		return f.isFinished() || b.removed || !b.in.Usable()
+		return f.isFinished() || b.removed || !b.in.Usable() || b.in.Outside == lb.Cluster|lb.Local
 	case svc.Lost == lb.LostReset && b.in.Weight == 0:
 		return true
 	}

@@ -4,6 +4,7 @@ package fake
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -139,7 +140,9 @@ func (k *Kernel) findVIPs() {
 	clear(k.vips)
 	for svc := range k.held.All() {
 		for _, f := range svc.Frontends {
-			k.vips[f.Addr.Addr()] = true
+			if !f.IsNodePort() {
+				k.vips[f.Addr.Addr()] = true
+			}
 		}
 	}
 }
@@ -172,15 +175,46 @@ func (k *Kernel) counters() dataplane.Counters {
 	return c
 }
 
-// lookup returns the service that has a frontend for this address and port: its
-// own, else one for any port; nil: none.
-func (k *Kernel) lookup(addr netip.AddrPort, proto lb.Protocol) *service {
-	svc := k.held.Lookup(lb.Frontend{Addr: addr, Protocol: proto})
-	if svc == nil {
-		svc = k.held.Lookup(lb.Frontend{Addr: netip.AddrPortFrom(addr.Addr(), 0), Protocol: proto})
+// lookup returns the frontend for this address and port, and its service: its own,
+// else one for any port, else a node port; nil: none.
+func (k *Kernel) lookup(addr netip.AddrPort, proto lb.Protocol) (lb.Frontend, *service) {
+	places := []netip.AddrPort{addr, netip.AddrPortFrom(addr.Addr(), 0)}
+	if k.local[addr.Addr()] && within(addr.Addr(), k.held.Node().NodePorts) {
+		unspecified := netip.IPv6Unspecified()
+		if addr.Addr().Is4() {
+			unspecified = netip.IPv4Unspecified()
+		}
+		places = append(places, netip.AddrPortFrom(unspecified, addr.Port()))
 	}
-	if svc == nil {
-		return nil
+	for _, at := range places {
+		want := lb.Frontend{Addr: at, Protocol: proto}
+		if svc := k.held.Lookup(want); svc != nil {
+			i := slices.IndexFunc(svc.Frontends, func(f lb.Frontend) bool { return f.Key() == want })
+			return svc.Frontends[i], k.services[svc.ID]
+		}
 	}
-	return k.services[svc.ID]
+	return lb.Frontend{}, nil
+}
+
+func within(a netip.Addr, networks []netip.Prefix) bool {
+	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// terms says from which pool a frontend's client gets its backend, and whether it is
+// masqueraded.
+func (k *Kernel) terms(f lb.Frontend, client netip.Addr) (which lb.Pools, masquerade bool) {
+	pod, node := within(client, k.held.Node().Pods), k.local[client]
+	which = lb.Local
+	if f.Policy == lb.PolicyCluster || f.Policy == lb.PolicyLocalExternal && (pod || node) {
+		which = lb.Cluster
+	}
+	switch f.Masquerade {
+	case lb.MasqueradeAlways:
+		masquerade = true
+	case lb.MasqueradeOutsiders:
+		masquerade = !pod
+	case lb.MasqueradeNode:
+		masquerade = node && !pod
+	}
+	return which, masquerade
 }

@@ -51,6 +51,9 @@ const (
 	untranslated = "untranslated"
 	noAddress    = "no_address"
 	backendGone  = "backend_gone"
+	noLocal      = "no_local"
+	sourceRange  = "source_range"
+	unallocated  = "unallocated"
 )
 
 const (
@@ -102,19 +105,22 @@ func (k *Kernel) Ingress(p Packet) Outcome {
 
 // first handles a packet that belongs to no flow; ended: not any more.
 func (k *Kernel) first(p Packet, ended bool) Outcome {
-	s := k.lookup(p.Dst, p.Protocol)
+	front, s := k.lookup(p.Dst, p.Protocol)
 	if s == nil {
-		if !k.vips[p.Dst.Addr()] || k.local[p.Dst.Addr()] {
-			return pass(p)
-		}
-		return k.refuse(unknownPort, unreachable)
+		return k.unwanted(p)
 	}
 	begins := p.Protocol != lb.TCP || p.isSYN()
 	if !begins && (ended || !s.hashes() || p.Flags&(SYN|ACK|RST) != ACK) {
 		return k.stray(p)
 	}
-	b := k.choose(p, s)
+	if front.Restricted && !within(p.Src.Addr(), s.svc.SourceRanges) {
+		return k.drop(sourceRange)
+	}
+	which, masquerade := k.terms(front, p.Src.Addr())
+	b := k.choose(p, s, which)
 	switch {
+	case b == nil && begins && s.dropsEmpty(which):
+		return k.drop(noLocal)
 	case b == nil && begins:
 		return k.refuse(emptyPool, unreachable)
 	case b == nil:
@@ -128,9 +134,23 @@ func (k *Kernel) first(p Packet, ended bool) Outcome {
 	if s.svc.OnePacket && p.Protocol == lb.UDP {
 		return k.forward(p, f) // which nobody knows
 	}
-	f.masquerade = s.svc.Masquerade == lb.MasqueradeAlways || f.server.Addr() == p.Src.Addr()
+	f.masquerade = masquerade || f.server.Addr() == p.Src.Addr()
 	k.enter(p, f)
 	return k.forward(p, f)
+}
+
+// unwanted is a packet to no frontend.
+func (k *Kernel) unwanted(p Packet) Outcome {
+	addr := p.Dst.Addr()
+	switch {
+	case k.local[addr]:
+		return pass(p)
+	case k.vips[addr]:
+		return k.refuse(unknownPort, unreachable)
+	case within(addr, k.held.Node().ServiceRanges):
+		return k.drop(unallocated)
+	}
+	return pass(p)
 }
 
 // stray is TCP to a frontend that neither belongs to a flow nor begins one.
@@ -162,7 +182,7 @@ func (k *Kernel) Egress(p Packet) Outcome {
 		if f := k.replies[tuple{p.Dst, p.Src, p.Protocol}]; f != nil && f.masquerade {
 			return k.leave(p, f)
 		}
-		if k.lookup(p.Dst, p.Protocol) != nil {
+		if _, s := k.lookup(p.Dst, p.Protocol); s != nil && k.vips[p.Dst.Addr()] {
 			return k.drop(untranslated)
 		}
 		return pass(p)

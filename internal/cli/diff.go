@@ -75,15 +75,13 @@ func fieldDiffs(desired, kernel *lb.Service) (out []FieldDiff) {
 	add("scheduler", scheduler(desired), scheduler(kernel))
 	add("affinity", affinityText(desired.Affinity), affinityText(kernel.Affinity))
 	add("onePacket", fmt.Sprint(desired.OnePacket), fmt.Sprint(kernel.OnePacket))
-	if len(desired.Frontends)+len(kernel.Frontends) > 0 { // it stands at the frontends
-		add("masquerade", desired.Masquerade.String(), kernel.Masquerade.String())
-	}
 	add("lostBackend", desired.Lost.String(), kernel.Lost.String())
 	add("portReuse", desired.Reuse.String(), kernel.Reuse.String())
 	a, b := frontendTexts(desired), frontendTexts(kernel)
-	for _, f := range bothOf(desired.Frontends, kernel.Frontends, lb.Frontend.Compare) {
+	for _, f := range bothOf(keys(desired.Frontends), keys(kernel.Frontends), lb.Frontend.Compare) {
 		add("frontend "+f.String(), textOr(a, f), textOr(b, f))
 	}
+	add("source ranges", fmt.Sprint(desired.SourceRanges), fmt.Sprint(kernel.SourceRanges))
 	return append(out, backendDiffs(desired, kernel)...)
 }
 
@@ -105,7 +103,30 @@ func affinityText(a lb.Affinity) string {
 func frontendTexts(svc *lb.Service) map[lb.Frontend]string {
 	out := make(map[lb.Frontend]string)
 	for _, f := range svc.Frontends {
-		out[f] = "there"
+		out[f.Key()] = frontendText(f)
+	}
+	return out
+}
+
+// frontendText says what a frontend says beside its key.
+func frontendText(f lb.Frontend) string {
+	words := []string{"there"}
+	if f.Policy != lb.PolicyCluster {
+		words = append(words, "policy "+f.Policy.String())
+	}
+	if f.Masquerade != lb.MasqueradeNever {
+		words = append(words, "masquerade "+f.Masquerade.String())
+	}
+	if f.Restricted {
+		words = append(words, "restricted")
+	}
+	return strings.Join(words, ", ")
+}
+
+func keys(frontends []lb.Frontend) []lb.Frontend {
+	out := make([]lb.Frontend, len(frontends))
+	for i, f := range frontends {
+		out[i] = f.Key()
 	}
 	return out
 }
@@ -152,6 +173,11 @@ func addrs(svc *lb.Service, others map[netip.AddrPort]string) (out []netip.AddrP
 	return out
 }
 
+// outsideWords say which pools a backend is not in.
+var outsideWords = [...]string{
+	0: "", lb.Cluster: ", in the local pool only", lb.Local: ", in the cluster pool only", lb.Cluster | lb.Local: ", in no pool",
+}
+
 func backendTexts(svc *lb.Service) map[netip.AddrPort]string {
 	out := make(map[netip.AddrPort]string, len(svc.Backends))
 	for _, b := range svc.Backends {
@@ -162,6 +188,7 @@ func backendTexts(svc *lb.Service) map[netip.AddrPort]string {
 		if b.Unhealthy {
 			text += ", unhealthy"
 		}
+		text += outsideWords[b.Outside]
 		out[b.Addr] = text
 	}
 	return out

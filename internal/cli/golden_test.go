@@ -53,7 +53,7 @@ func fixture(t *testing.T) (*lb.Snapshot, dataplane.Counters) {
 			{Addr: netip.MustParseAddrPort("192.0.2.6:8080"), Weight: 5, Upper: 4, Unhealthy: true},
 		}},
 		&lb.Service{
-			ID: web6, Scheduler: "wrr", Masquerade: lb.MasqueradeAlways, Affinity: lb.Affinity{Timeout: time.Hour, Prefix: 128}, Frontends: []lb.Frontend{frontend("[2001:db8::10]:80", lb.TCP)},
+			ID: web6, Scheduler: "wrr", Affinity: lb.Affinity{Timeout: time.Hour, Prefix: 128}, Frontends: []lb.Frontend{masqueraded(frontend("[2001:db8::10]:80", lb.TCP))},
 			Backends: []lb.Backend{{Addr: netip.MustParseAddrPort("[2001:db8:1::2]:8080"), Weight: 5}},
 		},
 		&lb.Service{
@@ -208,4 +208,9 @@ func compareGolden(t *testing.T, path string, got []byte) {
 	if diff := cmp.Diff(string(want), string(got)); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", path, diff)
 	}
+}
+
+func masqueraded(f lb.Frontend) lb.Frontend {
+	f.Masquerade = lb.MasqueradeAlways
+	return f
 }

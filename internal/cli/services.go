@@ -54,7 +54,7 @@ type Service struct {
 	Affinity *Affinity `json:"affinity"`
 	// OnePacket says that each datagram is scheduled by itself.
 	OnePacket bool `json:"onePacket"`
-	// Masquerade is "never" or "always".
+	// Masquerade is "never", or how clients are masqueraded, at some frontend at least.
 	Masquerade string `json:"masquerade"`
 	// LostBackend is "keep", "reset" or "drop": what becomes of connections
 	// whose backend is gone. PortReuse is "any", "finished" or "never": when a
@@ -90,7 +90,7 @@ func NewServiceList(snap *lb.Snapshot, c dataplane.Counters) *ServiceList {
 		item := Service{
 			Name: svc.ID.Name, Family: svc.ID.Family.String(), Scheduler: svc.Scheduler,
 			Flags: append([]string{}, sched.FlagNames(svc.Scheduler, svc.SchedulerFlags)...), Affinity: affinity(svc.Affinity),
-			OnePacket: svc.OnePacket, Masquerade: svc.Masquerade.String(), LostBackend: svc.Lost.String(), PortReuse: svc.Reuse.String(),
+			OnePacket: svc.OnePacket, Masquerade: svc.Masquerade().String(), LostBackend: svc.Lost.String(), PortReuse: svc.Reuse.String(),
 			Frontends: frontends(svc), Backends: len(svc.Backends),
 		}
 		if t := sums[svc.ID]; t != nil {

@@ -94,8 +94,8 @@ func serviceNotes(svc *lb.Service) (notes []string) {
 	case n > 1:
 		add("its %d frontends become services of their own, with turns and counts of their own", n)
 	}
-	if svc.Masquerade != lb.MasqueradeNever {
-		add("masquerade: %s has no form in ipvsadm", svc.Masquerade)
+	if m := svc.Masquerade(); m != lb.MasqueradeNever {
+		add("masquerade: %s has no form in ipvsadm", m)
 	}
 	if svc.Affinity.Enabled() && svc.Affinity.Quiesced {
 		add(sysctl, "quiesced: keep", "expire_quiescent_template=0")

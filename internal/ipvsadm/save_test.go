@@ -80,7 +80,7 @@ func TestSaveKeepsTheOrderOfTheList(t *testing.T) {
 
 func TestWhatIsLeftOutIsNoted(t *testing.T) {
 	web := &lb.Service{
-		ID: lb.ServiceID{Name: "web", Family: lb.IPv4}, Scheduler: "rr", Masquerade: lb.MasqueradeAlways,
+		ID: lb.ServiceID{Name: "web", Family: lb.IPv4}, Scheduler: "rr",
 		Affinity: lb.Affinity{Timeout: time.Minute, Prefix: 32, Quiesced: true}, Lost: lb.LostReset, Reuse: lb.ReuseNever,
 		Frontends: slices.Concat(at("203.0.113.11:80", lb.UDP), at("203.0.113.10:80", lb.TCP)),
 		Backends: []lb.Backend{
@@ -88,6 +88,7 @@ func TestWhatIsLeftOutIsNoted(t *testing.T) {
 			{Addr: netip.MustParseAddrPort("192.0.2.1:80"), Weight: 1, Upper: math.MaxUint32},
 		},
 	}
+	web.SetMasquerade(lb.MasqueradeAlways)
 	empty := &lb.Service{ID: lb.ServiceID{Name: "empty", Family: lb.IPv6}, Scheduler: "rr", Lost: lb.LostDrop, Reuse: lb.ReuseFinished}
 	dns := &lb.Service{ID: lb.ServiceID{Name: "dns", Family: lb.IPv4}, Scheduler: "rr", Frontends: at("203.0.113.53:53", lb.UDP)}
 	text, notes := save(t, false, web, empty, dns)

@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/maps/batch"
 	"github.com/waggle-lb/waggle/maps/mmap"
 )
@@ -38,6 +39,7 @@ type Record struct {
 	Service            uint32
 	Order              uint32
 	State              State
+	Outside            lb.Pools
 	Upper, Lower       uint32
 }
 
@@ -82,9 +84,9 @@ func (t *Table) Write(id uint32, r Record) {
 	t.area.Store32(id, portOffset, uint32(r.Addr.Port())|uint32(r.Weight)<<16)
 	t.area.Store32(id, serviceOffset, r.Service)
 	t.area.Store32(id, orderOffset, r.Order)
-	// upper and lower do, and state and last weight.
+	// upper and lower do, and state, outside and last weight.
 	t.area.Store64(id, upperOffset, uint64(r.Upper)|uint64(r.Lower)<<32)
-	t.area.Store32(id, stateOffset, uint32(r.State)|uint32(r.LastWeight)<<16)
+	t.area.Store32(id, stateOffset, uint32(r.State)|uint32(r.Outside)<<8|uint32(r.LastWeight)<<16)
 	t.area.Store64(id, hashOffset, r.Hash)
 }
 
@@ -111,6 +113,7 @@ func Each(m *ebpf.Map, yield func(id uint32, r Record)) error {
 			Service: b.Service,
 			Order:   b.Order,
 			State:   State(b.State),
+			Outside: lb.Pools(b.Outside),
 			Upper:   b.Upper, Lower: b.Lower,
 		})
 		return nil

@@ -22,6 +22,8 @@ type Device struct {
 	Addr4, Addr6 netip.Addr
 	// Bridge says that it is a bridge.
 	Bridge bool
+	// Pod says that pods of this machine send by it.
+	Pod bool
 	// PortOf is the Ethernet address of the bridge that it is a port of; zero
 	// if it is none.
 	PortOf [6]byte
@@ -31,6 +33,9 @@ func (d Device) value() bpf.LBDevice {
 	v := bpf.LBDevice{Addr4: bytes(d.Addr4), Addr6: bytes(d.Addr6), Bridge: d.PortOf}
 	if d.Bridge {
 		v.Flags |= uint8(bpf.LBDeviceFlagsDEVICE_BRIDGE)
+	}
+	if d.Pod {
+		v.Flags |= uint8(bpf.LBDeviceFlagsDEVICE_POD)
 	}
 	if d.PortOf != [6]byte{} {
 		v.Flags |= uint8(bpf.LBDeviceFlagsDEVICE_PORT)

@@ -17,25 +17,39 @@ import (
 // Table is the map node_addrs. One goroutine writes.
 type Table struct{ Map *ebpf.Map }
 
-// Sync makes the map hold exactly the given addresses, which are assigned to
-// devices of this network namespace, and returns what changed. It goes on after
-// an error and returns all.
-func (t Table) Sync(addrs []netip.Addr) (added, removed []netip.Addr, err error) {
-	want := make(map[[16]byte]bool, len(addrs))
+// Addr is an address that is assigned to a device of this network namespace.
+type Addr struct {
+	netip.Addr
+	// Ports says that node ports are served there.
+	Ports bool
+}
+
+func (a Addr) flags() uint32 {
+	out := bpf.LBNodeAddrFlagsNODE_ADDR_ASSIGNED
+	if a.Ports {
+		out |= bpf.LBNodeAddrFlagsNODE_ADDR_PORTS
+	}
+	return uint32(out)
+}
+
+// Sync makes the map hold exactly the given addresses, and returns which came and
+// went. It goes on after an error and returns all.
+func (t Table) Sync(addrs []Addr) (added, removed []netip.Addr, err error) {
+	want := make(map[[16]byte]uint32, len(addrs))
 	for _, a := range addrs {
-		want[a.As16()] = true
+		want[a.As16()] = a.flags()
 	}
 	var errs []error
-	have := make(map[[16]byte]bool)
-	err = batch.Each(t.Map, func(a [16]byte, _ *uint32) error {
-		have[a] = true
+	have := make(map[[16]byte]uint32)
+	err = batch.Each(t.Map, func(a [16]byte, flags *uint32) error {
+		have[a] = *flags
 		return nil
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	for a := range have { // first: what is added may need their room
-		if want[a] {
+		if want[a] != 0 {
 			continue
 		}
 		if err := t.Map.Delete(a); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -44,15 +58,17 @@ func (t Table) Sync(addrs []netip.Addr) (added, removed []netip.Addr, err error)
 		}
 		removed = append(removed, netip.AddrFrom16(a).Unmap())
 	}
-	for a := range want {
-		if have[a] {
+	for a, flags := range want {
+		if have[a] == flags {
 			continue
 		}
-		if err := t.Map.Put(a, uint32(bpf.LBNodeAddrFlagsNODE_ADDR_ASSIGNED)); err != nil {
+		if err := t.Map.Put(a, flags); err != nil {
 			errs = append(errs, fmt.Errorf("write address %s to map %s: %w", netip.AddrFrom16(a).Unmap(), t.Map, err))
 			continue
 		}
-		added = append(added, netip.AddrFrom16(a).Unmap())
+		if have[a] == 0 {
+			added = append(added, netip.AddrFrom16(a).Unmap())
+		}
 	}
 	return added, removed, errors.Join(errs...)
 }

@@ -26,12 +26,14 @@ func TestSyncAddsAndRemovesExactly(t *testing.T) {
 	} {
 		want := make(map[netip.Addr]uint32)
 		var addrs []netip.Addr
+		var said []Addr
 		for _, s := range strings.Fields(list) {
 			a := netip.MustParseAddr(s)
 			addrs = append(addrs, a)
+			said = append(said, Addr{Addr: a})
 			want[netip.AddrFrom16(a.As16())] = uint32(bpf.LBNodeAddrFlagsNODE_ADDR_ASSIGNED)
 		}
-		added, removed, err := table.Sync(addrs)
+		added, removed, err := table.Sync(said)
 		if err != nil {
 			t.Fatalf("%s: %v", list, err)
 		}
@@ -44,6 +46,22 @@ func TestSyncAddsAndRemovesExactly(t *testing.T) {
 		})
 		if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" || err != nil {
 			t.Errorf("addresses %q: error %v, (-want +got):\n%s", list, err, d)
+		}
+	}
+}
+
+// Node ports come to an address and leave it, and it neither comes nor goes.
+func TestNodePortsComeToAnAddress(t *testing.T) {
+	table := Table{maptest.New(t, "node_addrs", 4)}
+	a := netip.MustParseAddr("192.0.2.1")
+	for i, ports := range []bool{true, false, true} {
+		added, removed, err := table.Sync([]Addr{{a, ports}})
+		if err != nil || len(removed) > 0 || len(added) != 0 && i > 0 {
+			t.Errorf("with node ports %v: added %v, removed %v, error %v", ports, added, removed, err)
+		}
+		var got uint32
+		if err := table.Map.Lookup(a.As16(), &got); err != nil || got&uint32(bpf.LBNodeAddrFlagsNODE_ADDR_PORTS) != 0 != ports || got&uint32(bpf.LBNodeAddrFlagsNODE_ADDR_ASSIGNED) == 0 {
+			t.Errorf("with node ports %v: flags %#x, %v", ports, got, err)
 		}
 	}
 }
@@ -72,9 +90,9 @@ func wantChanges(t *testing.T, before, after, added, removed []netip.Addr) {
 
 func TestSyncGoesOnWhenTheMapIsFull(t *testing.T) {
 	table := Table{maptest.New(t, "node_addrs", 2)}
-	var addrs []netip.Addr
+	var addrs []Addr
 	for _, s := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.3"} {
-		addrs = append(addrs, netip.MustParseAddr(s))
+		addrs = append(addrs, Addr{Addr: netip.MustParseAddr(s)})
 	}
 	if _, _, err := table.Sync(addrs); err == nil || !strings.Contains(err.Error(), "write address 192.0.2.") {
 		t.Errorf("error %v, want one that names the address", err)

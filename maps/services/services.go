@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
 	"github.com/waggle-lb/waggle/maps/batch"
 	"github.com/waggle-lb/waggle/maps/mmap"
@@ -19,7 +20,7 @@ import (
 const MaxCount = 1<<24 - 1
 
 // Pool is the meaning of a service's pool word: the run that packets pick
-// from. The zero Pool belongs to an unused service.
+// from. The zero Pool belongs to an unused service, or is not used.
 type Pool struct {
 	// Base is the index in slots of the run's header; 0 if Count is 0.
 	Base uint32
@@ -28,6 +29,10 @@ type Pool struct {
 	Rule  sched.Rule
 	Flags sched.Flags
 }
+
+// EmptyDrop is beside the flags of a rule, and counts where Count is 0: packets are
+// dropped, not refused.
+const EmptyDrop = sched.Flags(bpf.LBRuleFlagsRULE_EMPTY_DROP)
 
 // Word returns the pool as it is published: base in bits 0-31, count in 32-55,
 // rule in 56-59, flags in 60-63.
@@ -48,7 +53,7 @@ func ParseWord(w uint64) Pool {
 // Options are bits of enum service_options.
 type Options = bpf.LBServiceOptions
 
-// Settings are what a service says beside its pool.
+// Settings are what a service says beside its pools.
 type Settings struct {
 	Affinity uint32 // seconds; 0: none
 	Prefix   uint8  // of 128 bits of a client's address
@@ -61,9 +66,10 @@ func (s Settings) word() uint64 {
 }
 
 const (
-	hashOffset = uint32(unsafe.Offsetof(bpf.LBService{}.Hash))
-	poolOffset = uint32(unsafe.Offsetof(bpf.LBService{}.Pool))
-	settings   = uint32(unsafe.Offsetof(bpf.LBService{}.Affinity))
+	hashOffset  = uint32(unsafe.Offsetof(bpf.LBService{}.Hash))
+	poolOffset  = uint32(unsafe.Offsetof(bpf.LBService{}.Pool))
+	localOffset = uint32(unsafe.Offsetof(bpf.LBService{}.Local))
+	settings    = uint32(unsafe.Offsetof(bpf.LBService{}.Affinity))
 )
 
 // Table is the map services. One goroutine writes.
@@ -91,19 +97,31 @@ func (t *Table) SetHash(i uint32, hash uint64) { t.area.Store64(i, hashOffset, h
 func (t *Table) Hash(i uint32) uint64 { return t.area.Load64(i, hashOffset) }
 
 // Publish makes packets pick from p, by one store. The run must be complete.
-func (t *Table) Publish(i uint32, p Pool) { t.area.Store64(i, poolOffset, p.Word()) }
+func (t *Table) Publish(i uint32, which lb.Pools, p Pool) {
+	t.area.Store64(i, offsetOf(which), p.Word())
+}
+
+func offsetOf(which lb.Pools) uint32 {
+	if which == lb.Local {
+		return localOffset
+	}
+	return poolOffset
+}
 
 // Set stores the settings, by one store.
 func (t *Table) Set(i uint32, s Settings) { t.area.Store64(i, settings, s.word()) }
 
 // Pool returns what packets pick from.
-func (t *Table) Pool(i uint32) Pool { return ParseWord(t.area.Load64(i, poolOffset)) }
+func (t *Table) Pool(i uint32, which lb.Pools) Pool {
+	return ParseWord(t.area.Load64(i, offsetOf(which)))
+}
 
-// Each yields the used elements, by batch lookups.
-func Each(m *ebpf.Map, yield func(i uint32, hash uint64, p Pool, s Settings)) error {
+// Each yields the used elements, by batch lookups: local is the pool of this
+// machine, zero if no frontend picks from it.
+func Each(m *ebpf.Map, yield func(i uint32, hash uint64, cluster, local Pool, s Settings)) error {
 	return batch.Each(m, func(i uint32, s *bpf.LBService) error {
 		if s.Hash != 0 {
-			yield(i, s.Hash, ParseWord(s.Pool), Settings{s.Affinity, s.Prefix, Options(s.Options)})
+			yield(i, s.Hash, ParseWord(s.Pool), ParseWord(s.Local), Settings{s.Affinity, s.Prefix, Options(s.Options)})
 		}
 		return nil
 	})

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
 	"github.com/waggle-lb/waggle/maps/maptest"
 )
@@ -31,21 +32,23 @@ func TestServicesAreWrittenAsProgramsReadThem(t *testing.T) {
 	set := Settings{Affinity: 1<<32 - 1, Prefix: 120, Options: bpf.LBServiceOptionsSERVICE_LOST_DROP}
 	for i, p := range pools {
 		table.SetHash(i, 0xfeed0000_00000000|uint64(i))
-		table.Publish(i, p)
+		local := Pool{Base: p.Base + 5, Count: 1, Rule: p.Rule}
+		table.Publish(i, lb.Cluster, p)
+		table.Publish(i, lb.Local, local)
 		table.Set(i, set)
 		want[i] = p
 		var got bpf.LBService
-		if err := m.Lookup(i, &got); err != nil || got != (bpf.LBService{Hash: 0xfeed0000_00000000 | uint64(i), Pool: p.Word(), Affinity: 1<<32 - 1, Prefix: 120, Options: uint8(set.Options)}) {
+		if err := m.Lookup(i, &got); err != nil || got != (bpf.LBService{Hash: 0xfeed0000_00000000 | uint64(i), Pool: p.Word(), Local: local.Word(), Affinity: 1<<32 - 1, Prefix: 120, Options: uint8(set.Options)}) {
 			t.Errorf("service %d: %+v, %v", i, got, err)
 		}
-		if table.Pool(i) != p || table.Hash(i) != got.Hash {
-			t.Errorf("service %d reads back as %#x, %+v", i, table.Hash(i), table.Pool(i))
+		if table.Pool(i, lb.Cluster) != p || table.Pool(i, lb.Local) != local || table.Hash(i) != got.Hash {
+			t.Errorf("service %d reads back as %#x, %+v", i, table.Hash(i), table.Pool(i, lb.Cluster))
 		}
 	}
-	table.Publish(5, Pool{Base: 9, Count: 1, Rule: sched.Cursor}) // nobody's: it has no hash
+	table.Publish(5, lb.Cluster, Pool{Base: 9, Count: 1, Rule: sched.Cursor}) // nobody's: it has no hash
 	got := make(map[uint32]Pool)
-	err = Each(m, func(i uint32, hash uint64, p Pool, s Settings) {
-		if hash != 0xfeed0000_00000000|uint64(i) || s != set {
+	err = Each(m, func(i uint32, hash uint64, p, local Pool, s Settings) {
+		if local.Base != p.Base+5 || hash != 0xfeed0000_00000000|uint64(i) || s != set {
 			t.Errorf("service %d has hash %#x, %+v", i, hash, s)
 		}
 		got[i] = p

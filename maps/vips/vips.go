@@ -26,13 +26,46 @@ func key(f lb.Frontend) bpf.LBVipKey {
 	return bpf.LBVipKey{Addr: f.Addr.Addr().As16(), Port: f.Addr.Port(), Proto: uint8(f.Protocol)}
 }
 
+// masquerades and policies are the flags of what a frontend says, by its number.
+var (
+	masquerades = [...]bpf.LBVipFlags{
+		lb.MasqueradeNever: 0, lb.MasqueradeAlways: bpf.LBVipFlagsVIP_MASQUERADE,
+		lb.MasqueradeOutsiders: bpf.LBVipFlagsVIP_MASQUERADE_OUTSIDERS, lb.MasqueradeNode: bpf.LBVipFlagsVIP_MASQUERADE_NODE,
+	}
+	policies = [...]bpf.LBVipFlags{
+		lb.PolicyCluster: 0, lb.PolicyLocal: bpf.LBVipFlagsVIP_LOCAL,
+		lb.PolicyLocalExternal: bpf.LBVipFlagsVIP_LOCAL | bpf.LBVipFlagsVIP_SHORT_CIRCUIT,
+	}
+)
+
+func flags(f lb.Frontend) uint32 {
+	out := masquerades[f.Masquerade] | policies[f.Policy]
+	if f.Restricted {
+		out |= bpf.LBVipFlagsVIP_RESTRICTED
+	}
+	return uint32(out)
+}
+
+// parse is the inverse of flags. Of flags that flags does not give it makes the
+// last that fits.
+func parse(have uint32, f *lb.Frontend) {
+	for m, flag := range masquerades {
+		if have&uint32(flag) == uint32(flag) {
+			f.Masquerade = lb.Masquerade(m)
+		}
+	}
+	for p, flag := range policies {
+		if have&uint32(flag) == uint32(flag) {
+			f.Policy = lb.Policy(p)
+		}
+	}
+	f.Restricted = have&uint32(bpf.LBVipFlagsVIP_RESTRICTED) != 0
+}
+
 // Put leads a frontend to a service; an entry that is there changes its service
 // at once, with no packet finding it absent.
-func (t Table) Put(f lb.Frontend, service uint32, m lb.Masquerade) error {
-	v := bpf.LBVip{Service: service}
-	if m == lb.MasqueradeAlways {
-		v.Flags = uint32(bpf.LBVipFlagsVIP_MASQUERADE)
-	}
+func (t Table) Put(f lb.Frontend, service uint32) error {
+	v := bpf.LBVip{Service: service, Flags: flags(f)}
 	if err := t.Map.Put(key(f), v); err != nil {
 		return fmt.Errorf("write VIP %s to map %s: %w", f, t.Map, err)
 	}
@@ -49,7 +82,7 @@ func (t Table) Delete(f lb.Frontend) error {
 
 // Mark says that the address is a VIP.
 func (t Table) Mark(addr netip.Addr) error {
-	return t.Put(lb.Frontend{Addr: netip.AddrPortFrom(addr, 0)}, 0, lb.MasqueradeNever)
+	return t.Put(lb.Frontend{Addr: netip.AddrPortFrom(addr, 0)}, 0)
 }
 
 // Unmark takes back what Mark said.
@@ -59,15 +92,13 @@ func (t Table) Unmark(addr netip.Addr) error {
 
 // Each yields the frontends, without the marks. Addresses are unmapped: IPv4
 // where the map has ::ffff:a.b.c.d.
-func Each(m *ebpf.Map, yield func(f lb.Frontend, service uint32, m lb.Masquerade)) error {
+func Each(m *ebpf.Map, yield func(f lb.Frontend, service uint32)) error {
 	return batch.Each(m, func(k bpf.LBVipKey, v *bpf.LBVip) error {
 		if v.Service != 0 {
 			addr := netip.AddrPortFrom(netip.AddrFrom16(k.Addr).Unmap(), k.Port)
-			masquerade := lb.MasqueradeNever
-			if v.Flags&uint32(bpf.LBVipFlagsVIP_MASQUERADE) != 0 {
-				masquerade = lb.MasqueradeAlways
-			}
-			yield(lb.Frontend{Protocol: lb.Protocol(k.Proto), Addr: addr}, v.Service, masquerade)
+			f := lb.Frontend{Protocol: lb.Protocol(k.Proto), Addr: addr}
+			parse(v.Flags, &f)
+			yield(f, v.Service)
 		}
 		return nil
 	})

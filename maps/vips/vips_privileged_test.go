@@ -31,13 +31,32 @@ func do(t *testing.T, errs ...error) {
 	}
 }
 
+// masqueraded is dns as the map has it.
+var masqueraded = lb.Frontend{Addr: dns.Addr, Protocol: dns.Protocol, Masquerade: lb.MasqueradeAlways}
+
+// All that a frontend says comes back as it was.
+func TestWhatAFrontendSaysComesBack(t *testing.T) {
+	table, want := Table{maptest.New(t, "vips", 32)}, make(map[lb.Frontend]uint32)
+	for m := lb.MasqueradeNever; m <= lb.MasqueradeNode; m++ {
+		for p := lb.PolicyCluster; p <= lb.PolicyLocalExternal; p++ {
+			for _, restricted := range []bool{false, true} {
+				n := uint32(len(want) + 1)
+				f := lb.Frontend{Addr: netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(n)), Protocol: lb.TCP, Masquerade: m, Policy: p, Restricted: restricted}
+				want[f] = n
+				do(t, table.Put(f, n))
+			}
+		}
+	}
+	wantEach(t, table, want)
+}
+
 func TestFrontendsAndMarksAreWrittenAsProgramsReadThem(t *testing.T) {
 	m := maptest.New(t, "vips", 8)
 	table := Table{m}
 	if table.Len() != 8 {
 		t.Errorf("room for %d, want 8", table.Len())
 	}
-	do(t, table.Put(web, 7, lb.MasqueradeNever), table.Put(dns, 8, lb.MasqueradeAlways), table.Put(web6, 65535, lb.MasqueradeNever),
+	do(t, table.Put(web, 7), table.Put(masqueraded, 8), table.Put(web6, 65535),
 		table.Mark(web.Addr.Addr()), table.Mark(web6.Addr.Addr()))
 	for k, want := range map[bpf.LBVipKey]bpf.LBVip{
 		{Addr: web.Addr.Addr().As16(), Port: 80, Proto: 6}:  {Service: 7},
@@ -51,25 +70,19 @@ func TestFrontendsAndMarksAreWrittenAsProgramsReadThem(t *testing.T) {
 			t.Errorf("%+v: %+v, %v, want %+v", k, got, err, want)
 		}
 	}
-	wantEach(t, table, map[lb.Frontend]entry{web: {7, lb.MasqueradeNever}, dns: {8, lb.MasqueradeAlways}, web6: {65535, lb.MasqueradeNever}})
+	wantEach(t, table, map[lb.Frontend]uint32{web: 7, masqueraded: 8, web6: 65535})
 	do(t, table.Delete(dns), table.Delete(dns), table.Unmark(web.Addr.Addr()), table.Unmark(web.Addr.Addr()))
-	wantEach(t, table, map[lb.Frontend]entry{web: {7, lb.MasqueradeNever}, web6: {65535, lb.MasqueradeNever}})
+	wantEach(t, table, map[lb.Frontend]uint32{web: 7, web6: 65535})
 	var got bpf.LBVip
 	if err := m.Lookup(bpf.LBVipKey{Addr: web.Addr.Addr().As16()}, &got); err == nil {
 		t.Error("the mark is still there")
 	}
 }
 
-// entry is what Each says of a frontend.
-type entry struct {
-	Service    uint32
-	Masquerade lb.Masquerade
-}
-
-func wantEach(t *testing.T, table Table, want map[lb.Frontend]entry) {
+func wantEach(t *testing.T, table Table, want map[lb.Frontend]uint32) {
 	t.Helper()
-	got := make(map[lb.Frontend]entry)
-	err := Each(table.Map, func(f lb.Frontend, service uint32, m lb.Masquerade) { got[f] = entry{service, m} })
+	got := make(map[lb.Frontend]uint32)
+	err := Each(table.Map, func(f lb.Frontend, service uint32) { got[f] = service })
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" || err != nil {
 		t.Errorf("error %v, frontends (-want +got):\n%s", err, d)
 	}
@@ -78,12 +91,12 @@ func wantEach(t *testing.T, table Table, want map[lb.Frontend]entry) {
 func TestAFrontendMovesWithoutAGap(t *testing.T) {
 	m := maptest.New(t, "vips", 8)
 	table := Table{m}
-	do(t, table.Put(web, 1, lb.MasqueradeNever))
+	do(t, table.Put(web, 1))
 	var stop atomic.Bool
 	failed := make(chan error, 1)
 	go func() {
 		for n := uint32(0); !stop.Load(); n++ {
-			if err := table.Put(web, 1+n&1, lb.MasqueradeNever); err != nil {
+			if err := table.Put(web, 1+n&1); err != nil {
 				failed <- err
 				return
 			}
@@ -107,10 +120,10 @@ func TestAFrontendMovesWithoutAGap(t *testing.T) {
 
 func TestAFullMapIsAnErrorThatNamesTheVIP(t *testing.T) {
 	table := Table{maptest.New(t, "vips", 1)}
-	do(t, table.Put(web, 1, lb.MasqueradeNever))
-	err := table.Put(dns, 2, lb.MasqueradeNever)
+	do(t, table.Put(web, 1))
+	err := table.Put(dns, 2)
 	if want := "write VIP 203.0.113.10:53/UDP to map "; err == nil || err.Error()[:len(want)] != want {
 		t.Errorf("error %v, want %q", err, want)
 	}
-	wantEach(t, table, map[lb.Frontend]entry{web: {1, lb.MasqueradeNever}})
+	wantEach(t, table, map[lb.Frontend]uint32{web: 1})
 }

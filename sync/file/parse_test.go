@@ -99,8 +99,8 @@ func extras(s *lb.Service) (out string) {
 	if s.OnePacket {
 		out += " onePacket"
 	}
-	if s.Masquerade != lb.MasqueradeNever {
-		out += fmt.Sprintf(" masquerade %s", s.Masquerade)
+	if s.Masquerade() != lb.MasqueradeNever {
+		out += fmt.Sprintf(" masquerade %s", s.Masquerade())
 	}
 	if s.Lost != lb.LostKeep {
 		out += fmt.Sprintf(" lost %s", s.Lost)

@@ -37,12 +37,12 @@ func (y *yamlReader) service(n *yaml.Node, path string) []*lb.Service {
 		return nil
 	}
 	common := lb.Service{
-		ID:         lb.ServiceID{Name: y.name(n, f["name"], path+".name")},
-		Masquerade: lb.Masquerade(y.word(f["masquerade"], path+".masquerade", "never", "always")),
-		OnePacket:  y.boolean(f["onePacket"], path+".onePacket"),
-		Lost:       lb.Lost(y.word(f["lostBackend"], path+".lostBackend", "keep", "reset", "drop")),
-		Reuse:      lb.Reuse(y.word(f["portReuse"], path+".portReuse", "any", "finished", "never")),
+		ID:        lb.ServiceID{Name: y.name(n, f["name"], path+".name")},
+		OnePacket: y.boolean(f["onePacket"], path+".onePacket"),
+		Lost:      lb.Lost(y.word(f["lostBackend"], path+".lostBackend", "keep", "reset", "drop")),
+		Reuse:     lb.Reuse(y.word(f["portReuse"], path+".portReuse", "any", "finished", "never")),
 	}
+	masquerade := lb.Masquerade(y.word(f["masquerade"], path+".masquerade", "never", "always"))
 	common.Scheduler, common.SchedulerFlags = y.scheduler(f["scheduler"], f["flags"], path)
 	before := len(y.list)
 	frontends := y.frontends(n, f["frontends"], path+".frontends")
@@ -53,7 +53,7 @@ func (y *yamlReader) service(n *yaml.Node, path string) []*lb.Service {
 		y.ports(frontends, path+".frontends", backends, affinity.given)
 	}
 	if common.OnePacket {
-		y.onePacket(f["onePacket"], path+".onePacket", frontends, common.Masquerade)
+		y.onePacket(f["onePacket"], path+".onePacket", frontends, masquerade)
 	}
 
 	var out []*lb.Service
@@ -63,6 +63,7 @@ func (y *yamlReader) service(n *yaml.Node, path string) []*lb.Service {
 		svc.Affinity = affinity.family[family]
 		for _, fe := range frontends {
 			if lb.FamilyOf(fe.Addr.Addr()) == family {
+				fe.Masquerade = masquerade
 				svc.Frontends = append(svc.Frontends, fe)
 			}
 		}

@@ -38,7 +38,7 @@ func (b *bench) pool(scheduler string, n int) (restore func() error, err error) 
 			return nil, err
 		}
 	}
-	run, err := sched.Compile(svc, nil, sched.Position{})
+	run, err := sched.Compile(svc, svc.Backends, nil, sched.Position{})
 	if err != nil {
 		return nil, err
 	}

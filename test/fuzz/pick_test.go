@@ -52,7 +52,7 @@ func TestTheModelPicksAsTheSchedulers(t *testing.T) {
 			ids = append(ids, uint32(i+1))
 			svc.Backends = append(svc.Backends, lb.Backend{Addr: netip.AddrPortFrom(v4(8, 0, 1, byte(i)), 80), Weight: s.weight(r), Unhealthy: r.IntN(8) == 0})
 		}
-		c, err := sched.Compile(&svc, nil, sched.Position{})
+		c, err := sched.Compile(&svc, svc.Backends, nil, sched.Position{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -176,7 +176,7 @@ func (w *world) schedule(s *service) (pool, error) {
 		svc.Backends = append(svc.Backends, lb.Backend{Addr: netip.AddrPortFrom(netip.AddrFrom16(b.Addr).Unmap(), b.Port), Weight: b.Weight,
 			Upper: b.Upper, Lower: b.Lower, Unhealthy: b.State == uint8(bpf.LBBackendStateBACKEND_UNHEALTHY)})
 	}
-	c, err := sched.Compile(&svc, s.compiled, sched.Position{Next: s.pool.cursor, Failed: s.pool.failed})
+	c, err := sched.Compile(&svc, svc.Backends, s.compiled, sched.Position{Next: s.pool.cursor, Failed: s.pool.failed})
 	if err != nil {
 		return pool{}, err
 	}

@@ -187,6 +187,9 @@ func (w *world) schedule(s *service) (pool, error) {
 // runOf is how the agent lays out what a scheduler made.
 func runOf(c *sched.Run, ids []uint32) pool {
 	r := pool{rule: bpf.LBRule(c.Rule), flags: bpf.LBRuleFlags(c.Flags), cursor: c.Start, last: uint32(c.LastPass)}
+	if len(c.Slots) == 0 {
+		r.flags = 0 // one of them says what becomes of packets to an empty pool
+	}
 	places := c.Slots
 	if r.rule == ruleHash && r.flags&hashSIP != 0 {
 		if len(c.Slots) == 0 {

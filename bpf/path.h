@@ -19,14 +19,6 @@ static __always_inline void lead(struct work *w, const struct packet *p, bool ma
 	w->flow.backend_hash = b->hash;
 }
 
-/* To no frontend: a VIP's unknown port, or an address that has something to do with others. */
-static __always_inline enum verdict elsewhere(struct __sk_buff *skb, struct packet *p)
-{
-	if (bit_is_set(&vip_bits, addr_bit(p->key.daddr)))
-		return unwanted(p, DROP_UNKNOWN_PORT);
-	return to_backend(skb, p);
-}
-
 /* To a service whose pool has nobody for it. */
 static __always_inline enum verdict nobody(const struct service *svc, __u32 pool)
 {
@@ -58,7 +50,9 @@ __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 		return verdict;
 	v = find_frontend(p);
 	if (!v)
-		return elsewhere(skb, p);
+		return bit_is_set(&vip_bits, addr_bit(p->key.daddr))
+			       ? unwanted(p, DROP_UNKNOWN_PORT)
+			       : VERDICT_ELSEWHERE;
 	begins = p->key.proto != IPPROTO_TCP || is_syn(p->tcp_flags);
 	if (!begins && !resumes(skb, p, v->service))
 		return stray(p);
@@ -115,16 +109,6 @@ static __always_inline enum verdict to_vip(struct __sk_buff *skb, struct packet 
 		}
 	}
 	return forward_known(skb, p, f, load_word(f), b ? f->backend : 0);
-}
-
-/* To an address that backends have, or that masquerading uses. */
-static __always_inline enum verdict to_peer(struct __sk_buff *skb, struct packet *p)
-{
-	enum verdict verdict;
-
-	if (unmasquerade(skb, p, &verdict))
-		return verdict;
-	return to_backend(skb, p);
 }
 
 /* Gives a fragment its datagram's ports. PASS: they are there. */
@@ -196,9 +180,14 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 	}
 	p.key.pad = 0;
 	p.key.position = POSITION_E1;
-	if (vip || bit_is_set(&node_port_bits, p.key.dport))
-		return to_vip(skb, &p);
-	return to_peer(skb, &p);
+	if (vip || bit_is_set(&node_port_bits, p.key.dport)) {
+		verdict = to_vip(skb, &p);
+		if (verdict != VERDICT_ELSEWHERE)
+			return verdict;
+	} else if (unmasquerade(skb, &p, &verdict)) {
+		return verdict;
+	}
+	return to_backend(skb, &p);
 }
 
 /* Egress, of a packet that is no flow's. */

@@ -5,8 +5,9 @@
 enum verdict {
 	VERDICT_PASS, /* go on, changed or not */
 	VERDICT_DROP,
-	VERDICT_ICMP, /* refuse: port unreachable */
-	VERDICT_RST,  /* refuse: reset */
+	VERDICT_ICMP,	   /* refuse: port unreachable */
+	VERDICT_RST,	   /* refuse: reset */
+	VERDICT_ELSEWHERE, /* to no frontend: no hook sees this one */
 };
 
 static __always_inline enum verdict drop(enum drop_reason reason)

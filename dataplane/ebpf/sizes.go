@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 	"time"
 
 	"github.com/waggle-lb/waggle/dataplane"
@@ -185,8 +186,12 @@ func (d *Dataplane) larger(snap *lb.Snapshot, rep dataplane.Report) map[string]u
 			refused[full.Map] = true
 		}
 	}
+	levels := d.levels()
+	if !slices.ContainsFunc(levels, func(f level) bool { return f.tight() || refused[f.Map] }) {
+		return nil // without counting all services, at each change of one
+	}
 	sizes, grows := needOf(snap).sizes(d.limits), false
-	for _, f := range d.levels() {
+	for _, f := range levels {
 		want := max(sizes[f.Map], f.Max)
 		switch {
 		case !f.tight() && !refused[f.Map]:

@@ -13,7 +13,8 @@ import (
 )
 
 // merge joins what the sources want. What an earlier source has, a later one
-// cannot have: it is left out and returned as a conflict.
+// cannot have: it is left out and returned as a conflict. Of the machine the last
+// one that says anything is heard.
 func merge(sources []source) (*lb.Snapshot, map[lb.ServiceID]error, error) {
 	if len(sources) == 1 {
 		return sources[0].wants, nil, nil
@@ -22,7 +23,11 @@ func merge(sources []source) (*lb.Snapshot, map[lb.ServiceID]error, error) {
 	frontends := make(map[lb.Frontend]string)
 	conflicts := make(map[lb.ServiceID]error)
 	var out []*lb.Service
+	var node lb.Node
 	for _, src := range sources {
+		if n := src.wants.Node(); !n.Equal(&lb.Node{}) {
+			node = *n
+		}
 		for svc := range src.wants.All() {
 			if owner, ok := names[svc.ID]; ok {
 				conflicts[svc.ID] = fmt.Errorf("source %s wants service %s, source %s has it already: rename one of them", src.name, svc.ID, owner)
@@ -34,7 +39,7 @@ func merge(sources []source) (*lb.Snapshot, map[lb.ServiceID]error, error) {
 			}
 			names[svc.ID] = src.name
 			for _, f := range svc.Frontends {
-				frontends[f] = src.name
+				frontends[f.Key()] = src.name
 			}
 			out = append(out, svc)
 		}
@@ -43,79 +48,79 @@ func merge(sources []source) (*lb.Snapshot, map[lb.ServiceID]error, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("merge sources: %w", err)
 	}
-	return snap, conflicts, nil
+	return snap.WithNode(node), conflicts, nil
 }
 
 func taken(svc *lb.Service, owners map[lb.Frontend]string) (lb.Frontend, string) {
 	for _, f := range svc.Frontends {
-		if owner := owners[f]; owner != "" {
+		if owner := owners[f.Key()]; owner != "" {
 			return f, owner
 		}
 	}
 	return lb.Frontend{}, ""
 }
 
-// verdict is the dataplane's answer about one service, nil if it is supported.
-type verdict struct {
-	svc *lb.Service
-	err error
-}
-
 // admit returns what of desired the dataplane can be given: all it supports,
 // and for the rest what was served before, by this process or an earlier one,
-// unless its VIPs are now another's.
-// Unchanged services are not asked for again.
+// unless its VIPs are now another's. It costs what changed: unchanged services are
+// not looked at again.
 func (l *Loop) admit(desired *lb.Snapshot, conflicts map[lb.ServiceID]error) (*lb.Snapshot, map[lb.ServiceID]error, error) {
-	verdicts := make(map[lb.ServiceID]verdict, desired.Len())
-	refused := make(map[lb.ServiceID]error)
-	maps.Copy(refused, conflicts)
-	var out []*lb.Service
-	for svc := range desired.All() {
-		v := l.verdicts[svc.ID]
-		if v.svc != svc {
-			v = verdict{svc, l.opts.Dataplane.Supports(svc)}
-		}
-		verdicts[svc.ID] = v
-		if v.err == nil {
-			out = append(out, svc)
-			continue
-		}
-		refused[svc.ID] = v.err
+	diff := l.judged.Compare(desired)
+	for _, svc := range diff.Removed {
+		delete(l.unsupported, svc.ID)
 	}
-	if len(out) == desired.Len() {
-		l.logRefused(refused)
-		l.verdicts = verdicts
+	for _, svc := range diff.Added {
+		l.judge(svc)
+	}
+	for _, c := range diff.Changed {
+		l.judge(c.New)
+	}
+	l.judged = desired
+	refused := maps.Clone(l.unsupported)
+	maps.Copy(refused, conflicts)
+	l.logRefused(refused)
+	if len(l.unsupported) == 0 {
 		return desired, refused, nil
 	}
+	snap, err := l.keep(desired)
+	return snap, refused, err
+}
+
+func (l *Loop) judge(svc *lb.Service) {
+	if err := l.opts.Dataplane.Supports(svc); err != nil {
+		l.unsupported[svc.ID] = err
+	} else {
+		delete(l.unsupported, svc.ID)
+	}
+}
+
+// keep returns desired with what was served before in the place of what is not
+// supported.
+func (l *Loop) keep(desired *lb.Snapshot) (*lb.Snapshot, error) {
 	if l.admitted == nil { // a process before this one may have served them
 		held, err := l.opts.Dataplane.Read()
 		if err != nil {
-			return nil, nil, fmt.Errorf("find what is served: %w", err)
+			return nil, fmt.Errorf("find what is served: %w", err)
 		}
 		l.admitted = held
 	}
 	// What a kept service has, no other kept one can have: they were served
 	// together. So only those that are served as desired count.
-	for svc := range desired.All() {
-		old := l.admitted.Service(svc.ID)
-		if verdicts[svc.ID].err == nil || old == nil {
-			continue
-		}
-		free := !slices.ContainsFunc(old.Frontends, func(f lb.Frontend) bool {
-			owner := desired.Lookup(f)
-			return owner != nil && verdicts[owner.ID].err == nil
-		})
-		if free {
-			out = append(out, old)
+	taken := func(f lb.Frontend) bool {
+		owner := desired.Lookup(f)
+		return owner != nil && l.unsupported[owner.ID] == nil
+	}
+	var kept []*lb.Service
+	for id := range l.unsupported {
+		if old := l.admitted.Service(id); old != nil && !slices.ContainsFunc(old.Frontends, taken) {
+			kept = append(kept, old)
 		}
 	}
-	l.logRefused(refused)
-	l.verdicts = verdicts
-	snap, err := lb.NewSnapshot(out...)
+	snap, err := desired.Update(kept, slices.Collect(maps.Keys(l.unsupported)))
 	if err != nil {
-		return nil, nil, fmt.Errorf("leave out unsupported services: %w", err)
+		return nil, fmt.Errorf("leave out unsupported services: %w", err)
 	}
-	return snap, refused, nil
+	return snap, nil
 }
 
 // logRefused logs each refusal once, until its reason changes.

@@ -92,9 +92,12 @@ type Loop struct {
 
 	// For the goroutine of Run:
 	admitted *lb.Snapshot // what Apply was given last; nil before the first
-	verdicts map[lb.ServiceID]verdict
-	failures map[lb.ServiceID]string // what was logged about failures
-	failure  string                  // and about one of everything
+	// judged is what the dataplane was asked about last, unsupported what it said
+	// no to.
+	judged      *lb.Snapshot
+	unsupported map[lb.ServiceID]error
+	failures    map[lb.ServiceID]string // what was logged about failures
+	failure     string                  // and about one of everything
 }
 
 // source is what one source delivered; nil before it did.
@@ -116,7 +119,7 @@ func New(opts Options) (*Loop, error) {
 			*d.value = d.unset
 		}
 	}
-	return &Loop{opts: opts, wake: make(chan struct{}, 1)}, nil
+	return &Loop{opts: opts, wake: make(chan struct{}, 1), unsupported: make(map[lb.ServiceID]error)}, nil
 }
 
 // String returns "control loop".

@@ -113,9 +113,9 @@ func (s *Store) frontends(e *entry, p *plan, problems *[]Problem) []lb.Frontend 
 	out := make([]lb.Frontend, 0, len(p.claims))
 	for _, c := range p.claims {
 		if owner := s.claims.owner(c.Frontend); owner.id != p.model.ID {
-			*problems = append(*problems, Problem{e.svc.object, ReasonFrontendConflict,
-				fmt.Sprintf("%s is not served for this Service: Service %s has it. Give one of them another address or port.",
-					describe(c.Frontend), owner.by.key)})
+			*problems = append(*problems, newProblem(e.svc.object, ReasonFrontendConflict,
+				"%s is not served for this Service: Service %s has it. Give one of them another address or port.",
+				describe(c.Frontend), owner.by.key))
 			continue
 		}
 		f := c.Frontend

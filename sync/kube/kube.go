@@ -103,6 +103,13 @@ type Problem struct {
 	Reason, Text string
 }
 
+// newProblem makes one, with no more text than an Event takes.
+func newProblem(o Object, reason, format string, args ...any) Problem {
+	const most = 1024 // bytes
+	text := fmt.Sprintf(format, args...)
+	return Problem{o, reason, strings.ToValidUTF8(text[:min(len(text), most)], "")}
+}
+
 // complete fills in defaults, and says what cannot be.
 func (t *Translation) complete() error {
 	if err := t.completeName(); err != nil {

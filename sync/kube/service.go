@@ -3,7 +3,6 @@
 package kube
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -93,7 +92,7 @@ type serviceReader struct {
 
 // problem tells each once, although what is read for both families is read twice.
 func (r *serviceReader) problem(reason, format string, args ...any) {
-	p := Problem{r.s.object, reason, fmt.Sprintf(format, args...)}
+	p := newProblem(r.s.object, reason, format, args...)
 	if !slices.Contains(r.s.problems, p) {
 		r.s.problems = append(r.s.problems, p)
 	}

@@ -3,7 +3,6 @@
 package kube
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"unique"
@@ -84,14 +83,14 @@ type sliceReader struct {
 	object Object
 }
 
-func (r *sliceReader) problem(reason, text string) {
-	r.problems = append(r.problems, Problem{r.object, reason, text})
+func (r *sliceReader) problem(reason, format string, args ...any) {
+	r.problems = append(r.problems, newProblem(r.object, reason, format, args...))
 }
 
 func (r *sliceReader) weight(text string) {
 	w, err := parseWeight(text)
 	if err != nil {
-		r.problem(ReasonInvalidAnnotation, fmt.Sprintf("Annotation %s: %v. It is ignored.", WeightAnnotation, err))
+		r.problem(ReasonInvalidAnnotation, "Annotation %s: %v. It is ignored.", WeightAnnotation, err)
 		return
 	}
 	r.slice.weight = int32(w)
@@ -106,12 +105,12 @@ func (r *sliceReader) readPorts(ports []discoveryv1.EndpointPort) {
 		if p.Protocol != nil {
 			var err error
 			if protocol, err = lb.ParseProtocol(protocolWord(*p.Protocol)); err != nil {
-				r.problem(ReasonInvalidPort, fmt.Sprintf("Port %q is ignored: %v.", *p.Name, err))
+				r.problem(ReasonInvalidPort, "Port %q is ignored: %v.", *p.Name, err)
 				continue
 			}
 		}
 		if p.Port == nil || *p.Port < 1 || *p.Port > 65535 {
-			r.problem(ReasonInvalidPort, fmt.Sprintf("Port %q is ignored: it has no number from 1 to 65535.", *p.Name))
+			r.problem(ReasonInvalidPort, "Port %q is ignored: it has no number from 1 to 65535.", *p.Name)
 			continue
 		}
 		r.ports = append(r.ports, slicePort{unique.Make(*p.Name).Value(), protocol, uint16(*p.Port)})

@@ -40,7 +40,7 @@ func (s *Store) Flush() (*lb.Snapshot, []Problem, error) {
 			delete(s.services, e.key)
 		}
 	}
-	clear(s.dirty)
+	s.dirty = make(map[*entry]bool) // to clear one that was large costs as much each time
 	s.problems = nil
 	next := s.last
 	if next == nil || len(set)+len(remove) > 0 {

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -220,40 +220,46 @@ func TestAStoreRefusesWhatCannotBe(t *testing.T) {
 	}
 }
 
-// many fills a store with services of ten endpoints.
-func many(b *testing.B, services int) (*kube.Store, func(i, n int) *discoveryv1.EndpointSlice) {
+// many fills a store with services of so many endpoints, a hundred in a slice. change
+// gives a service's first slice with n of its endpoints.
+func many(b *testing.B, services, endpoints int) (store *kube.Store, change func(i, n int) *discoveryv1.EndpointSlice) {
 	store, err := kube.NewStore(kube.Translation{NodeName: "here"})
 	if err != nil {
 		b.Fatal(err)
 	}
-	slice := func(i, n int) *discoveryv1.EndpointSlice {
-		o := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprintf("s%d-x", i), Labels: map[string]string{discoveryv1.LabelServiceName: fmt.Sprintf("s%d", i)}}}
+	slice := func(i, first, n int) *discoveryv1.EndpointSlice {
+		o := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{
+			Namespace: "ns", Name: fmt.Sprintf("s%d-%d", i, first), Labels: map[string]string{discoveryv1.LabelServiceName: fmt.Sprintf("s%d", i)},
+		}}
 		o.AddressType = discoveryv1.AddressTypeIPv4
 		o.Ports = []discoveryv1.EndpointPort{{Name: ptr(""), Port: ptr(int32(8080))}}
-		for e := range n {
-			o.Endpoints = append(o.Endpoints, discoveryv1.Endpoint{Addresses: []string{netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), byte(e)}).String()}, NodeName: ptr("there")})
+		for e := first; e < first+n; e++ {
+			addr := netip.AddrFrom4([4]byte{byte(10 + e>>8), byte(i >> 8), byte(i), byte(e)})
+			o.Endpoints = append(o.Endpoints, discoveryv1.Endpoint{Addresses: []string{addr.String()}, NodeName: ptr("there")})
 		}
 		return o
 	}
 	for i := range services {
-		o := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprintf("s%d", i), CreationTimestamp: metav1.NewTime(time.Unix(int64(i), 0))}}
+		o := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: fmt.Sprintf("s%d", i)}}
 		o.Spec.ClusterIP = netip.AddrFrom4([4]byte{172, 16, byte(i >> 8), byte(i)}).String()
 		o.Spec.Ports = []corev1.ServicePort{{Port: 80, NodePort: int32(20000 + i)}}
 		store.SetService(o)
-		store.SetSlice(slice(i, 10))
+		for first := 0; first < endpoints; first += 100 {
+			store.SetSlice(slice(i, first, min(100, endpoints-first)))
+		}
 	}
-	return store, slice
+	return store, func(i, n int) *discoveryv1.EndpointSlice { return slice(i, 0, n) }
 }
 
 func BenchmarkOneEndpointChanges(b *testing.B) {
-	for _, services := range []int{100, 10000} {
-		b.Run(fmt.Sprintf("services=%d", services), func(b *testing.B) {
-			store, slice := many(b, services)
+	for _, c := range []struct{ services, endpoints int }{{100, 10}, {10000, 10}, {10, 1000}} {
+		b.Run(fmt.Sprintf("services=%d/endpoints=%d", c.services, c.endpoints), func(b *testing.B) {
+			store, change := many(b, c.services, c.endpoints)
 			last, _, _ := store.Flush()
 			n := 0
 			for b.Loop() {
 				n++
-				store.SetSlice(slice(rand.IntN(services), 5+n%5))
+				store.SetSlice(change(rand.IntN(c.services), 5+n%5))
 				next, _, err := store.Flush()
 				if err != nil {
 					b.Fatal(err)
@@ -267,9 +273,14 @@ func BenchmarkOneEndpointChanges(b *testing.B) {
 
 func BenchmarkFirstSnapshot(b *testing.B) {
 	for b.Loop() {
-		store, _ := many(b, 10000)
+		store, _ := many(b, 10000, 10)
 		if _, _, err := store.Flush(); err != nil {
 			b.Fatal(err)
 		}
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		b.ReportMetric(float64(m.HeapAlloc)/(1<<20), "MiB-kept")
+		runtime.KeepAlive(store)
 	}
 }

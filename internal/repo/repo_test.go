@@ -33,6 +33,7 @@ var arrows = map[string][]string{
 	"dataplane/conformance": {"lb", "dataplane"},
 	"dataplane/ebpf":        {"bpf", "lb", "maps", "loader", "dataplane", "internal/nlx", "internal/task"},
 	"sync/file":             {"lb", "internal/task"},
+	"sync/kube":             {"lb", "internal/task"},
 	"sync/control":          {"lb", "dataplane", "internal/task"},
 	"internal":              {"lb", "internal"},
 	"internal/cli":          {"lb", "dataplane", "sync/control", "internal"},

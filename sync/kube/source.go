@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/waggle-lb/waggle/internal/task"
+	"github.com/waggle-lb/waggle/lb"
+)
+
+// DefaultNodeTimeout is kube-proxy's.
+const DefaultNodeTimeout = 30 * time.Second
+
+// Options of a Source.
+type Options struct {
+	Translation
+	// Config is how to reach the API server; function Config makes one.
+	Config *rest.Config
+	// Deliver gets each new state, in order, from the goroutine of Run. Snapshots
+	// share the pointers of unchanged services with the one before.
+	Deliver func(*lb.Snapshot)
+	// Log gets what happens, and what client-go logs.
+	Log *slog.Logger
+	// NodeTimeout is how long the first delivery waits, when all else is there, for
+	// this machine's Node to have an address, and in mode NodeCIDR those of its
+	// pods; 0: DefaultNodeTimeout. What comes later is taken up then.
+	NodeTimeout time.Duration
+}
+
+// Source is the task that follows an API server. While that cannot be reached, what
+// is known of it stays.
+type Source struct {
+	task.Readiness
+	opts     Options
+	queue    *queue
+	watchers []*watcher
+	reporter *reporter
+
+	// For the goroutine of Run:
+	store *Store
+	last  *lb.Snapshot // nil before the first delivery
+	// Which full lists there were.
+	services, slices, ranges bool
+}
+
+// New makes a source. It does not reach out yet.
+func New(o Options) (*Source, error) {
+	if o.Config == nil || o.Deliver == nil || o.Log == nil {
+		return nil, errors.New("source of an API server needs Config, Deliver and Log")
+	}
+	if o.NodeTimeout == 0 {
+		o.NodeTimeout = DefaultNodeTimeout
+	}
+	store, err := NewStore(o.Translation)
+	if err != nil {
+		return nil, err
+	}
+	o.Translation = store.t
+	redirect(o.Log)
+	c, err := newClients(o.Config)
+	if err != nil {
+		return nil, fmt.Errorf("client of API server %s: %w", o.Config.Host, err)
+	}
+	s := &Source{opts: o, queue: newQueue(), store: store}
+	s.reporter = newReporter(c.events, o.NodeName, o.Log)
+	s.watchers = s.newWatchers(c)
+	return s, nil
+}
+
+// String returns "API server https://192.0.2.1:6443".
+func (s *Source) String() string { return "API server " + s.opts.Config.Host }
+
+// Run delivers what the API server's objects say once all are known, then follows
+// their changes until ctx ends.
+func (s *Source) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer stop()
+	for _, w := range s.watchers {
+		others.Go(func() { w.run(ctx) })
+	}
+	others.Go(func() { s.reporter.run(ctx) })
+
+	var nodeLate <-chan time.Time // runs while nothing but the Node is missing
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.queue.wake:
+		case <-nodeLate:
+			s.opts.Log.Warn("this machine's Node is not known: going on without its addresses, zone and pod CIDRs",
+				"node", s.opts.NodeName, "waited", s.opts.NodeTimeout)
+			s.deliver()
+		}
+		for _, c := range s.queue.take() {
+			c(s)
+		}
+		switch {
+		case s.last != nil || s.listed() && s.opts.settled(&s.store.node):
+			nodeLate = nil
+			s.deliver()
+		case s.listed() && nodeLate == nil:
+			nodeLate = time.After(s.opts.NodeTimeout)
+		}
+	}
+}
+
+func (s *Source) listed() bool { return s.services && s.slices && s.ranges }
+
+// deliver sends what changed since the last time.
+func (s *Source) deliver() {
+	next, problems, err := s.store.Flush()
+	if err != nil {
+		s.opts.Log.Error("the last good services stay", "error", err)
+	}
+	if next != s.last {
+		s.last = next
+		s.opts.Deliver(next)
+		s.SetReady()
+	}
+	s.reporter.report(problems)
+}

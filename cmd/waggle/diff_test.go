@@ -42,7 +42,7 @@ func everything() *lb.Service {
 			{Addr: netip.MustParseAddrPort("[2001:db8:1::3]:0"), Weight: 65535, Upper: 7, Lower: 3},
 			{Addr: netip.MustParseAddrPort("[2001:db8:1::2]:0"), Unhealthy: true, Outside: lb.Local},
 		},
-		Affinity: lb.Affinity{Timeout: lb.MaxAffinity, Prefix: 64, Quiesced: true},
+		Affinity:  lb.Affinity{Timeout: lb.MaxAffinity, Prefix: 64, Quiesced: true},
 		OnePacket: true, Lost: lb.LostDrop, Reuse: lb.ReuseNever,
 	}
 }

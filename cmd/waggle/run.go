@@ -4,7 +4,6 @@ package main
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"net/netip"
 	"path"
@@ -24,6 +23,7 @@ const defaultScheduler = "rr"
 // runFlags are the flags of `waggle run`.
 type runFlags struct {
 	services       string
+	kube           kubeFlags
 	check          string
 	pinPath        string
 	scheduler      string
@@ -42,9 +42,10 @@ func newRunCommand(e *env) *cobra.Command {
 	var flags runFlags
 	cmd := &cobra.Command{
 		Use:   "run",
-		Short: "Forward what a file of services says, and follow its changes",
+		Short: "Forward what a file of services or an API server says, and follow its changes",
 		Long: `Load the eBPF programs, attach them to the devices of this network namespace, and
-forward what the file says. The file is YAML of kind ServiceList, or the text that
+forward what a Kubernetes API server's Services say (--kubeconfig, or in a pod), or what a
+file says (--services). The file is YAML of kind ServiceList, or the text that
 "ipvsadm -S -n" prints; which one it is shows from its content. It is watched, and
 SIGHUP rereads it. A file with an error changes nothing: the last good state stays,
 and the log says file and line.
@@ -53,6 +54,7 @@ SIGINT and SIGTERM end the daemon, not the forwarding: the kernel goes on with w
 it has, and "waggle cleanup" ends that.`,
 		Example: `  waggle run --check services.yaml
   waggle run --services services.yaml
+  waggle run --kubeconfig /etc/waggle/kubeconfig --cluster-cidr 10.244.0.0/16
   ipvsadm -S -n > rules && waggle run --services rules`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -68,31 +70,20 @@ it has, and "waggle cleanup" ends that.`,
 	f := cmd.Flags()
 	f.StringVar(&flags.services, "services", "", "file of services to forward: YAML, or the text of ipvsadm -S -n")
 	f.StringVar(&flags.check, "check", "", "only check this file, without root, and say what is wrong with it")
+	flags.kube.register(cmd)
 	registerPinPath(cmd, &flags.pinPath)
 	f.StringVar(&flags.scheduler, "scheduler", defaultScheduler,
-		"scheduler of services in YAML that name none: "+strings.Join(sched.Names(), ", "))
+		"scheduler of services that name none, but for ipvsadm's text: "+strings.Join(sched.Names(), ", "))
 	f.StringSliceVar(&flags.excludeDevices, "exclude-devices", nil,
 		"leave these devices alone: names or patterns such as docker*, comma separated")
 	f.StringVar(&flags.masquerade, "masquerade-ports", fmt.Sprintf("%d-%d", ebpf.DefaultMasqueradePorts.First, ebpf.DefaultMasqueradePorts.Last),
 		"ports that masquerading may use, less those of the kernel's own connections and reserved ones")
 	// kube-proxy's names
-	f.DurationVar(&flags.timeouts.TCP, "ipvs-tcp-timeout", 0, "how long an established TCP connection lives without a packet; 0 is IPVS's 15m0s")
+	f.DurationVar(&flags.timeouts.TCP, "ipvs-tcp-timeout", 0, "how long an established TCP connection lives without a packet; 0 is IPVS's 15m0s, with an API server 24h")
 	f.DurationVar(&flags.timeouts.TCPFin, "ipvs-tcpfin-timeout", 0, "how long after the server's FIN; 0 is IPVS's 2m0s")
 	f.DurationVar(&flags.timeouts.UDP, "ipvs-udp-timeout", 0, "how long a flow of UDP lives without a datagram; 0 is IPVS's 5m0s")
 	f.DurationVar(&flags.drain, "drain-timeout", ebpf.DefaultDrain, "how long connections go on that a version with another layout of maps has made")
-	for _, l := range []struct {
-		name  string
-		value *uint32
-		most  uint32
-		what  string
-	}{
-		{"services", &flags.limits.Services, ebpf.DefaultLimits.Services, "services, each family of one counted"},
-		{"backends", &flags.limits.Backends, ebpf.DefaultLimits.Backends, "backends of all services, and those that left but have connections"},
-		{"vips", &flags.limits.VIPs, ebpf.DefaultLimits.VIPs, "frontends and their addresses"},
-		{"slots", &flags.limits.Slots, ebpf.DefaultLimits.Slots, "words of 8 bytes of what schedulers compile"},
-	} {
-		f.Uint32Var(l.value, l.name+"-max", l.most, "how far the map of "+l.what+" may grow")
-	}
+	registerLimits(cmd, &flags.limits)
 	registerSizes(cmd, &flags.sizes)
 	f.StringVar(&flags.metrics, metricsFlag, "", "serve Prometheus metrics at this ADDRESS:PORT, 127.0.0.1:10249 say; empty: nowhere")
 	complete(cmd, "scheduler", cobra.FixedCompletions(sched.Names(), cobra.ShellCompDirectiveNoFileComp))
@@ -102,11 +93,19 @@ it has, and "waggle cleanup" ends that.`,
 // validate finds what can be known to be wrong before anything is done, and
 // reads what has more than one part.
 func (f *runFlags) validate() error {
-	if f.check == "" && f.services == "" {
-		return errors.New("no file of services: write --services FILE, or --check FILE to check one")
-	}
 	if _, err := sched.Find(f.scheduler); err != nil {
 		return fmt.Errorf("--scheduler: %w", err)
+	}
+	if f.check == "" {
+		if err := f.checkSource(); err != nil {
+			return err
+		}
+	}
+	if f.services == "" {
+		if err := f.kube.validate(f.scheduler); err != nil {
+			return err
+		}
+		f.timeouts.TCP = cmp.Or(f.timeouts.TCP, kubeTimeout)
 	}
 	var err error
 	if f.ports, err = ebpf.ParsePortRange(f.masquerade); err != nil {

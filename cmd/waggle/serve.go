@@ -22,8 +22,10 @@ import (
 func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	log := slog.New(slog.NewTextHandler(e.stderr, nil))
 	// Refused before the kernel is touched, if it is refused.
-	if _, err := parseFile(flags.services, flags.scheduler); err != nil {
-		return err
+	if flags.services != "" {
+		if _, err := parseFile(flags.services, flags.scheduler); err != nil {
+			return err
+		}
 	}
 	mgr, err := managerOf(os.Getenv, os.Getpid())
 	if err != nil {
@@ -48,11 +50,58 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	adviser, err := advise.New(log)
+	src, err := sourceOf(flags, loop, log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, adviser.Close()) }()
+	defer func() { err = errors.Join(err, src.close()) }()
+	tasks := slices.Concat(src.tasks, []task.Task{loop, &reloadTask{log: log, manager: mgr, reload: src.reload}}, dp.Tasks(),
+		metricsTasks(e, listener, dp, loop, log), agentTasks(e, socket, dp, loop, log))
+	if mgr.socket != "" {
+		tasks = append(tasks, &notifyTask{manager: mgr, others: tasks, status: func() string { return statusLine(loop.Status()) }, log: log})
+	}
+	if err := task.Run(ctx, log, tasks...); err != nil {
+		return err
+	}
+	log.Info("stopped; the kernel goes on forwarding, `waggle cleanup` ends that", "pin_path", flags.pinPath)
+	return nil
+}
+
+// source is where services come from.
+type source struct {
+	tasks []task.Task
+	// reload reads everything anew; what it returns is closed when that is done.
+	reload func() (done <-chan struct{})
+	close  func() error
+}
+
+func sourceOf(flags *runFlags, loop *control.Loop, log *slog.Logger) (source, error) {
+	if flags.services == "" {
+		return apiServer(&flags.kube, loop, log)
+	}
+	return fileSource(flags, loop, log)
+}
+
+// apiServer follows one. Advice on addresses is for those who choose them: VIPs of a
+// cluster are on no device, and need no route.
+func apiServer(flags *kubeFlags, loop *control.Loop, log *slog.Logger) (source, error) {
+	src, err := flags.source(loop.Source("API server"), log)
+	if err != nil {
+		return source{}, err
+	}
+	nothing := func() <-chan struct{} { // watches tell all there is
+		done := make(chan struct{})
+		close(done)
+		return done
+	}
+	return source{[]task.Task{src}, nothing, func() error { return nil }}, nil
+}
+
+func fileSource(flags *runFlags, loop *control.Loop, log *slog.Logger) (source, error) {
+	adviser, err := advise.New(log)
+	if err != nil {
+		return source{}, err
+	}
 	apply := loop.Source("file " + flags.services)
 	src, err := file.NewSource(file.SourceOptions{
 		Options: file.Options{DefaultScheduler: flags.scheduler},
@@ -64,16 +113,7 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 		},
 	})
 	if err != nil {
-		return err
+		return source{}, errors.Join(err, adviser.Close())
 	}
-	tasks := slices.Concat([]task.Task{src, loop, adviser, &reloadTask{log: log, manager: mgr, reload: src.Reload}}, dp.Tasks(),
-		metricsTasks(e, listener, dp, loop, log), agentTasks(e, socket, dp, loop, log))
-	if mgr.socket != "" {
-		tasks = append(tasks, &notifyTask{manager: mgr, others: tasks, status: func() string { return statusLine(loop.Status()) }, log: log})
-	}
-	if err := task.Run(ctx, log, tasks...); err != nil {
-		return err
-	}
-	log.Info("stopped; the kernel goes on forwarding, `waggle cleanup` ends that", "pin_path", flags.pinPath)
-	return nil
+	return source{[]task.Task{src, adviser}, src.Reload, adviser.Close}, nil
 }

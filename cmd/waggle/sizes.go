@@ -26,3 +26,20 @@ func registerSizes(cmd *cobra.Command, s *ebpf.Sizes) {
 		cmd.Flags().Uint32Var(c.value, c.flag, 0, c.what+"; 0: by memory")
 	}
 }
+
+// registerLimits registers the flags that say how far configuration maps may grow.
+func registerLimits(cmd *cobra.Command, l *ebpf.Limits) {
+	for _, c := range []struct {
+		name  string
+		value *uint32
+		most  uint32
+		what  string
+	}{
+		{"services", &l.Services, ebpf.DefaultLimits.Services, "services, each family of one counted"},
+		{"backends", &l.Backends, ebpf.DefaultLimits.Backends, "backends of all services, and those that left but have connections"},
+		{"vips", &l.VIPs, ebpf.DefaultLimits.VIPs, "frontends and their addresses"},
+		{"slots", &l.Slots, ebpf.DefaultLimits.Slots, "words of 8 bytes of what schedulers compile"},
+	} {
+		cmd.Flags().Uint32Var(c.value, c.name+"-max", c.most, "how far the map of "+c.what+" may grow")
+	}
+}

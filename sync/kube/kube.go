@@ -110,6 +110,9 @@ func newProblem(o Object, reason, format string, args ...any) Problem {
 	return Problem{o, reason, strings.ToValidUTF8(text[:min(len(text), most)], "")}
 }
 
+// Check says what cannot be.
+func (t Translation) Check() error { return t.complete() }
+
 // complete fills in defaults, and says what cannot be.
 func (t *Translation) complete() error {
 	if err := t.completeName(); err != nil {

@@ -89,7 +89,7 @@ func (s *state) resolve(plans []*plan, removed []*lb.Service, failed map[lb.Serv
 		n := len(plans)
 		plans = slices.DeleteFunc(plans, func(p *plan) bool {
 			for _, f := range p.frontends {
-				owner := s.owners[f.Key()]
+				owner := s.owners[f.Key()].rec
 				if owner == nil || yields[owner] {
 					continue
 				}
@@ -118,7 +118,7 @@ func (s *state) remember(snap *lb.Snapshot, failed bool) error {
 		if rec.svc == nil {
 			continue
 		}
-		lost := func(f lb.Frontend) bool { return s.owners[f.Key()] != rec }
+		lost := func(f lb.Frontend) bool { return s.owners[f.Key()].rec != rec }
 		if slices.ContainsFunc(rec.svc.Frontends, lost) {
 			svc := *rec.svc
 			svc.Frontends = slices.DeleteFunc(slices.Clone(svc.Frontends), lost)

@@ -81,11 +81,11 @@ func (s *state) planVIPs(p *plan, entries uint32) error {
 	fresh := make(map[netip.Addr]bool)
 	for _, f := range p.svc.Frontends {
 		owner := s.owners[f.Key()]
-		if owner == p.rec && p.old != nil && slices.Contains(p.old.Frontends, f) {
+		if owner == (owned{p.rec, f}) {
 			continue
 		}
 		p.frontends = append(p.frontends, f)
-		if owner == nil {
+		if owner.rec == nil {
 			p.entries++
 		}
 		if a := f.Addr.Addr(); !f.IsNodePort() && s.marks[a] == 0 && !fresh[a] {

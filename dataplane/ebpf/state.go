@@ -42,6 +42,12 @@ type record struct {
 	since time.Time
 }
 
+// owned is a frontend in the map, and whose it is; zero: it is not there.
+type owned struct {
+	rec *record
+	as  lb.Frontend
+}
+
 var bothPools = [...]lb.Pools{lb.Cluster, lb.Local}
 
 // pool is one of a service's two.
@@ -88,7 +94,7 @@ type state struct {
 	applied  *lb.Snapshot
 	node     lb.Node
 	records  map[uint64]*record // by service hash
-	owners   map[lb.Frontend]*record
+	owners   map[lb.Frontend]owned // by their keys
 	marks    map[netip.Addr]int // frontends of each marked address
 	draining map[*backend]struct{}
 	// unhealthy are those of services that have not left them.
@@ -117,7 +123,7 @@ func newState(t *tables, log *slog.Logger, now func() time.Time) *state {
 		log:         log,
 		now:         now,
 		records:     make(map[uint64]*record),
-		owners:      make(map[lb.Frontend]*record),
+		owners:      make(map[lb.Frontend]owned),
 		marks:       make(map[netip.Addr]int),
 		draining:    make(map[*backend]struct{}),
 		unhealthy:   make(map[*backend]struct{}),

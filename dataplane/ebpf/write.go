@@ -199,7 +199,7 @@ func (s *state) drainAbsent(rec *record, svc *lb.Service) {
 
 // addFrontends leads the plan's frontends to its service, all or none.
 func (s *state) addFrontends(p *plan) error {
-	before := make([]*record, 0, len(p.frontends))
+	before := make([]owned, 0, len(p.frontends))
 	for _, f := range p.frontends {
 		owner := s.owners[f.Key()]
 		if err := s.addFrontend(p.rec, f); err != nil {
@@ -231,10 +231,10 @@ func (s *state) addFrontend(rec *record, f lb.Frontend) error {
 		}
 		return err
 	}
-	if s.owners[f.Key()] == nil {
+	if s.owners[f.Key()].rec == nil {
 		s.marks[addr]++
 	}
-	s.owners[f.Key()] = rec
+	s.owners[f.Key()] = owned{rec, f}
 	return nil
 }
 
@@ -246,28 +246,26 @@ func (s *state) addNodePort(rec *record, f lb.Frontend) error {
 	if err := s.t.vips.Put(f, rec.index); err != nil {
 		return err
 	}
-	s.owners[f.Key()] = rec
+	s.owners[f.Key()] = owned{rec, f}
 	return nil
 }
 
 // takeBack gives the first of a plan's frontends to those who had them before.
-func (s *state) takeBack(p *plan, before []*record) error {
+func (s *state) takeBack(p *plan, before []owned) error {
 	var errs []error
 	for i, owner := range before {
-		f := p.frontends[i]
-		if owner == nil {
-			errs = append(errs, s.removeFrontend(p.rec, f))
-			continue
+		if owner.rec != nil {
+			errs = append(errs, s.addFrontend(owner.rec, owner.as))
+		} else {
+			errs = append(errs, s.removeFrontend(p.rec, p.frontends[i]))
 		}
-		at := slices.IndexFunc(owner.svc.Frontends, func(g lb.Frontend) bool { return g.Key() == f.Key() })
-		errs = append(errs, s.addFrontend(owner, owner.svc.Frontends[at]))
 	}
 	return errors.Join(errs...)
 }
 
 // removeFrontend deletes f if it still leads to rec.
 func (s *state) removeFrontend(rec *record, f lb.Frontend) error {
-	if s.owners[f.Key()] != rec {
+	if s.owners[f.Key()].rec != rec {
 		return nil
 	}
 	if err := s.t.vips.Delete(f); err != nil {

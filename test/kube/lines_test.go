@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build privileged
+
+package kube_test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/waggle-lb/waggle/internal/kubetest"
+)
+
+// line is one test of the end-to-end suite, by its name there.
+type line struct {
+	name string
+	run  func(*e2e)
+	// families is which it runs for, if not for both: "ipv4" and "ipv6".
+	families []string
+	// alone says that it disturbs others: it runs when they are done.
+	alone bool
+}
+
+// pendingFile lists the lines that cannot pass yet, as list/name/family: one that
+// passes must leave the list.
+const pendingFile = "../pending.txt"
+
+// unmet ends a line: panics carry it to runLine.
+type unmet struct{ text string }
+
+// e2e is one line at work, for one family. Its methods end the line if the cluster does
+// not come to what they want within patience.
+type e2e struct {
+	*cluster
+	t        *testing.T
+	ns       string // of the line's own
+	v6       bool
+	patience time.Duration
+	stops    []func()
+}
+
+// runLines runs lines in a cluster of their own, beside each other where they can.
+func runLines(t *testing.T, lines []line) {
+	pending := readPending(t)
+	c := newCluster(t)
+	for _, alone := range []bool{false, true} {
+		t.Run(map[bool]string{false: "together", true: "alone"}[alone], func(t *testing.T) {
+			for _, l := range lines {
+				if l.alone != alone {
+					continue
+				}
+				families := l.families
+				if families == nil {
+					families = []string{"ipv4", "ipv6"}
+				}
+				for _, family := range families {
+					t.Run(l.name+"/"+family, func(t *testing.T) {
+						if !alone {
+							t.Parallel()
+						}
+						key := strings.Split(t.Name(), "/")[0] + "/" + l.name + "/" + family
+						c.runLine(t, l, family, pending[key])
+					})
+				}
+			}
+		})
+	}
+}
+
+// atOnce bounds how many lines run beside each other: they wait more than they work.
+var atOnce = make(chan struct{}, 8)
+
+func (c *cluster) runLine(t *testing.T, l line, family string, pending bool) {
+	atOnce <- struct{}{}
+	defer func() { <-atOnce }()
+	e := &e2e{cluster: c, t: t, ns: c.api.Namespace(t), v6: family == "ipv6", patience: patience}
+	if pending {
+		e.patience = 3 * time.Second
+	}
+	defer e.stop()
+	err := e.attempt(l.run)
+	switch {
+	case err == nil && pending:
+		t.Errorf("it passes: take it from %s", pendingFile)
+	case err != nil && pending:
+		t.Logf("pending: %v", err)
+	case err != nil:
+		t.Error(err)
+	}
+}
+
+func (e *e2e) attempt(run func(*e2e)) (err error) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case unmet:
+			err = fmt.Errorf("%s", p.text)
+		default:
+			panic(p)
+		}
+	}()
+	run(e)
+	return nil
+}
+
+// stop ends what the line's pods serve.
+func (e *e2e) stop() {
+	for _, f := range e.stops {
+		f()
+	}
+}
+
+// fail ends the line.
+func (e *e2e) fail(format string, args ...any) {
+	panic(unmet{fmt.Sprintf(format, args...)})
+}
+
+func (e *e2e) try(err error) {
+	if err != nil {
+		e.fail("%v", err)
+	}
+}
+
+// eventually tries f until it returns nil.
+func (e *e2e) eventually(what string, f func() error) {
+	deadline := time.Now().Add(e.patience)
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			e.fail("%s: %v", what, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+var pendingList = sync.OnceValues(func() (map[string]bool, error) {
+	b, err := os.ReadFile(pendingFile)
+	if err != nil && !os.IsNotExist(err) {
+		return nil, err
+	}
+	out := make(map[string]bool)
+	for text := range strings.Lines(string(b)) {
+		text = strings.TrimSpace(text)
+		if text != "" && !strings.HasPrefix(text, "#") {
+			out[text] = true
+		}
+	}
+	return out, nil
+})
+
+func readPending(t *testing.T) map[string]bool {
+	t.Helper()
+	out, err := pendingList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// ports are given out once, to all lines: pods are shared.
+var ports atomic.Uint32
+
+// port is one at which no other line's pods serve.
+func (e *e2e) port() uint16 { return uint16(8000 + ports.Add(1)) }
+
+// object makes an object of the line's namespace.
+func (e *e2e) object(text string) kubetest.Object { return e.api.Apply(e.t, e.ns, text)[0] }

@@ -75,9 +75,11 @@ func (b *builder) close() error {
 }
 
 func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
-	if err := b.d.setClocks(b.g); err != nil {
+	began, err := clocksOf(b.g)
+	if err != nil {
 		return rep, err
 	}
+	b.s.collect()
 	if b.d.loader.HasFormer() {
 		if err := b.g.TakingOver.Set(uint32(1)); err != nil {
 			return rep, fmt.Errorf("tell the programs who is behind them: %w", err)
@@ -99,7 +101,7 @@ func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
 	}
 	rep = b.s.apply(snap)
 	b.s.t.masqPorts.Write(b.d.ports)
-	return rep, errors.Join(rep.Err, followDevices(b.s, now))
+	return rep, errors.Join(rep.Err, b.s.flush(), followDevices(b.s, now), b.d.setClocks(b.g, began))
 }
 
 // carryOver takes counts, ids and cursors from the generation that packets see.

@@ -170,15 +170,14 @@ func nearestRate(measured float64) uint32 {
 var measuredHz atomic.Uint32
 
 // setClocks measures what a jiffy is, tells the programs and pins it for
-// readers.
-func (d *Dataplane) setClocks(g *loader.Generation) error {
+// readers; before is what the clocks were some time ago.
+func (d *Dataplane) setClocks(g *loader.Generation, before info.Clocks) error {
 	now, err := clocksOf(g)
 	if err != nil {
 		return err
 	}
 	if measuredHz.Load() == 0 {
-		before := now
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(100*time.Millisecond - time.Duration(now.Ktime-before.Ktime)) // less would not tell 250 from 300
 		if now, err = clocksOf(g); err != nil {
 			return err
 		}

@@ -76,7 +76,7 @@ type backend struct {
 	// bits are the protocols for which it holds a bit, masqueraded those for
 	// which it holds one of masqBits. Flows that need them may outlive the
 	// service's word, so they stay as long as the id.
-	bits, masqueraded map[lb.Protocol]bool
+	bits, masqueraded protocolSet
 }
 
 // state mirrors the maps of one generation. All writes go through it. Not safe
@@ -93,13 +93,17 @@ type state struct {
 	// they say of this machine.
 	applied  *lb.Snapshot
 	node     lb.Node
-	records  map[uint64]*record // by service hash
+	records  map[uint64]*record    // by service hash
 	owners   map[lb.Frontend]owned // by their keys
-	marks    map[netip.Addr]int // frontends of each marked address
+	marks    map[netip.Addr]int    // frontends of each marked address
 	draining map[*backend]struct{}
 	// unhealthy are those of services that have not left them.
 	unhealthy map[*backend]struct{}
 	gone      map[*record]struct{}
+
+	// zeroLater says that counters of toZero begin at zero with the next flush.
+	zeroLater bool
+	toZero    []uint32
 
 	serviceIDs *idSpace
 	backendIDs *idSpace
@@ -197,7 +201,6 @@ func (s *state) takeBackendID() (uint32, bool) {
 func (s *state) adopt(rec *record, addr netip.AddrPort, id uint32) *backend {
 	b := &backend{
 		id: id, addr: addr, owner: rec, hash: lb.BackendHash(rec.hash, addr),
-		bits: make(map[lb.Protocol]bool, 1), masqueraded: make(map[lb.Protocol]bool),
 	}
 	rec.backends[addr] = b
 	s.peerBits.hold(bits.Addr(addr.Addr()))
@@ -248,8 +251,8 @@ func (s *state) needPort(port uint16) error {
 }
 
 // needBits sets the bits that packets from and to the backend need.
-func (s *state) needBits(b *backend, protocols map[lb.Protocol]bool, m lb.Masquerade) {
-	for p := range protocols {
+func (s *state) needBits(b *backend, protocols protocolSet, m lb.Masquerade) {
+	for p := range protocols.all() {
 		s.needBit(b, p)
 		if m != lb.MasqueradeNever {
 			s.needMasqBit(b, p)
@@ -258,15 +261,13 @@ func (s *state) needBits(b *backend, protocols map[lb.Protocol]bool, m lb.Masque
 }
 
 func (s *state) needBit(b *backend, p lb.Protocol) {
-	if !b.bits[p] {
-		b.bits[p] = true
+	if b.bits.add(p) {
 		s.backendBits.hold(bits.Backend(b.addr, p))
 	}
 }
 
 func (s *state) needMasqBit(b *backend, p lb.Protocol) {
-	if !b.masqueraded[p] {
-		b.masqueraded[p] = true
+	if b.masqueraded.add(p) {
 		s.masqBits.hold(bits.Backend(b.addr, p))
 	}
 }
@@ -354,10 +355,10 @@ func (s *state) free(b *backend) error {
 		return err
 	}
 	s.t.backends.Free(b.id)
-	for p := range b.bits {
+	for p := range b.bits.all() {
 		s.backendBits.drop(bits.Backend(b.addr, p))
 	}
-	for p := range b.masqueraded {
+	for p := range b.masqueraded.all() {
 		s.masqBits.drop(bits.Backend(b.addr, p))
 	}
 	s.peerBits.drop(bits.Addr(b.addr.Addr()))

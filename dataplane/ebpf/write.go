@@ -13,7 +13,6 @@ import (
 	"github.com/waggle-lb/waggle/maps/bits"
 	"github.com/waggle-lb/waggle/maps/info"
 	"github.com/waggle-lb/waggle/maps/services"
-	"github.com/waggle-lb/waggle/maps/stats"
 )
 
 // write carries a plan out. What the kernel can refuse comes first, so that on
@@ -58,7 +57,7 @@ func (s *state) prepare(p *plan) error {
 			return err
 		}
 	}
-	if err := stats.Zero(s.t.stats, p.ids); err != nil {
+	if err := s.zero(p.ids); err != nil {
 		return err
 	}
 	if err := s.addSources(p); err != nil {
@@ -107,9 +106,9 @@ func (s *state) writePools(p *plan) {
 	for i, b := range p.added {
 		s.adopt(rec, b.Addr, p.ids[i])
 	}
-	protocols := make(map[lb.Protocol]bool, 2)
+	var protocols protocolSet
 	for _, f := range p.svc.Frontends {
-		protocols[f.Protocol] = true
+		protocols.add(f.Protocol)
 	}
 	for i, b := range p.svc.Backends {
 		have := rec.backends[b.Addr]

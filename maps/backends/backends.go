@@ -6,7 +6,6 @@ package backends
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"unsafe"
@@ -121,11 +120,26 @@ func Each(m *ebpf.Map, yield func(id uint32, r Record)) error {
 }
 
 // IDs is the map backend_ids. One goroutine writes.
-type IDs struct{ Map *ebpf.Map }
+type IDs struct {
+	Map *ebpf.Map
+	// Later, if it is not nil, collects what is written until its Flush.
+	Later *Later
+}
+
+// Later collects elements of the map.
+type Later = batch.Later[uint64, uint32]
 
 // Put enters ids for hashes. On an error some of them may be there.
 func (i IDs) Put(hashes []uint64, ids []uint32) error {
 	if len(hashes) == 0 {
+		return nil
+	}
+	if i.Later != nil {
+		for n := range hashes {
+			if err := i.Later.Put(i.Map, hashes[n], ids[n]); err != nil {
+				return fmt.Errorf("write to map %s: %w", i.Map, err)
+			}
+		}
 		return nil
 	}
 	if _, err := i.Map.BatchUpdate(hashes, ids, nil); err != nil {
@@ -136,10 +150,8 @@ func (i IDs) Put(hashes []uint64, ids []uint32) error {
 
 // Delete removes the hash, which may be absent.
 func (i IDs) Delete(hash uint64) error {
-	if err := i.Map.Delete(hash); err != nil && !isAbsent(err) {
+	if err := i.Later.Delete(i.Map, hash); err != nil {
 		return fmt.Errorf("delete from map %s: %w", i.Map, err)
 	}
 	return nil
 }
-
-func isAbsent(err error) bool { return errors.Is(err, ebpf.ErrKeyNotExist) }

@@ -92,7 +92,7 @@ func TestEachYieldsUsedRecordsOnly(t *testing.T) {
 
 func TestIDsAreEnteredAndDeleted(t *testing.T) {
 	m := maptest.New(t, "backend_ids", 4)
-	ids := IDs{m}
+	ids := IDs{Map: m}
 	want := func(hash uint64, want uint32) {
 		t.Helper()
 		var got uint32

@@ -6,7 +6,6 @@ package info
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"time"
 
@@ -33,14 +32,21 @@ type Service struct {
 }
 
 // Services is the map service_info. One goroutine writes.
-type Services struct{ Map *ebpf.Map }
+type Services struct {
+	Map *ebpf.Map
+	// Later, if it is not nil, collects what is written until its Flush.
+	Later *Later
+}
+
+// Later collects elements of the map.
+type Later = batch.Later[uint64, bpf.LBServiceName]
 
 // Put writes the entry of s.ID.Hash(). Names longer than MaxName are cut.
 func (t Services) Put(s Service) error {
 	v := bpf.LBServiceName{Family: uint8(s.ID.Family), Flags: uint8(s.Flags)}
 	copy(v.Name[:MaxName], s.ID.Name)
 	copy(v.Scheduler[:MaxScheduler], s.Scheduler)
-	if err := t.Map.Put(s.ID.Hash(), &v); err != nil {
+	if err := t.Later.Put(t.Map, s.ID.Hash(), v); err != nil {
 		return fmt.Errorf("write service %s to map %s: %w", s.ID, t.Map, err)
 	}
 	return nil
@@ -48,7 +54,7 @@ func (t Services) Put(s Service) error {
 
 // Delete removes the entry of a service hash, which may be absent.
 func (t Services) Delete(hash uint64) error {
-	if err := t.Map.Delete(hash); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	if err := t.Later.Delete(t.Map, hash); err != nil {
 		return fmt.Errorf("delete from map %s: %w", t.Map, err)
 	}
 	return nil

@@ -16,7 +16,7 @@ import (
 )
 
 func TestNamesAreWrittenAndReadBack(t *testing.T) {
-	table := Services{maptest.New(t, "service_info", 8)}
+	table := Services{Map: maptest.New(t, "service_info", 8)}
 	long := Service{lb.ServiceID{Name: strings.Repeat("n", MaxName), Family: lb.IPv6}, strings.Repeat("s", MaxScheduler), lb.SchedulerPort}
 	longer := Service{lb.ServiceID{Name: long.ID.Name + "xyz", Family: lb.IPv4}, long.Scheduler + "xyz", 0}
 	web := Service{lb.ServiceID{Name: "web", Family: lb.IPv4}, "rr", 0}

@@ -5,7 +5,6 @@
 package vips
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -17,7 +16,14 @@ import (
 )
 
 // Table is the map vips. One goroutine writes.
-type Table struct{ Map *ebpf.Map }
+type Table struct {
+	Map *ebpf.Map
+	// Later, if it is not nil, collects what is written until its Flush.
+	Later *Later
+}
+
+// Later collects elements of the map.
+type Later = batch.Later[bpf.LBVipKey, bpf.LBVip]
 
 // Len returns the number of entries that the map can hold.
 func (t Table) Len() uint32 { return t.Map.MaxEntries() }
@@ -66,7 +72,7 @@ func parse(have uint32, f *lb.Frontend) {
 // at once, with no packet finding it absent.
 func (t Table) Put(f lb.Frontend, service uint32) error {
 	v := bpf.LBVip{Service: service, Flags: flags(f)}
-	if err := t.Map.Put(key(f), v); err != nil {
+	if err := t.Later.Put(t.Map, key(f), v); err != nil {
 		return fmt.Errorf("write VIP %s to map %s: %w", f, t.Map, err)
 	}
 	return nil
@@ -74,7 +80,7 @@ func (t Table) Put(f lb.Frontend, service uint32) error {
 
 // Delete removes a frontend, which may be absent.
 func (t Table) Delete(f lb.Frontend) error {
-	if err := t.Map.Delete(key(f)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	if err := t.Later.Delete(t.Map, key(f)); err != nil {
 		return fmt.Errorf("delete VIP %s from map %s: %w", f, t.Map, err)
 	}
 	return nil

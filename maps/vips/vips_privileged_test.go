@@ -36,7 +36,7 @@ var masqueraded = lb.Frontend{Addr: dns.Addr, Protocol: dns.Protocol, Masquerade
 
 // All that a frontend says comes back as it was.
 func TestWhatAFrontendSaysComesBack(t *testing.T) {
-	table, want := Table{maptest.New(t, "vips", 32)}, make(map[lb.Frontend]uint32)
+	table, want := Table{Map: maptest.New(t, "vips", 32)}, make(map[lb.Frontend]uint32)
 	for m := lb.MasqueradeNever; m <= lb.MasqueradeNode; m++ {
 		for p := lb.PolicyCluster; p <= lb.PolicyLocalExternal; p++ {
 			for _, restricted := range []bool{false, true} {
@@ -52,7 +52,7 @@ func TestWhatAFrontendSaysComesBack(t *testing.T) {
 
 func TestFrontendsAndMarksAreWrittenAsProgramsReadThem(t *testing.T) {
 	m := maptest.New(t, "vips", 8)
-	table := Table{m}
+	table := Table{Map: m}
 	if table.Len() != 8 {
 		t.Errorf("room for %d, want 8", table.Len())
 	}
@@ -90,7 +90,7 @@ func wantEach(t *testing.T, table Table, want map[lb.Frontend]uint32) {
 
 func TestAFrontendMovesWithoutAGap(t *testing.T) {
 	m := maptest.New(t, "vips", 8)
-	table := Table{m}
+	table := Table{Map: m}
 	do(t, table.Put(web, 1))
 	var stop atomic.Bool
 	failed := make(chan error, 1)
@@ -119,7 +119,7 @@ func TestAFrontendMovesWithoutAGap(t *testing.T) {
 }
 
 func TestAFullMapIsAnErrorThatNamesTheVIP(t *testing.T) {
-	table := Table{maptest.New(t, "vips", 1)}
+	table := Table{Map: maptest.New(t, "vips", 1)}
 	do(t, table.Put(web, 1))
 	err := table.Put(dns, 2)
 	if want := "write VIP 203.0.113.10:53/UDP to map "; err == nil || err.Error()[:len(want)] != want {

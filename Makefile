@@ -11,7 +11,7 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unk
 SOURCES  := $(wildcard bpf/*.c bpf/*.h test/bench/*.c)
 
 .DEFAULT_GOAL := build
-.PHONY: build generate demo test test-unit test-vm fuzz soak bench lint fmt check-generated clean help packages vm-packages
+.PHONY: build generate demo test test-unit test-vm fuzz soak bench lint fmt check-generated clean help packages vm-packages apiserver
 
 build: ## the binary bin/waggle; needs only Go
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN) ./cmd/waggle
@@ -22,18 +22,21 @@ packages:
 vm-packages:
 	@scripts/packages $(VM_PACKAGES)
 
+apiserver: ## the API server that tests of Kubernetes run against, into .cache (6 minutes, once)
+	@$(GO) run ./internal/kubetest/build
+
 generate: packages ## compile the C, write the Go bindings and the pages made of its comments (committed)
 	scripts/generate
 
 demo: packages build ## namespaces, real traffic and a table of who got what (root)
 	$(BIN) demo
 
-test: packages vm-packages ## everything a machine can show: unit tests, real kernel, generated files (root)
+test: packages vm-packages apiserver ## everything a machine can show: unit tests, real kernel, generated files (root)
 	$(GO) vet -tags privileged ./...
 	scripts/test -tags privileged -count 1 -p 1 -timeout 20m ./...
 	scripts/check-generated
 
-test-unit: ## the tests that need no root
+test-unit: apiserver ## the tests that need no root
 	scripts/test ./...
 
 test-vm: vm-packages ## under Debian's kernels in QEMU (root); a part: KERNEL=6.12 PKG=./loader RUN=TestX

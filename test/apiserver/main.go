@@ -106,7 +106,9 @@ func endWithStdin(s settings) {
 	// an error is an end as well
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	if s.temporary {
-		if err := os.RemoveAll(s.dir); err != nil {
+		// under another name etcd, which still runs, makes no new files in it
+		gone := s.dir + ".gone"
+		if err := errors.Join(os.Rename(s.dir, gone), os.RemoveAll(gone)); err != nil {
 			fmt.Fprintln(os.Stderr, "apiserver:", err)
 			os.Exit(1)
 		}

@@ -22,6 +22,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
 
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/sync/kube"
@@ -445,6 +446,28 @@ func TestProblemsAreEvents(t *testing.T) {
 	}
 	if len(api.events) != 2 {
 		t.Errorf("%d Events, want 2", len(api.events))
+	}
+}
+
+func TestASourceNeedsAllItsParts(t *testing.T) {
+	o := kube.Options{Config: &rest.Config{Host: "https://192.0.2.1"}, Deliver: func(*lb.Snapshot) {}, Log: slog.New(slog.DiscardHandler)}
+	src, err := kube.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := src.String(), "API server https://192.0.2.1"; got != want {
+		t.Errorf("named %q, want %q", got, want)
+	}
+	without := []func(o *kube.Options){
+		func(o *kube.Options) { o.Config = nil }, func(o *kube.Options) { o.Deliver = nil },
+		func(o *kube.Options) { o.Log = nil }, func(o *kube.Options) { o.Scheduler = "fastest" },
+	}
+	for i, take := range without {
+		less := o
+		take(&less)
+		if _, err := kube.New(less); err == nil {
+			t.Errorf("%d: no error", i)
+		}
 	}
 }
 

@@ -105,17 +105,22 @@ func (s *Source) Run(ctx context.Context) error {
 		for _, c := range s.queue.take() {
 			c(s)
 		}
-		switch {
-		case s.last != nil || s.listed() && (late || s.opts.settled(&s.store.node)):
+		if s.last != nil || s.listed() && (late || s.settled()) {
 			patience = nil
 			s.deliver()
-		case s.listed() && patience == nil:
+			continue
+		}
+		s.opts.Log.Debug("waiting for what is not there yet", "services", s.services, "endpointslices", s.slices,
+			"servicecidrs", s.ranges, "nodes", s.settled())
+		if s.listed() && patience == nil {
 			patience = time.After(s.opts.NodeTimeout)
 		}
 	}
 }
 
 func (s *Source) listed() bool { return s.services && s.slices && s.ranges }
+
+func (s *Source) settled() bool { return s.opts.Translation.settled(&s.store.node) }
 
 // deliver sends what changed since the last time.
 func (s *Source) deliver() {

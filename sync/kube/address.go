@@ -12,7 +12,10 @@ import (
 	"github.com/waggle-lb/waggle/lb"
 )
 
-var errNoAddress = errors.New("not an IP address")
+var (
+	errNoAddress = errors.New("not an IP address")
+	errNoNetwork = errors.New("not a network such as 192.0.2.0/24")
+)
 
 // parseAddr reads an address as the API server does: objects of old clusters have
 // leading zeros, and IPv4 addresses in IPv6 form.
@@ -51,11 +54,18 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	}
 	_, n, err := netutils.ParseCIDRSloppy(s)
 	if err != nil {
-		return netip.Prefix{}, errors.New("not a network such as 192.0.2.0/24")
+		return netip.Prefix{}, errNoNetwork
 	}
 	a, _ := netip.AddrFromSlice(n.IP)
 	bits, _ := n.Mask.Size()
-	return netip.PrefixFrom(a, bits).Masked(), nil
+	if a.Is4In6() {
+		a, bits = a.Unmap(), bits-96
+	}
+	p, err := a.Prefix(bits)
+	if err != nil {
+		return p, errNoNetwork
+	}
+	return p, nil
 }
 
 func ofFamily(prefixes []netip.Prefix, f lb.Family) (out []netip.Prefix) {

@@ -108,6 +108,7 @@ func (r *serviceReader) claims(a *addresses, port *corev1.ServicePort, protocol 
 	if port.NodePort != 0 {
 		add(external, unspecified(a.family), port.NodePort)
 	}
+	slices.SortFunc(out, func(a, b claim) int { return a.Compare(b.Frontend) })
 	return out
 }
 

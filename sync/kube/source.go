@@ -90,31 +90,37 @@ func (s *Source) Run(ctx context.Context) error {
 	}
 	others.Go(func() { s.reporter.run(ctx) })
 
-	var nodeLate <-chan time.Time // runs while nothing but the Node is missing
+	var patience <-chan time.Time // runs while nothing but the Node is missing
+	late := false
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-s.queue.wake:
-		case <-nodeLate:
+		case <-patience:
+			late = true
 			s.opts.Log.Warn("this machine's Node is not known: going on without its addresses, zone and pod CIDRs",
 				"node", s.opts.NodeName, "waited", s.opts.NodeTimeout)
-			s.deliver()
 		}
 		for _, c := range s.queue.take() {
 			c(s)
 		}
-		switch {
-		case s.last != nil || s.listed() && s.opts.settled(&s.store.node):
-			nodeLate = nil
+		if s.last != nil || s.listed() && (late || s.settled()) {
+			patience = nil
 			s.deliver()
-		case s.listed() && nodeLate == nil:
-			nodeLate = time.After(s.opts.NodeTimeout)
+			continue
+		}
+		s.opts.Log.Debug("waiting for what is not there yet", "services", s.services, "endpointslices", s.slices,
+			"servicecidrs", s.ranges, "nodes", s.settled())
+		if s.listed() && patience == nil {
+			patience = time.After(s.opts.NodeTimeout)
 		}
 	}
 }
 
 func (s *Source) listed() bool { return s.services && s.slices && s.ranges }
+
+func (s *Source) settled() bool { return s.opts.Translation.settled(&s.store.node) }
 
 // deliver sends what changed since the last time.
 func (s *Source) deliver() {

@@ -5,6 +5,7 @@ package kube_test
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -22,6 +23,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
 
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/sync/kube"
@@ -50,7 +52,7 @@ func follow(t *testing.T, api *apiServer, set func(*kube.Options)) *follower {
 		Translation: kube.Translation{NodeName: "here"},
 		Config:      api.config(),
 		Deliver:     func(snap *lb.Snapshot) { f.update(func() { f.snaps = append(f.snaps, snap) }) },
-		Log:         slog.New(slog.NewTextHandler(f, nil)),
+		Log:         slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if set != nil {
 		set(&o)
@@ -135,6 +137,14 @@ func (f *follower) asked(what string, so func(request) bool) {
 	if !f.api.until(f.ctx, func() bool { return slices.ContainsFunc(f.api.requests, so) }) {
 		f.t.Fatalf("never asked: %s", what)
 	}
+}
+
+// waitsFor waits until the source has all else and waits for this.
+func (f *follower) waitsFor(resource string) {
+	f.t.Helper()
+	line := "services=true endpointslices=true servicecidrs=true nodes=true"
+	line = strings.Replace(line, resource+"=true", resource+"=false", 1)
+	f.wait("waiting for "+resource, func() bool { return f.logged(line) > 0 || len(f.snaps) > 0 })
 }
 
 func aService(name, ip string) *corev1.Service {
@@ -278,9 +288,7 @@ func TestNothingIsDeliveredBeforeAllIsKnown(t *testing.T) {
 			api := small(t)
 			api.hold[held] = true
 			f := follow(t, api, nil)
-			for _, r := range resources {
-				f.asked(r, func(q request) bool { return q.resource == r && (r == held || q.watch) })
-			}
+			f.waitsFor(held)
 			if len(f.snaps) != 0 {
 				t.Errorf("delivered without %s: %s", held, f.state())
 			}
@@ -325,9 +333,7 @@ func TestANodeThatComesLate(t *testing.T) {
 func TestTheNodesPodsAreWaitedFor(t *testing.T) {
 	api := small(t)
 	f := follow(t, api, func(o *kube.Options) { o.DetectLocal.Mode = kube.NodeCIDR })
-	for _, r := range resources {
-		f.asked(r, func(q request) bool { return q.resource == r && q.watch })
-	}
+	f.waitsFor("nodes")
 	node := aNode("192.0.2.9")
 	node.Spec.PodCIDRs = []string{"10.1.0.0/24"}
 	api.put(node)
@@ -365,13 +371,47 @@ func TestAnAPIServerThatIsGone(t *testing.T) {
 		f.asked(r, func(q request) bool { return q.resource == r && q.watch })
 	}
 	api.stop()
-	f.wait("a line of the log", func() bool { return f.logged("the API server fails") > 0 })
+	f.wait("a failure of each watch", func() bool { return f.logged("backing off") >= len(resources) })
 	api.put(aSlice("web", "10.1.0.7"))
 	api.start()
 	f.want(strings.Replace(smallState, "10.1.0.1", "10.1.0.7", 1))
 	f.wait("a line of the log", func() bool { return f.logged("answers again") > 0 })
 	if len(f.snaps) != 2 || f.logged("the API server fails") != 1 || f.logged("answers again") != 1 {
 		t.Errorf("delivered %d states, want 2; log, which should say once that it fails and once that it answers:\n%s", len(f.snaps), strings.Join(f.lines, ""))
+	}
+}
+
+// A load balancer without servers takes connections and closes them.
+func TestAnAPIServerBehindWhatHangsUp(t *testing.T) {
+	api := small(t)
+	f := follow(t, api, nil)
+	f.want(smallState)
+	api.stop()
+	l, err := net.Listen("tcp", api.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := make(chan struct{})
+	go func() {
+		defer close(taken)
+		for range 2 * len(resources) {
+			if c, err := l.Accept(); err == nil {
+				_ = c.Close()
+			}
+		}
+	}()
+	select {
+	case <-taken:
+	case <-f.ctx.Done():
+		t.Fatal("no attempts")
+	}
+	_ = l.Close()
+	api.put(aSlice("web", "10.1.0.7"))
+	api.start()
+	f.want(strings.Replace(smallState, "10.1.0.1", "10.1.0.7", 1))
+	f.wait("a line of the log", func() bool { return f.logged("answers again") > 0 })
+	if f.logged("the API server fails") != 1 {
+		t.Errorf("the log does not say once that it fails:\n%s", strings.Join(f.lines, ""))
 	}
 }
 
@@ -445,6 +485,28 @@ func TestProblemsAreEvents(t *testing.T) {
 	}
 	if len(api.events) != 2 {
 		t.Errorf("%d Events, want 2", len(api.events))
+	}
+}
+
+func TestASourceNeedsAllItsParts(t *testing.T) {
+	o := kube.Options{Config: &rest.Config{Host: "https://192.0.2.1"}, Deliver: func(*lb.Snapshot) {}, Log: slog.New(slog.DiscardHandler)}
+	src, err := kube.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := src.String(), "API server https://192.0.2.1"; got != want {
+		t.Errorf("named %q, want %q", got, want)
+	}
+	without := []func(o *kube.Options){
+		func(o *kube.Options) { o.Config = nil }, func(o *kube.Options) { o.Deliver = nil },
+		func(o *kube.Options) { o.Log = nil }, func(o *kube.Options) { o.Scheduler = "fastest" },
+	}
+	for i, take := range without {
+		less := o
+		take(&less)
+		if _, err := kube.New(less); err == nil {
+			t.Errorf("%d: no error", i)
+		}
 	}
 }
 

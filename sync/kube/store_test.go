@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"runtime"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -216,6 +218,25 @@ func TestAStoreRefusesWhatCannotBe(t *testing.T) {
 	} {
 		if _, err := kube.NewStore(tr); err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}
+
+func TestTheNameOfTheNode(t *testing.T) {
+	name, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for override, want := range map[string]string{" Here\n": "here", "": strings.ToLower(name)} {
+		store, err := kube.NewStore(kube.Translation{NodeName: override})
+		if err != nil {
+			t.Fatal(err)
+		}
+		node := aNode("192.0.2.9")
+		node.Name = want
+		store.SetNode(node)
+		if snap, _ := flush(t, store); len(snap.Node().NodePorts) != 1 {
+			t.Errorf("name %q: Node %q is not taken as this machine's", override, want)
 		}
 	}
 }

@@ -4,6 +4,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -91,12 +92,21 @@ func (w *watcher) list(ctx context.Context, o metav1.ListOptions) (runtime.Objec
 	return list, err
 }
 
+// errEnded is of a watch that client-go makes of a connection that breaks at once.
+var errEnded = errors.New("the connection ended")
+
 func (w *watcher) watch(ctx context.Context, o metav1.ListOptions) (out watch.Interface, err error) {
 	o.Watch = true
 	err = w.request(ctx, o, func(r *rest.Request) (err error) {
 		out, err = r.Watch(ctx)
+		if _, connected := out.(*watch.StreamWatcher); err == nil && !connected {
+			return errEnded
+		}
 		return err
 	})
+	if errors.Is(err, errEnded) {
+		return out, nil
+	}
 	return out, err
 }
 

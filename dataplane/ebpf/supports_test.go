@@ -58,8 +58,8 @@ func TestSupportsSaysWhatToWriteInstead(t *testing.T) {
 		want  string
 	}{
 		{func(s *lb.Service) { s.ID.Family = 5 }, `service "web": family 5: write 4 or 6`},
-		{func(s *lb.Service) { s.ID.Name = strings.Repeat("n", info.MaxName+1) }, "the name has 192 bytes: write at most 191, without NUL"},
-		{func(s *lb.Service) { s.ID.Name = "a\x00b" }, "the name has 3 bytes: write at most 191, without NUL"},
+		{func(s *lb.Service) { s.ID.Name = strings.Repeat("n", info.MaxName+1) }, "the name has 192 bytes: write at most 199, without NUL"},
+		{func(s *lb.Service) { s.ID.Name = "a\x00b" }, "the name has 3 bytes: write at most 199, without NUL"},
 		{func(s *lb.Service) { s.Scheduler = "none" }, `service web/ipv4: unknown scheduler "none": write one of `},
 		{func(s *lb.Service) { s.Frontends[1].Protocol = 1 },
 			"service web/ipv4: frontend 203.0.113.10:80/1: protocol 1 is not supported: write TCP, UDP or SCTP"},

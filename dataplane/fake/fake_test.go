@@ -167,7 +167,7 @@ func TestUnsupportedServicesAreNamed(t *testing.T) {
 	tests := map[string]func(*lb.Service){
 		"family of no address":          func(s *lb.Service) { s.ID.Family = 5 },
 		"name with NUL":                 func(s *lb.Service) { s.ID.Name = "a\x00b" },
-		"name too long":                 func(s *lb.Service) { s.ID.Name = strings.Repeat("n", 192) },
+		"name too long":                 func(s *lb.Service) { s.ID.Name = strings.Repeat("n", 200) },
 		"unknown scheduler":             func(s *lb.Service) { s.Scheduler = "dice" },
 		"flag of another scheduler":     func(s *lb.Service) { s.SchedulerFlags = lb.SchedulerPort },
 		"protocol without ports":        func(s *lb.Service) { s.Frontends[0].Protocol = 1 },

@@ -12,7 +12,7 @@ import (
 
 // The limits of the eBPF dataplane.
 const (
-	maxName  = 191     // bytes of a service's name
+	maxName  = 199     // bytes of a service's name
 	maxLeast = 1 << 14 // backends that a scheduler compares
 )
 

@@ -391,20 +391,18 @@ func TestAnAPIServerBehindWhatHangsUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	taken := make(chan struct{})
+	taken := 0
 	go func() {
-		defer close(taken)
-		for range 2 * len(resources) {
-			if c, err := l.Accept(); err == nil {
-				_ = c.Close()
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
 			}
+			_ = c.Close()
+			f.update(func() { taken++ })
 		}
 	}()
-	select {
-	case <-taken:
-	case <-f.ctx.Done():
-		t.Fatal("no attempts")
-	}
+	f.wait("a failure, and more of them", func() bool { return f.logged("the API server fails") > 0 && taken > 3*len(resources) })
 	_ = l.Close()
 	api.put(aSlice("web", "10.1.0.7"))
 	api.start()

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -32,6 +33,8 @@ func each(n int, f func(i int) error) error {
 // populate makes Services and their endpoints, in slices of 1000 at most.
 func populate(t testing.TB, api *kubetest.Server, ns string, s scale) {
 	t.Helper()
+	began := time.Now()
+	defer func() { t.Logf("made %s in %s", s, time.Since(began)) }()
 	err := each(s.services, func(i int) error {
 		service := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s%d"}, "spec": {"ports": [{"port": 80, "targetPort": 8080}]}}`, i)
 		if _, err := api.Request(context.Background(), http.MethodPost, "/api/v1/namespaces/"+ns+"/services", "application/json", []byte(service)); err != nil {

@@ -72,12 +72,7 @@ func runLines(t *testing.T, lines []line) {
 	}
 }
 
-// atOnce bounds how many lines run beside each other: they wait more than they work.
-var atOnce = make(chan struct{}, 8)
-
 func (c *cluster) runLine(t *testing.T, l line, family string, pending bool) {
-	atOnce <- struct{}{}
-	defer func() { <-atOnce }()
 	e := &e2e{cluster: c, t: t, ns: c.api.Namespace(t), v6: family == "ipv6", patience: patience}
 	if pending {
 		e.patience = 3 * time.Second

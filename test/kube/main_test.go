@@ -45,7 +45,7 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	// lines wait more than they work
-	if err := flag.Set("test.parallel", "8"); err != nil {
+	if err := flag.Set("test.parallel", "16"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -36,10 +36,10 @@ func (s *service) slice(name string, from slice) {
 	s.e.object(fmt.Sprintf(`
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
-metadata: {name: %s-%s, labels: {kubernetes.io/service-name: %[1]s}}
-addressType: %s
-ports: [%s]
-endpoints: [%s]`, s.name, name, s.e.family(), strings.Join(ports, ", "), strings.Join(endpoints, ", ")))
+metadata: {name: %[1]s-%[2]s, labels: {kubernetes.io/service-name: %[1]s}}
+addressType: %[3]s
+ports: [%[4]s]
+endpoints: [%[5]s]`, s.name, name, s.e.family(), strings.Join(ports, ", "), strings.Join(endpoints, ", ")))
 }
 
 // request sends one to the API server as an admin, with a body of YAML or none.
@@ -79,12 +79,14 @@ func (n *node) masked(e *e2e) func(*pod) netip.Addr {
 	}
 }
 
-// atNodes checks that each node serves the first port of the Service, to its own pods, to
+// atNodes checks that each node serves all ports of the Service, to its own pods, to
 // those of another, and outside.
 func (s *service) atNodes(pods ...*pod) {
-	for _, n := range s.e.nodes {
-		for _, c := range []client{s.e.outside, s.e.pods()[1], s.e.pods()[4]} {
-			s.e.reaches(c, s.nodePort(n, 0), pods...)
+	for i, p := range s.ports {
+		for _, n := range s.e.nodes {
+			for _, c := range []client{s.e.outside, s.e.pods()[1], s.e.pods()[4]} {
+				s.e.reachesBy(strings.ToLower(p.protocol), c, s.nodePort(n, i), pods...)
+			}
 		}
 	}
 }

@@ -27,12 +27,12 @@ var portLines = []line{
 		update(one)
 		at := []netip.AddrPort{s.vip(), netip.AddrPortFrom(s.vip().Addr(), 81)}
 		e.reachesBy("tcp", client, at[0], p)
-		e.refusesBy("tcp", client, at[1])
+		e.refusesBy(networks[:1], client, at[1])
 		update(one, two)
 		e.reachesBy("tcp", client, at[0], p)
 		e.reachesBy("tcp", client, at[1], p)
 		update(two)
-		e.refusesBy("tcp", client, at[0])
+		e.refusesBy(networks[:1], client, at[0])
 		e.reachesBy("tcp", client, at[1], p)
 	}},
 	{name: "should serve endpoints on same port and different protocols", run: func(e *e2e) {
@@ -40,11 +40,11 @@ var portLines = []line{
 		s := e.service("both", "").backends(p)
 		e.reaches(client, s.vip(), p)
 		all := s.ports
-		for i, network := range networks {
+		for i := range networks {
 			other := networks[1-i]
 			s.ports = all[1-i : 2-i]
 			s.apply("").endpoints(s.ready(p)...)
-			e.refusesBy(network, client, s.vip())
+			e.refusesBy(networks[i:i+1], client, s.vip())
 			e.reachesBy(other, client, s.vip(), p)
 			s.ports = all
 			s.apply("").endpoints(s.ready(p)...)

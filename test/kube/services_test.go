@@ -38,7 +38,7 @@ var basicLines = []line{
 		e.serve(second, two.target)
 		s.slice("first", slice{ports: []servicePort{one}, pods: []*pod{first}})
 		e.reachesBy("tcp", e.pods()[1], s.vipAt(0), first)
-		e.refusesBy("tcp", e.pods()[1], s.vipAt(1))
+		e.refusesBy(networks[:1], e.pods()[1], s.vipAt(1))
 		s.slice("second", slice{ports: []servicePort{two}, pods: []*pod{second}})
 		e.reachesBy("tcp", e.pods()[1], s.vipAt(0), first)
 		e.reachesBy("tcp", e.pods()[1], s.vipAt(1), second)

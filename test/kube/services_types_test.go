@@ -40,7 +40,7 @@ var typeLines = []line{
 		s.apply("type: NodePort").backends(e.pods()[3])
 		at := s.nodePort(e.nodes[0], 0)
 		e.reachesBy("tcp", e.outside, at, e.pods()[3])
-		e.refusesBy("udp", e.outside, at)
+		e.refusesBy(networks[1:], e.outside, at)
 		for i := range both {
 			both[i].nodePort = at.Port()
 		}

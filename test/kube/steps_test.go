@@ -101,8 +101,8 @@ func (s *service) vipAt(i int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.MustParseAddr(s.object.Text("spec", "clusterIP")), s.ports[i].port)
 }
 
-// nodePort is where a node serves it: port number i of the spec. TCP and UDP at one
-// port have one node port.
+// nodePort is where a node serves it: port number i of the spec. A new Service has one
+// node port for TCP and UDP at the same port.
 func (s *service) nodePort(n *node, i int) netip.AddrPort {
 	return netip.AddrPortFrom(n.addr(s.e.v6), uint16(s.object.Int("spec", "ports", i, "nodePort")))
 }
@@ -121,13 +121,17 @@ func (s *service) serve(pods ...*pod) {
 	}
 }
 
-func (e *e2e) serve(p *pod, port uint16) (stop func()) {
-	stop, err := p.Serve(netip.AddrPortFrom(p.addr(e.v6), port), func(peer net.Addr) string {
+func (e *e2e) serve(p *pod, port uint16) {
+	at := netip.AddrPortFrom(p.addr(e.v6), port)
+	if e.serving[at] {
+		return
+	}
+	stop, err := p.Serve(at, func(peer net.Addr) string {
 		return fmt.Sprintf("%s %s\n", p.name, peer)
 	})
 	e.try(err)
+	e.serving[at] = true
 	e.stops = append(e.stops, stop)
-	return stop
 }
 
 func (s *service) ready(pods ...*pod) (out []kubetest.Endpoint) {
@@ -301,43 +305,48 @@ func names(pods []*pod) (out []string) {
 	return out
 }
 
-// refuses waits until connections are refused, by TCP and UDP.
-func (e *e2e) refuses(c client, to netip.AddrPort) {
-	for _, network := range networks {
-		e.refusesBy(network, c, to)
-	}
-}
+// refuses waits until connections are refused, by TCP and UDP. A client and a node in one
+// machine see that at the second SYN, by IPv6: the kernel takes no notice of an error that
+// comes while the socket is still sending the first (LockDroppedIcmps).
+func (e *e2e) refuses(c client, to netip.AddrPort) { e.refusesBy(networks, c, to) }
 
-func (e *e2e) refusesBy(network string, c client, to netip.AddrPort) {
-	e.unreached("is refused", network, c, to, func(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) })
+func (e *e2e) refusesBy(by []string, c client, to netip.AddrPort) {
+	e.unreached("is refused", by, c, to, func(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) })
 }
 
 // silent waits until there is no answer, by TCP and UDP.
 func (e *e2e) silent(c client, to netip.AddrPort) {
-	for _, network := range networks {
-		e.unreached("gets no answer", network, c, to, func(err error) bool {
-			var timeout net.Error
-			return errors.As(err, &timeout) && timeout.Timeout()
-		})
-	}
+	e.unreached("gets no answer", networks, c, to, func(err error) bool {
+		var timeout net.Error
+		return errors.As(err, &timeout) && timeout.Timeout()
+	})
 }
 
 // fails waits until there is no connection, whatever the error.
 func (e *e2e) fails(c client, to netip.AddrPort) {
-	for _, network := range networks {
-		e.unreached("fails", network, c, to, func(error) bool { return true })
-	}
+	e.unreached("fails", networks, c, to, func(error) bool { return true })
 }
 
-func (e *e2e) unreached(how, network string, c client, to netip.AddrPort, is func(error) bool) {
-	e.eventually(fmt.Sprintf("%s %s at %s by %s", c.addr(e.v6), how, to, network), func() error {
+func (e *e2e) unreached(how string, by []string, c client, to netip.AddrPort, is func(error) bool) {
+	try := func(network string) error {
 		r, err := once(c, network, to)
-		if err == nil {
-			return fmt.Errorf("%s answers", r.pod)
-		}
-		if !is(err) {
+		switch {
+		case err == nil:
+			return fmt.Errorf("%s answers by %s", r.pod, network)
+		case !is(err):
 			return err
 		}
 		return nil
+	}
+	e.eventually(fmt.Sprintf("%s %s at %s", c.addr(e.v6), how, to), func() error {
+		errs := make(chan error)
+		for _, network := range by {
+			go func() { errs <- try(network) }()
+		}
+		var all []error
+		for range by {
+			all = append(all, <-errs)
+		}
+		return errors.Join(all...)
 	})
 }

@@ -6,6 +6,7 @@ package kube_test
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -41,6 +42,7 @@ type e2e struct {
 	ns       string // of the line's own
 	v6       bool
 	patience time.Duration
+	serving  map[netip.AddrPort]bool // where its pods answer
 	stops    []func()
 }
 
@@ -72,13 +74,8 @@ func runLines(t *testing.T, lines []line) {
 	}
 }
 
-// atOnce bounds how many lines run beside each other: they wait more than they work.
-var atOnce = make(chan struct{}, 8)
-
 func (c *cluster) runLine(t *testing.T, l line, family string, pending bool) {
-	atOnce <- struct{}{}
-	defer func() { <-atOnce }()
-	e := &e2e{cluster: c, t: t, ns: c.api.Namespace(t), v6: family == "ipv6", patience: patience}
+	e := &e2e{cluster: c, t: t, ns: c.api.Namespace(t), v6: family == "ipv6", patience: patience, serving: make(map[netip.AddrPort]bool)}
 	if pending {
 		e.patience = 3 * time.Second
 	}

@@ -9,49 +9,76 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/waggle-lb/waggle/internal/kubetest"
 )
 
-// service is a Service of a line, and the port at which its pods serve.
+// service is a Service of a line.
 type service struct {
 	e      *e2e
 	name   string
-	target uint16
+	target uint16 // the port at which its pods serve, unless ports say otherwise
+	ports  []servicePort
 	object kubetest.Object
+}
+
+// servicePort is a port of a Service's spec, or with its target of an EndpointSlice.
+type servicePort struct {
+	name, protocol string
+	port, target   uint16
+	nodePort       uint16 // 0: the API server's choice
 }
 
 // service makes a Service of one port, 80, of TCP and UDP. spec is more of its spec,
 // as YAML in braces leaves it: "type: NodePort, sessionAffinity: ClientIP".
 func (e *e2e) service(name, spec string) *service {
-	s := &service{e: e, name: name, target: e.port()}
+	target := e.port()
+	return e.serviceAt(name, spec, servicePort{"tcp", "TCP", 80, target, 0}, servicePort{"udp", "UDP", 80, target, 0})
+}
+
+// serviceAt makes a Service of other ports.
+func (e *e2e) serviceAt(name, spec string, ports ...servicePort) *service {
+	s := &service{e: e, name: name, target: ports[0].target, ports: ports}
 	s.apply(spec)
 	return s
 }
 
-// apply changes the Service's spec.
-func (s *service) apply(spec string) {
+// apply changes the Service's spec, and makes the Service if it is not there.
+func (s *service) apply(spec string) *service {
 	s.object = s.e.object(s.yaml(spec))
+	return s
 }
 
 func (s *service) yaml(spec string) string {
-	if spec != "" {
-		spec = ", " + spec
+	var ports []string
+	for _, p := range s.ports {
+		text := fmt.Sprintf("{name: %q, protocol: %s, port: %d, targetPort: %d", p.name, p.protocol, p.port, p.target)
+		if p.nodePort != 0 {
+			text += fmt.Sprintf(", nodePort: %d", p.nodePort)
+		}
+		ports = append(ports, text+"}")
 	}
-	return fmt.Sprintf(`
-apiVersion: v1
-kind: Service
-metadata: {name: %s}
-spec: {ipFamilies: [%s], ports: [
-  {name: tcp, protocol: TCP, port: 80, targetPort: %d}, {name: udp, protocol: UDP, port: 80, targetPort: %d}]%s}`,
-		s.name, s.e.family(), s.target, s.target, spec)
+	fields := []string{"ports: [" + strings.Join(ports, ", ") + "]"}
+	if !strings.Contains(spec, "ExternalName") { // which has no address
+		fields = append(fields, "ipFamilies: ["+s.e.family()+"]")
+	}
+	if spec != "" {
+		fields = append(fields, spec)
+	}
+	return fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s}\nspec: {%s}", s.name, strings.Join(fields, ", "))
 }
+
+// delete deletes the Service, and leaves its EndpointSlices for a while: for ever, as
+// nobody collects garbage here.
+func (s *service) delete() { s.e.api.Delete(s.e.t, "Service", s.e.ns, s.name) }
 
 func (e *e2e) family() string {
 	if e.v6 {
@@ -66,12 +93,16 @@ func (s *service) refresh() *service {
 	return s
 }
 
-// vip is the cluster IP, at port 80.
-func (s *service) vip() netip.AddrPort {
-	return netip.AddrPortFrom(netip.MustParseAddr(s.object.Text("spec", "clusterIP")), 80)
+// vip is the cluster IP, at the first port.
+func (s *service) vip() netip.AddrPort { return s.vipAt(0) }
+
+// vipAt is the cluster IP at port number i of the spec.
+func (s *service) vipAt(i int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr(s.object.Text("spec", "clusterIP")), s.ports[i].port)
 }
 
-// nodePort is where a node serves it, by TCP: port number i of the spec.
+// nodePort is where a node serves it: port number i of the spec. A new Service has one
+// node port for TCP and UDP at the same port.
 func (s *service) nodePort(n *node, i int) netip.AddrPort {
 	return netip.AddrPortFrom(n.addr(s.e.v6), uint16(s.object.Int("spec", "ports", i, "nodePort")))
 }
@@ -90,13 +121,17 @@ func (s *service) serve(pods ...*pod) {
 	}
 }
 
-func (e *e2e) serve(p *pod, port uint16) (stop func()) {
-	stop, err := p.Serve(netip.AddrPortFrom(p.addr(e.v6), port), func(peer net.Addr) string {
+func (e *e2e) serve(p *pod, port uint16) {
+	at := netip.AddrPortFrom(p.addr(e.v6), port)
+	if e.serving[at] {
+		return
+	}
+	stop, err := p.Serve(at, func(peer net.Addr) string {
 		return fmt.Sprintf("%s %s\n", p.name, peer)
 	})
 	e.try(err)
+	e.serving[at] = true
 	e.stops = append(e.stops, stop)
-	return stop
 }
 
 func (s *service) ready(pods ...*pod) (out []kubetest.Endpoint) {
@@ -120,9 +155,15 @@ func (s *service) balancer(addr netip.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(addr, 80)
 }
 
+// externals are given out once, to all lines.
+var externals atomic.Uint32
+
 // external is an address that no node has, and no other line takes.
 func (e *e2e) external() netip.Addr {
-	n := ports.Add(1)
+	n := externals.Add(1)
+	if n > 250 {
+		e.fail("no external address is left: widen vipNets")
+	}
 	if e.v6 {
 		return netip.MustParseAddr(fmt.Sprintf("2001:db8:cb00::%x", n))
 	}
@@ -154,6 +195,8 @@ func once(c client, network string, to netip.AddrPort) (reply, error) {
 // oneTry is how long one connection or datagram may take.
 const oneTry = 2 * time.Second
 
+func deadline() time.Time { return time.Now().Add(oneTry) }
+
 func dial(c client, network string, to netip.AddrPort, port int) (net.Conn, reply, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), oneTry)
 	defer cancel()
@@ -177,7 +220,7 @@ func dial(c client, network string, to netip.AddrPort, port int) (net.Conn, repl
 
 // ask reads the greeting of a connection, or of an answer to a datagram.
 func ask(conn net.Conn, network string) (r reply, err error) {
-	if err := conn.SetDeadline(time.Now().Add(oneTry)); err != nil {
+	if err := conn.SetDeadline(deadline()); err != nil {
 		return r, err
 	}
 	if network == "udp" {
@@ -206,23 +249,49 @@ func (e *e2e) reaches(c client, to netip.AddrPort, pods ...*pod) (last reply) {
 }
 
 func (e *e2e) reachesBy(network string, c client, to netip.AddrPort, pods ...*pod) (last reply) {
+	return e.answered(network, c, to, func(reply) error { return nil }, pods...)
+}
+
+// seenAs is reaches, and each pod must see the client as source says.
+func (e *e2e) seenAs(source func(*pod) netip.Addr, c client, to netip.AddrPort, pods ...*pod) {
+	check := func(r reply) error {
+		for _, p := range pods {
+			if p.name == r.pod && r.source != source(p) {
+				return fmt.Errorf("%s sees %s, want %s", r.pod, r.source, source(p))
+			}
+		}
+		return nil
+	}
+	for _, network := range networks {
+		e.answered(network, c, to, check, pods...)
+	}
+}
+
+// answered waits until the pods, each of them and nobody else, have answered a few times
+// in turn, and check liked all answers. No pods: until anyone has, once.
+func (e *e2e) answered(network string, c client, to netip.AddrPort, check func(reply) error, pods ...*pod) (last reply) {
 	want := names(pods)
-	seen := make(map[string]bool)
+	tries := 1
+	if len(want) > 0 {
+		tries = 2*len(want) + 2 // picks go round: one pod too many shows
+	}
 	e.eventually(fmt.Sprintf("%s reaches %s by %s", c.addr(e.v6), to, network), func() error {
-		r, err := once(c, network, to)
-		if err != nil {
-			clear(seen)
-			return err
+		seen := make(map[string]bool)
+		for range tries {
+			r, err := once(c, network, to)
+			if err == nil {
+				err = check(r)
+			}
+			if err != nil {
+				return err
+			}
+			if len(want) > 0 && !slices.Contains(want, r.pod) {
+				return fmt.Errorf("%s answers, want %v", r.pod, want)
+			}
+			seen[r.pod], last = true, r
 		}
-		if last = r; len(want) == 0 {
-			return nil
-		}
-		if !slices.Contains(want, r.pod) {
-			clear(seen)
-			return fmt.Errorf("%s answers, want %v", r.pod, want)
-		}
-		if seen[r.pod] = true; len(seen) < len(want) {
-			return fmt.Errorf("of %v only %v answered", want, seen)
+		if len(seen) < len(want) {
+			return fmt.Errorf("of %v only %v answered", want, slices.Sorted(maps.Keys(seen)))
 		}
 		return nil
 	})
@@ -236,14 +305,18 @@ func names(pods []*pod) (out []string) {
 	return out
 }
 
-// refuses waits until connections are refused, by TCP and UDP.
-func (e *e2e) refuses(c client, to netip.AddrPort) {
-	e.unreached("is refused", c, to, func(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) })
+// refuses waits until connections are refused, by TCP and UDP. A client and a node in one
+// machine see that at the second SYN, by IPv6: the kernel takes no notice of an error that
+// comes while the socket is still sending the first (LockDroppedIcmps).
+func (e *e2e) refuses(c client, to netip.AddrPort) { e.refusesBy(networks, c, to) }
+
+func (e *e2e) refusesBy(by []string, c client, to netip.AddrPort) {
+	e.unreached("is refused", by, c, to, func(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) })
 }
 
 // silent waits until there is no answer, by TCP and UDP.
 func (e *e2e) silent(c client, to netip.AddrPort) {
-	e.unreached("gets no answer", c, to, func(err error) bool {
+	e.unreached("gets no answer", networks, c, to, func(err error) bool {
 		var timeout net.Error
 		return errors.As(err, &timeout) && timeout.Timeout()
 	})
@@ -251,20 +324,29 @@ func (e *e2e) silent(c client, to netip.AddrPort) {
 
 // fails waits until there is no connection, whatever the error.
 func (e *e2e) fails(c client, to netip.AddrPort) {
-	e.unreached("fails", c, to, func(error) bool { return true })
+	e.unreached("fails", networks, c, to, func(error) bool { return true })
 }
 
-func (e *e2e) unreached(how string, c client, to netip.AddrPort, is func(error) bool) {
-	for _, network := range networks {
-		e.eventually(fmt.Sprintf("%s %s at %s by %s", c.addr(e.v6), how, to, network), func() error {
-			r, err := once(c, network, to)
-			if err == nil {
-				return fmt.Errorf("%s answers", r.pod)
-			}
-			if !is(err) {
-				return err
-			}
-			return nil
-		})
+func (e *e2e) unreached(how string, by []string, c client, to netip.AddrPort, is func(error) bool) {
+	try := func(network string) error {
+		r, err := once(c, network, to)
+		switch {
+		case err == nil:
+			return fmt.Errorf("%s answers by %s", r.pod, network)
+		case !is(err):
+			return err
+		}
+		return nil
 	}
+	e.eventually(fmt.Sprintf("%s %s at %s", c.addr(e.v6), how, to), func() error {
+		errs := make(chan error)
+		for _, network := range by {
+			go func() { errs <- try(network) }()
+		}
+		var all []error
+		for range by {
+			all = append(all, <-errs)
+		}
+		return errors.Join(all...)
+	})
 }

@@ -21,16 +21,17 @@ import (
 
 // service is a Service of a line, and the port at which its pods serve.
 type service struct {
-	e      *e2e
-	name   string
-	target uint16
-	object kubetest.Object
+	e        *e2e
+	name     string
+	families string // of its cluster IPs, as in YAML: "IPv4, IPv6"
+	target   uint16
+	object   kubetest.Object
 }
 
 // service makes a Service of one port, 80, of TCP and UDP. spec is more of its spec,
 // as YAML in braces leaves it: "type: NodePort, sessionAffinity: ClientIP".
 func (e *e2e) service(name, spec string) *service {
-	s := &service{e: e, name: name, target: e.port()}
+	s := &service{e: e, name: name, families: e.family(), target: e.port()}
 	s.apply(spec)
 	return s
 }
@@ -50,7 +51,7 @@ kind: Service
 metadata: {name: %s}
 spec: {ipFamilies: [%s], ports: [
   {name: tcp, protocol: TCP, port: 80, targetPort: %d}, {name: udp, protocol: UDP, port: 80, targetPort: %d}]%s}`,
-		s.name, s.e.family(), s.target, s.target, spec)
+		s.name, s.families, s.target, s.target, spec)
 }
 
 func (e *e2e) family() string {
@@ -66,9 +67,15 @@ func (s *service) refresh() *service {
 	return s
 }
 
-// vip is the cluster IP, at port 80.
+// vip is the cluster IP of the line's family, at port 80.
 func (s *service) vip() netip.AddrPort {
-	return netip.AddrPortFrom(netip.MustParseAddr(s.object.Text("spec", "clusterIP")), 80)
+	for _, text := range s.object.Texts("spec", "clusterIPs") {
+		if ip := netip.MustParseAddr(text); ip.Is6() == s.e.v6 {
+			return netip.AddrPortFrom(ip, 80)
+		}
+	}
+	s.e.fail("%s has no cluster IP of %s", s.name, s.e.family())
+	return netip.AddrPort{}
 }
 
 // nodePort is where a node serves it, by TCP: port number i of the spec.
@@ -91,12 +98,15 @@ func (s *service) serve(pods ...*pod) {
 }
 
 func (e *e2e) serve(p *pod, port uint16) (stop func()) {
-	stop, err := p.Serve(netip.AddrPortFrom(p.addr(e.v6), port), func(peer net.Addr) string {
-		return fmt.Sprintf("%s %s\n", p.name, peer)
-	})
+	stop, err := p.Serve(netip.AddrPortFrom(p.addr(e.v6), port), greeting(p.name))
 	e.try(err)
 	e.stops = append(e.stops, stop)
 	return stop
+}
+
+// greeting is what a server of a name says: who it is, and whom it sees.
+func greeting(name string) func(net.Addr) string {
+	return func(peer net.Addr) string { return fmt.Sprintf("%s %s\n", name, peer) }
 }
 
 func (s *service) ready(pods ...*pod) (out []kubetest.Endpoint) {

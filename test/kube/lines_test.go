@@ -42,7 +42,7 @@ type e2e struct {
 	ns       string // of the line's own
 	v6       bool
 	patience time.Duration
-	serving  map[netip.AddrPort]bool // where its pods answer
+	serving  map[netip.AddrPort]func() // where its pods answer
 	stops    []func()
 }
 
@@ -75,7 +75,7 @@ func runLines(t *testing.T, lines []line) {
 }
 
 func (c *cluster) runLine(t *testing.T, l line, family string, pending bool) {
-	e := &e2e{cluster: c, t: t, ns: c.api.Namespace(t), v6: family == "ipv6", patience: patience, serving: make(map[netip.AddrPort]bool)}
+	e := &e2e{cluster: c, t: t, ns: c.api.Namespace(t), v6: family == "ipv6", patience: patience, serving: make(map[netip.AddrPort]func())}
 	if pending {
 		e.patience = 3 * time.Second
 	}

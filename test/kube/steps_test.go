@@ -23,11 +23,12 @@ import (
 
 // service is a Service of a line.
 type service struct {
-	e      *e2e
-	name   string
-	target uint16 // the port at which its pods serve, unless ports say otherwise
-	ports  []servicePort
-	object kubetest.Object
+	e        *e2e
+	name     string
+	families string // of its cluster IPs, as in YAML: "IPv4, IPv6"
+	target   uint16 // the port at which its pods serve, unless ports say otherwise
+	ports    []servicePort
+	object   kubetest.Object
 }
 
 // servicePort is a port of a Service's spec, or with its target of an EndpointSlice.
@@ -46,7 +47,7 @@ func (e *e2e) service(name, spec string) *service {
 
 // serviceAt makes a Service of other ports.
 func (e *e2e) serviceAt(name, spec string, ports ...servicePort) *service {
-	s := &service{e: e, name: name, target: ports[0].target, ports: ports}
+	s := &service{e: e, name: name, families: e.family(), target: ports[0].target, ports: ports}
 	s.apply(spec)
 	return s
 }
@@ -68,7 +69,7 @@ func (s *service) yaml(spec string) string {
 	}
 	fields := []string{"ports: [" + strings.Join(ports, ", ") + "]"}
 	if !strings.Contains(spec, "ExternalName") { // which has no address
-		fields = append(fields, "ipFamilies: ["+s.e.family()+"]")
+		fields = append(fields, "ipFamilies: ["+s.families+"]")
 	}
 	if spec != "" {
 		fields = append(fields, spec)
@@ -93,12 +94,18 @@ func (s *service) refresh() *service {
 	return s
 }
 
-// vip is the cluster IP, at the first port.
+// vip is the cluster IP of the line's family, at the first port.
 func (s *service) vip() netip.AddrPort { return s.vipAt(0) }
 
-// vipAt is the cluster IP at port number i of the spec.
+// vipAt is the cluster IP of the line's family, at port number i of the spec.
 func (s *service) vipAt(i int) netip.AddrPort {
-	return netip.AddrPortFrom(netip.MustParseAddr(s.object.Text("spec", "clusterIP")), s.ports[i].port)
+	for _, text := range s.object.Texts("spec", "clusterIPs") {
+		if ip := netip.MustParseAddr(text); ip.Is6() == s.e.v6 {
+			return netip.AddrPortFrom(ip, s.ports[i].port)
+		}
+	}
+	s.e.fail("%s has no cluster IP of %s", s.name, s.e.family())
+	return netip.AddrPort{}
 }
 
 // nodePort is where a node serves it: port number i of the spec. A new Service has one
@@ -121,17 +128,28 @@ func (s *service) serve(pods ...*pod) {
 	}
 }
 
-func (e *e2e) serve(p *pod, port uint16) {
+// serve lets a pod answer at a port until the line ends, or stop is called.
+func (e *e2e) serve(p *pod, port uint16) (stop func()) {
 	at := netip.AddrPortFrom(p.addr(e.v6), port)
-	if e.serving[at] {
-		return
+	if stop := e.serving[at]; stop != nil {
+		return stop
 	}
-	stop, err := p.Serve(at, func(peer net.Addr) string {
-		return fmt.Sprintf("%s %s\n", p.name, peer)
-	})
+	end, err := p.Serve(at, greeting(p.name))
 	e.try(err)
-	e.serving[at] = true
+	stop = func() {
+		if e.serving[at] != nil {
+			delete(e.serving, at)
+			end()
+		}
+	}
+	e.serving[at] = stop
 	e.stops = append(e.stops, stop)
+	return stop
+}
+
+// greeting is what a server of a name says: who it is, and whom it sees.
+func greeting(name string) func(net.Addr) string {
+	return func(peer net.Addr) string { return fmt.Sprintf("%s %s\n", name, peer) }
 }
 
 func (s *service) ready(pods ...*pod) (out []kubetest.Endpoint) {

@@ -38,7 +38,7 @@ func TestLoadBalancers(t *testing.T) {
 			line{name: "should have session affinity work for LoadBalancer service with " + policy + " traffic policy [LinuxOnly]", run: func(e *e2e) {
 				at := e.balanced(spec+", sessionAffinity: ClientIP", e.pods()...).at
 				for _, network := range networks {
-					e.sticks(network, e.outside, at)
+					e.sticksBy(network, e.outside, at)
 				}
 			}},
 			line{name: "should be able to switch session affinity for LoadBalancer service with " + policy + " traffic policy [LinuxOnly]", run: func(e *e2e) {
@@ -218,7 +218,7 @@ func (e *e2e) switchAffinity(spec, policy string) {
 		}
 		b.apply(spec + ", sessionAffinity: ClientIP")
 		for _, network := range networks {
-			e.sticks(network, e.outside, b.at)
+			e.sticksBy(network, e.outside, b.at)
 		}
 		b.apply(spec + ", sessionAffinity: None")
 	}

@@ -79,8 +79,8 @@ func granular(prefix string, serve maker) (out []line) {
 		add("should function for client IP based session affinity: "+word+" [LinuxOnly]", func(e *e2e) {
 			s := serve(e, "affinity", "type: NodePort, sessionAffinity: ClientIP").backends(e.pods()[0], e.pods()[1], e.pods()[3], e.pods()[4])
 			for _, client := range []*pod{e.pods()[2], e.pods()[5]} {
-				e.sticks(network, client, s.vip())
-				e.sticks(network, client, s.nodePortBy(network, e.nodes[2]))
+				e.sticksBy(network, client, s.vip())
+				e.sticksBy(network, client, s.nodePortBy(network, e.nodes[2]))
 			}
 		})
 		add("should be able to handle large requests: "+word, func(e *e2e) {

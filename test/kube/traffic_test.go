@@ -27,9 +27,6 @@ import (
 // connections of TCP do here.
 var words = map[string]string{"tcp": "http", "udp": "udp"}
 
-// hostPod is a pod of the node's own network.
-func (n *node) hostPod() *pod { return &pod{*n.host, n} }
-
 // nodePortBy is where a node serves it by a network.
 func (s *service) nodePortBy(network string, n *node) netip.AddrPort {
 	return s.nodePort(n, slices.Index(networks, network))
@@ -53,22 +50,6 @@ func (e *e2e) only(network string, c client, to netip.AddrPort, pods ...*pod) {
 		}
 		return nil
 	})
-}
-
-// sticks waits until one pod answers all connections, and returns its name.
-func (e *e2e) sticks(network string, c client, to netip.AddrPort) (pod string) {
-	e.eventually(fmt.Sprintf("%s sticks to a pod at %s by %s", c.addr(e.v6), to, network), func() error {
-		seen, err := answers(network, c, to)
-		if err != nil {
-			return err
-		}
-		if got := slices.Compact(slices.Sorted(slices.Values(seen))); len(got) > 1 {
-			return fmt.Errorf("answers come from %v", got)
-		}
-		pod = seen[0]
-		return nil
-	})
-	return pod
 }
 
 // answers are the names of pods that answer one connection after the other.

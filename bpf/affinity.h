@@ -2,7 +2,8 @@
 /*
  * Affinity, IPVS's persistence: new flows of a client go where its last one went, however loaded
  * that backend is. An entry lasts for the service's timeout after the last new flow, and then for
- * another minute at a time as long as a flow of it lives: the sweeper sees to that.
+ * another minute at a time as long as a flow of it lives: the sweeper sees to that. It does not
+ * if the service says that affinity lapses, as in Kubernetes.
  */
 #pragma once
 
@@ -110,8 +111,12 @@ __noinline __u32 choose(struct packet *p, __u32 service, __u32 pool)
 	return id;
 }
 
-/* The entry that flow f, whose forward key this is, keeps alive; NULL: gone, or led elsewhere. */
-static __noinline struct affinity_entry *affinity_of(const struct flow_key *key, struct flow *f)
+/*
+ * The entry of flow f, whose forward key this is; NULL: gone, or led elsewhere, or the service has
+ * an option that it is not to have.
+ */
+static __noinline struct affinity_entry *affinity_of(const struct flow_key *key, struct flow *f,
+						     __u8 unless)
 {
 	struct affinity_key k;
 	struct service *svc;
@@ -122,7 +127,7 @@ static __noinline struct affinity_entry *affinity_of(const struct flow_key *key,
 		return NULL;
 	b = backend_of(f);
 	svc = b ? bpf_map_lookup_elem(&services, &b->service) : NULL;
-	if (!svc)
+	if (!svc || svc->options & unless)
 		return NULL;
 	affinity_key(&k, key->saddr, svc->prefix, f->service_hash);
 	a = bpf_map_lookup_elem(&affinity, &k);
@@ -132,7 +137,7 @@ static __noinline struct affinity_entry *affinity_of(const struct flow_key *key,
 /* A backend answered a flow. */
 static __always_inline void assure(const struct flow_key *key, struct flow *f)
 {
-	struct affinity_entry *a = affinity_of(key, f);
+	struct affinity_entry *a = affinity_of(key, f, 0);
 
 	if (a)
 		a->assured = 1;
@@ -141,7 +146,7 @@ static __always_inline void assure(const struct flow_key *key, struct flow *f)
 /* Puts off the end of the entry that a live flow belongs to. One of a lost backend has ended. */
 static __always_inline void prolong(const struct flow_key *key, struct flow *f)
 {
-	struct affinity_entry *a = affinity_of(key, f);
+	struct affinity_entry *a = affinity_of(key, f, SERVICE_LAPSES);
 	__u64 t = now64();
 
 	if (!a || !a->expires || a->expires > t + AFFINITY_AHEAD * hz)

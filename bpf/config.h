@@ -75,6 +75,7 @@ enum service_options {
 	SERVICE_LOST_DROP = 1 << 3,	 /* their packets are dropped */
 	SERVICE_REUSE_FINISHED = 1 << 4, /* a SYN picks if its flow is finished, else not */
 	SERVICE_REUSE_NEVER = 1 << 5,	 /* nor then */
+	SERVICE_LAPSES = 1 << 6,	 /* affinity: flows do not put off the end */
 };
 
 /*

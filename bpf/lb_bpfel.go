@@ -358,6 +358,7 @@ const (
 	LBServiceOptionsSERVICE_LOST_DROP      LBServiceOptions = 8
 	LBServiceOptionsSERVICE_REUSE_FINISHED LBServiceOptions = 16
 	LBServiceOptionsSERVICE_REUSE_NEVER    LBServiceOptions = 32
+	LBServiceOptionsSERVICE_LAPSES         LBServiceOptions = 64
 )
 
 type LBServiceRanges struct {

@@ -248,7 +248,7 @@ const (
 // persistence. The zero value is none.
 type Affinity struct {
 	// Timeout is how long after the last new connection, in whole seconds; 0:
-	// no affinity. It lasts as long as such a connection does.
+	// no affinity. It lasts as long as such a connection does, but if it Lapses.
 	Timeout time.Duration
 	// Prefix is how many bits of the client's address count: up to 32, or 128
 	// for IPv6.
@@ -256,6 +256,9 @@ type Affinity struct {
 	// Quiesced says that a backend of weight 0 gets new connections of its
 	// clients, as in IPVS without expire_quiescent_template.
 	Quiesced bool
+	// Lapses says that it ends with the timeout even if a connection lives, as in
+	// Kubernetes.
+	Lapses bool
 }
 
 // Enabled reports whether there is affinity.

@@ -22,7 +22,8 @@ func newClientsCommand(e *env) *cobra.Command {
 		Long: `List the clients, or networks of clients, whose new connections all go to one
 backend because their service has affinity, from the kernel's maps alone. EXPIRES
 is the time until that ends if no new connection comes; it does not end before
-the connections do. ASSURED (-o wide) says that the backend has answered.
+the connections do, but with services of an API server. ASSURED (-o wide) says
+that the backend has answered.
 IPVS lists them among its connections: so does ` + "`waggle flows -o ipvsadm`" + `.`,
 		Example: `  waggle clients
   waggle clients --service web --limit 20

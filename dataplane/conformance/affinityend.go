@@ -81,6 +81,18 @@ func endCases() []testCase {
 			e.passes(2*tick + minute + 2*tick)
 			e.wantPicksOf(e.host(2), "2")
 		}},
+		{"if it lapses, flows that live do not keep a client", 0, func(e *env) {
+			lapses := func(s *lb.Service) { s.Affinity.Lapses = true }
+			e.web("2 1", affinity(10*time.Second), lapses)
+			e.wantPicksOf(e.host(1), "2")
+			e.wantPicksOf(e.host(2), "1")
+			e.passes(10*time.Second - slack)
+			e.wantPicksOf(e.host(1), "2")
+			e.passes(2 * slack)
+			e.wantPicksOf(e.host(2), "2")
+			e.wantFlows("web", 2, 3)
+			e.wantFlows("web", 1, 1)
+		}},
 		{"a minute at a time", 0, func(e *env) {
 			begin(e, 10*time.Second)
 			e.rig.Advance(e.halfOpen() - slack) // the end was long ago

@@ -31,6 +31,7 @@ func full(e *env) []change {
 		func(s *lb.Service) { s.Affinity = lb.Affinity{Timeout: 744 * time.Hour, Prefix: bits - 8} },
 		func(s *lb.Service) { s.Affinity.Quiesced = true },
 		func(s *lb.Service) { s.Affinity = lb.Affinity{Timeout: time.Second, Quiesced: true} },
+		func(s *lb.Service) { s.Affinity.Lapses = true },
 		onePacket,
 		lost(lb.LostReset), reuse(lb.ReuseFinished), lost(lb.LostDrop), reuse(lb.ReuseNever),
 		func(s *lb.Service) { s.Backends[0].Upper = 1<<32 - 1 },

@@ -20,6 +20,7 @@ type option struct {
 var serviceOptions = [...]option{
 	{bpf.LBServiceOptionsSERVICE_ONE_PACKET, func(s *lb.Service) bool { return s.OnePacket }, func(s *lb.Service) { s.OnePacket = true }},
 	{bpf.LBServiceOptionsSERVICE_KEEP_QUIESCED, func(s *lb.Service) bool { return s.Affinity.Quiesced }, func(s *lb.Service) { s.Affinity.Quiesced = true }},
+	{bpf.LBServiceOptionsSERVICE_LAPSES, func(s *lb.Service) bool { return s.Affinity.Lapses }, func(s *lb.Service) { s.Affinity.Lapses = true }},
 	{bpf.LBServiceOptionsSERVICE_LOST_RESET, func(s *lb.Service) bool { return s.Lost == lb.LostReset }, func(s *lb.Service) { s.Lost = lb.LostReset }},
 	{bpf.LBServiceOptionsSERVICE_LOST_DROP, func(s *lb.Service) bool { return s.Lost == lb.LostDrop }, func(s *lb.Service) { s.Lost = lb.LostDrop }},
 	{bpf.LBServiceOptionsSERVICE_REUSE_FINISHED, func(s *lb.Service) bool { return s.Reuse == lb.ReuseFinished }, func(s *lb.Service) { s.Reuse = lb.ReuseFinished }},

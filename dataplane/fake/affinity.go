@@ -73,7 +73,7 @@ func (k *Kernel) keptAt(who client, s *service, which lb.Pools) *backend {
 // prolong puts off the end of what keeps a flow's client. Nothing is deleted at its
 // end: a flow may still put that off.
 func (k *Kernel) prolong(f *flow) {
-	if !f.affinity {
+	if !f.affinity || f.backend.owner.svc.Affinity.Lapses {
 		return
 	}
 	at := k.affinity[f.backend.owner.clientOf(f.client.Addr())]

@@ -97,7 +97,11 @@ func affinityText(a lb.Affinity) string {
 	if !a.Enabled() {
 		return none
 	}
-	return fmt.Sprintf("timeout %s, mask %d, quiesced %s", a.Timeout, a.Prefix, quiesced)
+	text := fmt.Sprintf("timeout %s, mask %d, quiesced %s", a.Timeout, a.Prefix, quiesced)
+	if a.Lapses {
+		text += ", lapses"
+	}
+	return text
 }
 
 func frontendTexts(svc *lb.Service) map[lb.Frontend]string {

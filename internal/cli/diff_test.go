@@ -34,14 +34,15 @@ func plain() *lb.Service {
 // found by its absence here.
 func TestNoFieldIsForgottenByADiff(t *testing.T) {
 	changes := map[string]func(*lb.Service){
-		"Scheduler":      func(s *lb.Service) { s.Scheduler = "mh" },
-		"SchedulerFlags": func(s *lb.Service) { s.SchedulerFlags = lb.SchedulerPort },
-		"Frontends":      func(s *lb.Service) { s.Frontends = append(s.Frontends, frontend("203.0.113.11:80", lb.TCP)) },
-		"Backends":       func(s *lb.Service) { s.Backends = s.Backends[:1] },
-		"Affinity":       func(s *lb.Service) { s.Affinity = lb.Affinity{} },
-		"OnePacket":      func(s *lb.Service) { s.OnePacket = true },
-		"Lost":           func(s *lb.Service) { s.Lost = lb.LostDrop },
-		"Reuse":          func(s *lb.Service) { s.Reuse = lb.ReuseNever },
+		"Scheduler":       func(s *lb.Service) { s.Scheduler = "mh" },
+		"SchedulerFlags":  func(s *lb.Service) { s.SchedulerFlags = lb.SchedulerPort },
+		"Frontends":       func(s *lb.Service) { s.Frontends = append(s.Frontends, frontend("203.0.113.11:80", lb.TCP)) },
+		"Backends":        func(s *lb.Service) { s.Backends = s.Backends[:1] },
+		"Affinity.Lapses": func(s *lb.Service) { s.Affinity.Lapses = true },
+		"Affinity":        func(s *lb.Service) { s.Affinity = lb.Affinity{} },
+		"OnePacket":       func(s *lb.Service) { s.OnePacket = true },
+		"Lost":            func(s *lb.Service) { s.Lost = lb.LostDrop },
+		"Reuse":           func(s *lb.Service) { s.Reuse = lb.ReuseNever },
 
 		"Affinity.Timeout":  func(s *lb.Service) { s.Affinity.Timeout = time.Hour },
 		"Affinity.Prefix":   func(s *lb.Service) { s.Affinity.Prefix = 32 },

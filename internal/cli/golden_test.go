@@ -53,7 +53,7 @@ func fixture(t *testing.T) (*lb.Snapshot, dataplane.Counters) {
 			{Addr: netip.MustParseAddrPort("192.0.2.6:8080"), Weight: 5, Upper: 4, Unhealthy: true},
 		}},
 		&lb.Service{
-			ID: web6, Scheduler: "wrr", Affinity: lb.Affinity{Timeout: time.Hour, Prefix: 128}, Frontends: []lb.Frontend{masqueraded(frontend("[2001:db8::10]:80", lb.TCP))},
+			ID: web6, Scheduler: "wrr", Affinity: lb.Affinity{Timeout: time.Hour, Prefix: 128, Lapses: true}, Frontends: []lb.Frontend{masqueraded(frontend("[2001:db8::10]:80", lb.TCP))},
 			Backends: []lb.Backend{{Addr: netip.MustParseAddrPort("[2001:db8:1::2]:8080"), Weight: 5}},
 		},
 		&lb.Service{

@@ -74,6 +74,8 @@ type Affinity struct {
 	// Quiesced is "pick" or "keep": whether a backend of weight 0 keeps its
 	// clients.
 	Quiesced string `json:"quiesced"`
+	// Lapses says that connections do not make it last longer.
+	Lapses bool `json:"lapses"`
 }
 
 // NewServiceList makes the list of the snapshot's services, by name and family.
@@ -105,7 +107,7 @@ func affinity(a lb.Affinity) *Affinity {
 	if !a.Enabled() {
 		return nil
 	}
-	out := &Affinity{TimeoutSeconds: uint64(a.Timeout / time.Second), Mask: a.Prefix, Quiesced: "pick"}
+	out := &Affinity{TimeoutSeconds: uint64(a.Timeout / time.Second), Mask: a.Prefix, Quiesced: "pick", Lapses: a.Lapses}
 	if a.Quiesced {
 		out.Quiesced = "keep"
 	}
@@ -124,6 +126,7 @@ func (s *Service) options() string {
 	if a := s.Affinity; a != nil {
 		add(true, "affinity=%ds/%d", a.TimeoutSeconds, a.Mask)
 		add(a.Quiesced != "pick", "quiesced=%s", a.Quiesced)
+		add(a.Lapses, "lapses")
 	}
 	add(s.OnePacket, "onePacket")
 	add(s.LostBackend != lb.LostKeep.String(), "lostBackend=%s", s.LostBackend)

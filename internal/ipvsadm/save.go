@@ -100,6 +100,9 @@ func serviceNotes(svc *lb.Service) (notes []string) {
 	if svc.Affinity.Enabled() && svc.Affinity.Quiesced {
 		add(sysctl, "quiesced: keep", "expire_quiescent_template=0")
 	}
+	if svc.Affinity.Enabled() && svc.Affinity.Lapses {
+		add("in IPVS its affinity does not end before the connections do, and here it does")
+	}
 	if s := lostSysctl[svc.Lost]; s != "" {
 		add(sysctl, "lostBackend: "+svc.Lost.String(), s)
 	}

@@ -81,7 +81,7 @@ func TestSaveKeepsTheOrderOfTheList(t *testing.T) {
 func TestWhatIsLeftOutIsNoted(t *testing.T) {
 	web := &lb.Service{
 		ID: lb.ServiceID{Name: "web", Family: lb.IPv4}, Scheduler: "rr",
-		Affinity: lb.Affinity{Timeout: time.Minute, Prefix: 32, Quiesced: true}, Lost: lb.LostReset, Reuse: lb.ReuseNever,
+		Affinity: lb.Affinity{Timeout: time.Minute, Prefix: 32, Quiesced: true, Lapses: true}, Lost: lb.LostReset, Reuse: lb.ReuseNever,
 		Frontends: slices.Concat(at("203.0.113.11:80", lb.UDP), at("203.0.113.10:80", lb.TCP)),
 		Backends: []lb.Backend{
 			{Addr: netip.MustParseAddrPort("192.0.2.2:80"), Weight: 5, Unhealthy: true},
@@ -110,6 +110,7 @@ func TestWhatIsLeftOutIsNoted(t *testing.T) {
 		"service web/ipv4: its 2 frontends become services of their own, with turns and counts of their own",
 		"service web/ipv4: masquerade: always has no form in ipvsadm",
 		"service web/ipv4: quiesced: keep has no form in ipvsadm: in IPVS it is net.ipv4.vs.expire_quiescent_template=0, for all services",
+		"service web/ipv4: in IPVS its affinity does not end before the connections do, and here it does",
 		"service web/ipv4: lostBackend: reset has no form in ipvsadm: in IPVS it is net.ipv4.vs.expire_nodest_conn=1, for all services",
 		"service web/ipv4: portReuse: never has no form in ipvsadm: in IPVS it is net.ipv4.vs.conn_reuse_mode=0, for all services",
 		"service web/ipv4: unhealthy has no form in ipvsadm, weight 0 stands for it: 192.0.2.2:80",
@@ -121,7 +122,7 @@ func TestWhatIsLeftOutIsNoted(t *testing.T) {
 	}
 
 	_, notes = save(t, true, web, empty, dns)
-	wantNotes[9] = "service web/ipv4: thresholds are not in the text, as ipvsadm -S does not print them: 192.0.2.1:80"
+	wantNotes[10] = "service web/ipv4: thresholds are not in the text, as ipvsadm -S does not print them: 192.0.2.1:80"
 	if diff := cmp.Diff(wantNotes, notes); diff != "" {
 		t.Errorf("notes, sorted (-want +got):\n%s", diff)
 	}

@@ -233,6 +233,9 @@ func dumpService(b *strings.Builder, svc *lb.Service) {
 	fmt.Fprintf(b, "%s %s", svc.ID, svc.Scheduler)
 	if a := svc.Affinity; a != (lb.Affinity{}) {
 		fmt.Fprintf(b, " affinity %s/%d", a.Timeout, a.Prefix)
+		if !a.Lapses || a.Quiesced {
+			b.WriteString(" of IPVS's kind")
+		}
 	}
 	if svc.Lost != lb.LostKeep || svc.Reuse != lb.ReuseAny || svc.SchedulerFlags != 0 || svc.OnePacket {
 		b.WriteString(" of IPVS's options")

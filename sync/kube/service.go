@@ -79,7 +79,7 @@ func affinity(o *corev1.Service) lb.Affinity {
 	if c := o.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
 		seconds = *c.ClientIP.TimeoutSeconds
 	}
-	return lb.Affinity{Timeout: time.Duration(seconds) * time.Second}
+	return lb.Affinity{Timeout: time.Duration(seconds) * time.Second, Lapses: true}
 }
 
 // serviceReader reads one object.

@@ -121,6 +121,10 @@ func (m *model) prolong(f *entry) {
 	if a == nil || a.Expires == 0 || a.Expires > m.in(affinityAhead) {
 		return
 	}
+	if b, _ := m.backendOf(f); m.services[b.Service].has(lapses) {
+		m.hit("affinity: lapses though a flow lives")
+		return
+	}
 	m.hit("affinity: is put off as a flow lives")
 	a.Expires = max(a.Expires, m.now64) + affinityExtension*hz
 }

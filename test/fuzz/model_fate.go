@@ -11,6 +11,7 @@ const (
 
 	onePacket     = uint8(bpf.LBServiceOptionsSERVICE_ONE_PACKET)
 	keepQuiesced  = uint8(bpf.LBServiceOptionsSERVICE_KEEP_QUIESCED)
+	lapses        = uint8(bpf.LBServiceOptionsSERVICE_LAPSES)
 	lostReset     = uint8(bpf.LBServiceOptionsSERVICE_LOST_RESET)
 	lostDrop      = uint8(bpf.LBServiceOptionsSERVICE_LOST_DROP)
 	reuseFinished = uint8(bpf.LBServiceOptionsSERVICE_REUSE_FINISHED)

@@ -66,7 +66,7 @@ func (s *service) configure(r *rand.Rand) {
 	if s.v6 {
 		s.prefix = pick[uint8](r, 128, 128, 127, 126, 64, 32, 31, 1, 0)
 	}
-	s.options = pick[uint8](r, 0, lostReset, lostReset, lostDrop) | pick[uint8](r, 0, reuseFinished, reuseNever) | pick[uint8](r, 0, keepQuiesced)
+	s.options = pick[uint8](r, 0, lostReset, lostReset, lostDrop) | pick[uint8](r, 0, reuseFinished, reuseNever) | pick[uint8](r, 0, keepQuiesced) | pick[uint8](r, 0, 0, lapses)
 	if r.IntN(12) == 0 || s.proto == protoUDP && r.IntN(3) == 0 {
 		s.options |= onePacket
 	}

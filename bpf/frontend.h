@@ -58,6 +58,14 @@ static __always_inline enum verdict unwanted(const struct packet *p, enum drop_r
 	return drop(reason);
 }
 
+/* What is no flow's and no frontend's, to an address that may be a VIP: ping is the stack's. */
+static __noinline enum verdict leftover(const struct packet *p)
+{
+	if (!in_service_range(p->key.daddr) || find_vip(p->key.daddr, 0, 0))
+		return VERDICT_PASS;
+	return unallocated(p);
+}
+
 /* What shows no ports, and is not ICMP. */
 __noinline enum verdict portless(struct packet *p, enum parsed why)
 {

@@ -128,20 +128,23 @@ static __noinline bool translate_error(struct __sk_buff *skb, struct packet *p, 
 	return true;
 }
 
-/* An ICMP packet that comes in, to a VIP or to an address that masquerading uses. */
+/*
+ * An ICMP packet that comes in, to a VIP or to an address that masquerading uses. ELSEWHERE: it is
+ * about no flow.
+ */
 __noinline enum verdict icmp_in(struct __sk_buff *skb, struct packet *p)
 {
 	struct packet q = {};
 
 	if (!p || icmp_kind(skb, p) != ICMP_ERROR)
-		return VERDICT_PASS;
+		return VERDICT_ELSEWHERE;
 	q.l3 = p->l4 + ICMP_HEADER;
 	q.bytes = p->l3 + p->bytes - q.l3;
 	if (!parse_quoted(skb, &q, p->v4))
+		return VERDICT_ELSEWHERE;
+	if (translate_error(skb, p, &q, POSITION_E1) || translate_error(skb, p, &q, POSITION_E3))
 		return VERDICT_PASS;
-	if (!translate_error(skb, p, &q, POSITION_E1))
-		translate_error(skb, p, &q, POSITION_E3);
-	return VERDICT_PASS;
+	return VERDICT_ELSEWHERE;
 }
 
 /* Whether a packet between a client and a backend, in either direction, is of a flow. */

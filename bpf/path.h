@@ -169,10 +169,12 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 	    (skb->pkt_type != PACKET_OTHERHOST || !l3 || !is_for_bridge(skb)))
 		return VERDICT_PASS;
 	got = parse_ports(skb, &p);
-	if (got == PARSED_OTHER && (p.key.proto == IPPROTO_ICMP || p.key.proto == IPPROTO_ICMPV6))
-		return icmp_in(skb, &p); /* what is no error is the stack's: ping answers as ever */
+	if (got == PARSED_OTHER && (p.key.proto == IPPROTO_ICMP || p.key.proto == IPPROTO_ICMPV6)) {
+		verdict = icmp_in(skb, &p);
+		return verdict == VERDICT_ELSEWHERE ? leftover(&p) : verdict;
+	}
 	if (got != PARSED_OK && got != PARSED_LATER)
-		return vip ? portless(&p, got) : VERDICT_PASS;
+		return vip ? portless(&p, got) : leftover(&p);
 	if (p.part != WHOLE) {
 		verdict = join(skb, &p, BPF_F_INGRESS);
 		if (verdict != VERDICT_PASS)

@@ -7,7 +7,7 @@ enum verdict {
 	VERDICT_DROP,
 	VERDICT_ICMP,	   /* refuse: port unreachable */
 	VERDICT_RST,	   /* refuse: reset */
-	VERDICT_ELSEWHERE, /* to no frontend: no hook sees this one */
+	VERDICT_ELSEWHERE, /* no frontend's, or no flow's: no hook sees this one */
 };
 
 static __always_inline enum verdict drop(enum drop_reason reason)

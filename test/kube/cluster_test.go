@@ -167,13 +167,10 @@ func (c *cluster) addNode(number int) {
 	c.nodes = append(c.nodes, n)
 	c.must(n.EnableForwarding())
 	c.must(addBridge(n.Namespace, podBridge))
-	var nets []netip.Prefix
 	for _, v6 := range []bool{false, true} {
-		gateway := inNet(podAddr(number, 1, v6))
-		nets = append(nets, gateway.Masked())
-		c.must(n.AddAddr(podBridge, gateway))
+		c.must(n.AddAddr(podBridge, inNet(podAddr(number, 1, v6))))
 	}
-	c.api.SetNode(c.t, kubetest.Node{Name: n.name, Zone: n.zone(), Addrs: []netip.Addr{n.v4, n.v6}, PodCIDRs: nets})
+	c.api.SetNode(c.t, n.object())
 	if number == 3 {
 		return
 	}

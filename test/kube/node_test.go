@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/waggle-lb/waggle/internal/kubetest"
 	"github.com/waggle-lb/waggle/internal/netlab"
 )
 
@@ -37,6 +39,15 @@ func (n *node) zone() string {
 		return "a"
 	}
 	return "b"
+}
+
+// object is the node as its kubelet would have it at the API server.
+func (n *node) object() kubetest.Node {
+	o := kubetest.Node{Name: n.name, Zone: n.zone(), Addrs: []netip.Addr{n.v4, n.v6}}
+	for _, v6 := range []bool{false, true} {
+		o.PodCIDRs = append(o.PodCIDRs, inNet(podAddr(n.number, 1, v6)).Masked())
+	}
+	return o
 }
 
 func (n *node) pins() string {
@@ -110,9 +121,16 @@ func (n *node) reconnect() {
 
 // launch starts the daemon and waits until it serves.
 func (n *node) launch() {
+	n.c.t.Helper()
+	seen := len(n.logged())
+	n.spawn()
+	n.says("ready", seen)
+}
+
+// spawn starts the daemon.
+func (n *node) spawn() {
 	t := n.c.t
 	t.Helper()
-	seen := len(n.logged())
 	args := append([]string{
 		"run", "--kubeconfig", n.c.api.Kubeconfig(t), "--hostname-override", n.name, "--pin-path", n.pins(), "--external-ips", join(vipNets),
 	}, n.detectLocal()...)
@@ -121,15 +139,21 @@ func (n *node) launch() {
 	p, err := n.Start(cmd)
 	n.c.must(err)
 	n.run = p
+}
+
+// says waits until the daemon's log has this text, behind what has been seen of it.
+func (n *node) says(text string, seen int) {
+	t := n.c.t
+	t.Helper()
 	deadline := time.Now().Add(patience)
-	for !strings.Contains(n.logged()[seen:], "ready") {
+	for !strings.Contains(n.logged()[seen:], text) {
 		select {
-		case <-p.Done():
-			t.Fatalf("the daemon of %s ended: %v\n%s", n.name, p.Wait(), n.logged())
+		case <-n.run.Done():
+			t.Fatalf("the daemon of %s ended: %v\n%s", n.name, n.run.Wait(), n.logged())
 		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the daemon of %s is not ready:\n%s", n.name, n.logged())
+			t.Fatalf("the daemon of %s does not say %q:\n%s", n.name, text, n.logged())
 		}
 	}
 }

@@ -170,12 +170,15 @@ func (e *e2e) traffic(to netip.AddrPort, clients ...client) *traffic {
 	return f
 }
 
+// pace leaves the machine to others, too.
+const pace = 10 * time.Millisecond
+
 func (f *traffic) work(worker int, c client, network string, to netip.AddrPort) {
 	for {
 		select {
 		case <-f.done:
 			return
-		default:
+		case <-time.After(pace):
 		}
 		_, err := once(c, network, to)
 		f.mu.Lock()
@@ -254,6 +257,20 @@ func refused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 // allSilent waits until clients have no answer from any of these addresses, by TCP and
 // UDP. They try at once: a try lasts as long as it may.
 func (e *e2e) allSilent(at []netip.AddrPort, clients ...client) {
+	e.none(at, unanswered, clients...)
+}
+
+// allDead is allSilent, whatever the errors.
+func (e *e2e) allDead(at []netip.AddrPort, clients ...client) {
+	e.none(at, func(network string, c client, to netip.AddrPort) error {
+		if r, err := once(c, network, to); err == nil {
+			return fmt.Errorf("%s answers at %s by %s", r.pod, to, network)
+		}
+		return nil
+	}, clients...)
+}
+
+func (e *e2e) none(at []netip.AddrPort, fails func(string, client, netip.AddrPort) error, clients ...client) {
 	e.eventually(fmt.Sprintf("%v do not answer", at), func() error {
 		tries := make(chan error)
 		n := 0
@@ -261,7 +278,7 @@ func (e *e2e) allSilent(at []netip.AddrPort, clients ...client) {
 			for _, c := range clients {
 				for _, network := range networks {
 					n++
-					go func() { tries <- unanswered(network, c, to) }()
+					go func() { tries <- fails(network, c, to) }()
 				}
 			}
 		}

@@ -140,6 +140,7 @@ func TestDevicesAreMasqueradedWithTheNextBestAddress(t *testing.T) {
 
 func TestAServiceIsMasqueradedOnlyIfThereArePorts(t *testing.T) {
 	svc := &lb.Service{ID: lb.ServiceID{Name: "web", Family: lb.IPv4}, Scheduler: "rr"}
+	svc.Frontends = []lb.Frontend{{Addr: netip.MustParseAddrPort("203.0.113.10:80"), Protocol: lb.TCP}}
 	all, some := &Dataplane{}, &Dataplane{ports: []uint16{5000}}
 	for _, d := range []*Dataplane{all, some} {
 		if err := d.Supports(svc); err != nil {

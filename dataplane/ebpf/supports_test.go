@@ -58,7 +58,7 @@ func TestSupportsSaysWhatToWriteInstead(t *testing.T) {
 		want  string
 	}{
 		{func(s *lb.Service) { s.ID.Family = 5 }, `service "web": family 5: write 4 or 6`},
-		{func(s *lb.Service) { s.ID.Name = strings.Repeat("n", info.MaxName+1) }, "the name has 192 bytes: write at most 199, without NUL"},
+		{func(s *lb.Service) { s.ID.Name = strings.Repeat("n", info.MaxName+1) }, "the name has 200 bytes: write at most 199, without NUL"},
 		{func(s *lb.Service) { s.ID.Name = "a\x00b" }, "the name has 3 bytes: write at most 199, without NUL"},
 		{func(s *lb.Service) { s.Scheduler = "none" }, `service web/ipv4: unknown scheduler "none": write one of `},
 		{func(s *lb.Service) { s.Frontends[1].Protocol = 1 },

@@ -26,6 +26,21 @@ static __always_inline bool wants_pick(__u32 word, const struct backend *b, __u8
 	       !(word >> 8 & FLOW_AFFINITY);
 }
 
+/*
+ * The same of a direct connection, which has nobody's backend, to a port that may be a node port:
+ * what begins there is for the frontend, if there is one by now.
+ */
+static __always_inline enum fate fate_of_direct(const struct packet *p, __u32 word)
+{
+	bool tcp = p->key.proto == IPPROTO_TCP;
+
+	if (tcp && !is_syn(p->tcp_flags))
+		return FATE_KEEP;
+	if (tcp && is_finished(state_of(word)))
+		return FATE_END;
+	return find_frontend(p) ? FATE_END : FATE_KEEP;
+}
+
 static __always_inline enum fate fate_of(const struct packet *p, __u32 word,
 					 const struct backend *b)
 {
@@ -33,6 +48,8 @@ static __always_inline enum fate fate_of(const struct packet *p, __u32 word,
 	bool tcp = p->key.proto == IPPROTO_TCP;
 	__u8 options = svc ? svc->options : 0;
 
+	if (word >> 8 & FLOW_DIRECT)
+		return fate_of_direct(p, word);
 	if (tcp && is_syn(p->tcp_flags) && wants_pick(word, b, options))
 		return FATE_END;
 	if (b && b->state == BACKEND_ACTIVE)

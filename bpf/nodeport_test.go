@@ -50,6 +50,89 @@ func TestADirectConnectionToANodePortsNumberIsRemembered(t *testing.T) {
 	})
 }
 
+// A direct connection that was given another port keeps it until it ends.
+func TestADirectConnectionToANodePortsNumberKeepsItsPort(t *testing.T) {
+	each(t, func(t *testing.T, p *programs, f family, proto lb.Protocol) {
+		p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 1)
+		p.nodePort(f, f.servers[0].Port(), proto, 0)
+		p.ports(5000, 5001, 5002, 5003, 5004, 5005, 5006, 5007)
+		p.picked(f, proto, f.client.Port(), packet.SYN)
+		answer := packet.Packet{Src: f.servers[0], Dst: f.client, Protocol: proto, Flags: packet.SYN | packet.ACK}
+		answered := answer
+		answered.Src = f.vip
+		p.want(p.TcEgress, answer, next, answered)
+		p.picked(f, proto, f.client.Port(), packet.ACK)
+		direct := packet.Packet{Src: f.client, Dst: f.servers[0], Protocol: proto, Flags: packet.SYN}
+		_, frame := p.send(p.TcIngress, direct)
+		first, err := packet.Parse(frame)
+		p.do(err)
+		if first.Src == f.client || first.Dst != f.servers[0] {
+			t.Fatalf("the first went on as %v -> %v, want another port", first.Src, first.Dst)
+		}
+		for _, flags := range []packet.Flag{packet.SYN, packet.SYN, packet.ACK, packet.FIN | packet.ACK} {
+			in, out := direct, first
+			in.Flags, out.Flags = flags, flags
+			p.want(p.TcIngress, in, next, packet.Packet{Src: out.Src, Dst: out.Dst, Protocol: proto, Flags: flags})
+		}
+		back := packet.Packet{Src: f.servers[0], Dst: first.Src, Protocol: proto, Flags: packet.ACK}
+		p.want(p.TcEgress, back, next, packet.Packet{Src: f.servers[0], Dst: f.client, Protocol: proto, Flags: packet.ACK})
+	})
+}
+
+// What ended there begins anew, by whichever port is free then.
+func TestADirectConnectionToANodePortsNumberEnds(t *testing.T) {
+	for _, f := range families() {
+		p := load(t)
+		p.backend(1, f.servers[0], 1)
+		p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 1)
+		p.vip(f.vip, lb.TCP, 1)
+		p.nodePort(f, f.servers[0].Port(), lb.TCP, 0)
+		p.ports(5000)
+		p.picked(f, lb.TCP, f.client.Port(), packet.SYN)
+		p.send(p.TcEgress, packet.Packet{Src: f.servers[0], Dst: f.client, Protocol: lb.TCP, Flags: packet.SYN | packet.ACK})
+		p.picked(f, lb.TCP, f.client.Port(), packet.ACK)
+		direct := packet.Packet{Src: f.client, Dst: f.servers[0], Protocol: lb.TCP, Flags: packet.SYN}
+		resourced := direct
+		resourced.Src = port(f.client, 5000)
+		p.want(p.TcIngress, direct, next, resourced)
+		p.picked(f, lb.TCP, f.client.Port(), packet.RST) // the flow is over: the port is free
+		for _, flags := range []packet.Flag{packet.ACK, packet.RST} {
+			direct.Flags, resourced.Flags = flags, flags
+			p.want(p.TcIngress, direct, next, resourced)
+		}
+		direct.Flags = packet.SYN
+		p.want(p.TcIngress, direct, next, direct)
+	}
+}
+
+// An address that becomes this machine's serves its node ports to who begins there,
+// whatever direct connection was there before.
+func TestANodePortGoesBeforeAFormerDirectConnection(t *testing.T) {
+	each(t, func(t *testing.T, p *programs, f family, proto lb.Protocol) {
+		p.ports(5000)
+		p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 1)
+		p.picked(f, proto, f.client.Port(), packet.SYN)
+		answer := packet.Packet{Src: f.servers[0], Dst: f.client, Protocol: proto, Flags: packet.SYN | packet.ACK}
+		p.send(p.TcEgress, answer)
+		p.picked(f, proto, f.client.Port(), packet.ACK)
+		direct := packet.Packet{Src: f.client, Dst: f.servers[0], Protocol: proto, Flags: packet.SYN}
+		resourced := direct
+		resourced.Src = port(f.client, 5000)
+		p.want(p.TcIngress, direct, next, resourced)
+		p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 2)
+		p.nodePort(f, f.servers[0].Port(), proto, 0)
+		p.do(p.NodeAddrs.Put(f.servers[0].Addr().As16(), uint32(bpf.LBNodeAddrFlagsNODE_ADDR_ASSIGNED|bpf.LBNodeAddrFlagsNODE_ADDR_PORTS)))
+		if proto == lb.TCP { // what is under way goes on
+			ack, out := direct, resourced
+			ack.Flags, out.Flags = packet.ACK, packet.ACK
+			p.want(p.TcIngress, ack, next, out)
+		}
+		out := direct
+		out.Dst = f.servers[1]
+		p.want(p.TcIngress, direct, next, out)
+	})
+}
+
 func TestAMasqueradePortMayBeANodePort(t *testing.T) {
 	for _, f := range families() {
 		p := masqueraded(t, f)

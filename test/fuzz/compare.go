@@ -168,17 +168,26 @@ func (m *model) compareRing(k *kernel) error {
 func (m *model) compareRuns(k *kernel) error {
 	var wrong error
 	for _, s := range m.services {
-		if s.pool.count() == 0 {
-			continue
+		for i := range s.pools {
+			wrong = errors.Join(wrong, s.compareRun(k, i))
 		}
-		for i, want := range s.pool.header() {
-			var got uint64
-			if err := k.Slots.Lookup(s.pool.base+uint32(i), &got); err != nil {
-				return err
-			}
-			if got != want {
-				wrong = errors.Join(wrong, fmt.Errorf("word %d of the run of service %d: %#x, want %#x", i, s.ID, got, want))
-			}
+	}
+	return wrong
+}
+
+func (s *service) compareRun(k *kernel, which int) error {
+	r := &s.pools[which]
+	if r.count() == 0 {
+		return nil
+	}
+	var wrong error
+	for i, want := range r.header() {
+		var got uint64
+		if err := k.Slots.Lookup(r.base+uint32(i), &got); err != nil {
+			return err
+		}
+		if got != want {
+			wrong = errors.Join(wrong, fmt.Errorf("word %d of run %d of service %d: %#x, want %#x", i, which, s.ID, got, want))
 		}
 	}
 	return wrong

@@ -85,8 +85,10 @@ func (g *generator) make() error {
 		n = 40 + g.IntN(25)
 	}
 	switch {
-	case g.m.torn != nil:
+	case g.m.begun != nil:
 		g.again(&p)
+	case len(g.m.list) > g.m.capacity-8 && g.IntN(8) == 0:
+		h = g.leaves(&p)
 	case n < 40 && len(g.m.list) > 0:
 		h = g.flowPacket(&p)
 	case n < 55:
@@ -103,6 +105,11 @@ func (g *generator) make() error {
 	default:
 		h = g.reply(&p)
 	}
+	return g.finish(h, p)
+}
+
+// finish gives a packet what its ends do not say, and queues it.
+func (g *generator) finish(h hook, p packet.Packet) error {
 	if p.Flags == 0 {
 		p.Flags = g.flags()
 	}
@@ -198,19 +205,50 @@ func (g *generator) anyPort(a netip.AddrPort) netip.AddrPort {
 
 func (g *generator) toVIP(p *packet.Packet) {
 	f := pick(g.Rand, g.m.frontends...)
-	p.Protocol, p.Dst = lb.Protocol(f.proto), g.anyPort(f.AddrPort)
-	if g.IntN(12) == 0 {
-		p.Dst = netip.AddrPortFrom(f.Addr(), uint16(g.IntN(100)))
+	p.Protocol, p.Dst = lb.Protocol(f.proto), g.frontend(f)
+	switch g.IntN(48) {
+	case 0, 1, 2, 3:
+		p.Dst = netip.AddrPortFrom(p.Dst.Addr(), uint16(g.IntN(100)))
+	case 4:
+		p.Dst = netip.AddrPortFrom(g.unallocated(f.Addr().Is6()), p.Dst.Port())
 	}
 	p.Src = netip.AddrPortFrom(g.client(f.Addr().Is6()), g.clientPort())
+}
+
+// frontend is where packets to a frontend go: to a node port at an address of this
+// machine, seldom at another's.
+func (g *generator) frontend(f frontend) netip.AddrPort {
+	a := g.anyPort(f.AddrPort)
+	if !f.isNodePort() {
+		return a
+	}
+	ip := g.m.node(f.Addr().Is6())
+	if g.IntN(12) == 0 {
+		ip = g.backend(f.Addr().Is6()).Addr()
+	}
+	return netip.AddrPortFrom(ip, a.Port())
+}
+
+// unallocated is an address as a VIP's that no service ever has.
+func (g *generator) unallocated(v6 bool) netip.Addr {
+	for {
+		if a := pick(g.Rand, g.m.unallocated...); a.Is6() == v6 {
+			return a
+		}
+	}
 }
 
 func (g *generator) direct(p *packet.Packet) {
 	v6 := g.IntN(2) == 0
 	p.Dst = g.backend(v6)
 	p.Src = netip.AddrPortFrom(g.client(v6), g.clientPort())
-	if g.IntN(12) == 0 {
+	switch g.IntN(24) {
+	case 0, 1:
 		p.Dst = netip.AddrPortFrom(p.Dst.Addr(), 9)
+	case 2:
+		p.Dst = netip.AddrPortFrom(g.unallocated(v6), p.Dst.Port())
+	case 3:
+		p.Dst = netip.AddrPortFrom(g.m.node(v6), pick(g.Rand, g.m.numbers...))
 	}
 }
 
@@ -225,17 +263,18 @@ func (g *generator) anyEnds(p *packet.Packet) {
 		}
 		for {
 			if f := pick(g.Rand, g.m.frontends...); f.Addr().Is6() == v6 {
-				return g.anyPort(f.AddrPort)
+				return g.frontend(f)
 			}
 		}
 	}
 	p.Src, p.Dst = any(), any()
 }
 
-// again is the first packet of a flow whose forward entry is gone.
+// again is the first packet of a flow whose forward entry is gone, or may be
+// another's.
 func (g *generator) again(p *packet.Packet) {
-	k := g.m.torn
-	g.m.torn = nil
+	k := g.m.begun
+	g.m.begun = nil
 	p.Protocol, p.Src, p.Dst, p.Flags = lb.Protocol(k.Proto), end2(k.Saddr, k.Sport), end2(k.Daddr, k.Dport), packet.SYN
 }
 
@@ -260,6 +299,17 @@ func (g *generator) flowPacket(p *packet.Packet) hook {
 		return hooks[0]
 	}
 	return hooks[1]
+}
+
+// leaves is what a flow that is to be masqueraded, and is established, sends on.
+func (g *generator) leaves(p *packet.Packet) hook {
+	for range 20 {
+		if e := pick(g.Rand, g.m.list...); e.live() && e.key.Position == uint8(e1) && e.Flags&(fMasq|fHalfOpen) == fMasq {
+			p.Protocol, p.Src, p.Dst = lb.Protocol(e.key.Proto), end2(e.key.Saddr, e.key.Sport), end2(e.Addr, e.Port)
+			return hooks[1]
+		}
+	}
+	return g.flowPacket(p)
 }
 
 // reply is what a backend sends on a flow's tuple, where it meets this node

@@ -110,6 +110,11 @@ func (g *generator) error() error {
 	if g.IntN(16) == 0 {
 		about.Src, about.Dst = about.Dst, about.Src
 	}
+	if g.IntN(24) == 0 { // about no flow
+		to = g.unallocated(to.Is6())
+		about.Src = netip.AddrPortFrom(to, about.Src.Port())
+		h = hooks[0]
+	}
 	frame, err := about.Bytes()
 	if err != nil {
 		return err
@@ -129,8 +134,14 @@ func (g *generator) error() error {
 	if g.IntN(2) == 0 {
 		i.Src = netip.Addr(about.Dst.Addr())
 	}
+	g.emitError(h, i)
+	return nil
+}
+
+// emitError queues it with a type, of an error most often.
+func (g *generator) emitError(h hook, i packet.ICMPError) {
 	types := []uint8{3, 3, 11, 12, 4, 5, 8, 0}
-	if v6 {
+	if i.Dst.Is6() {
 		types = []uint8{1, 1, 2, 3, 4, 137, 128, 0, 100}
 	}
 	if i.Type = pick(g.Rand, types...); i.Type == 137 {
@@ -141,7 +152,6 @@ func (g *generator) error() error {
 		h = hooks[1]
 	}
 	g.emit(h, i.Bytes())
-	return nil
 }
 
 // redirect is what follows the first 8 bytes of an ICMPv6 redirect
@@ -198,6 +208,9 @@ func (g *generator) nonsense() error {
 	if g.IntN(2) == 0 {
 		g.toVIP(&p)
 		p.Protocol = lb.UDP
+	}
+	if g.IntN(8) == 0 {
+		p.Dst = netip.AddrPortFrom(g.unallocated(p.Dst.Addr().Is6()), p.Dst.Port())
 	}
 	frame, err := p.Bytes()
 	if err != nil {

@@ -94,7 +94,7 @@ type model struct {
 	datagrams map[datagram]*pieces
 	ring      ring
 	heldCount int
-	torn      *key // forward key of a flow that has only its other entries
+	begun     *key // forward key whose first packet comes again, as its flow is torn or may be another's now
 	affinity  map[affinityKey]*affinityEntry
 	load      map[uint32]*gauges
 	mended    map[uint32]bool // nil, or in a sweep: the ids between which flows moved

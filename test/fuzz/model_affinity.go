@@ -2,7 +2,11 @@
 
 package main
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"github.com/waggle-lb/waggle/bpf"
+)
 
 const (
 	affinityExtension = 60 // seconds that a live flow gives
@@ -23,7 +27,7 @@ func (s *service) clientOf(a addr) affinityKey {
 func (s *service) once(p *pkt) bool { return s.has(onePacket) && p.proto == protoUDP }
 
 // choose finds the backend of a new flow: the client's, or a pick. 0: nobody.
-func (m *model) choose(p *pkt, s *service) uint32 {
+func (m *model) choose(p *pkt, s *service, which bpf.LBPools) uint32 {
 	var d *pieces
 	if p.part != whole && s.once(p) {
 		d = m.datagrams[p.datagram()]
@@ -34,10 +38,10 @@ func (m *model) choose(p *pkt, s *service) uint32 {
 	}
 	var id uint32
 	if s.affinity > 0 {
-		id = m.affine(p, s)
+		id = m.affine(p, s, which)
 	}
 	if id == 0 {
-		id = m.pick(&s.pool, p)
+		id = m.pick(m.poolOf(s, which), p)
 		if id != 0 && s.affinity > 0 {
 			m.hit("affinity: a client is remembered")
 			m.affinity[s.clientOf(p.src)] = &affinityEntry{Backend: id, BackendHash: m.backends[id].Hash, Expires: m.in(s.affinity)}
@@ -50,10 +54,24 @@ func (m *model) choose(p *pkt, s *service) uint32 {
 	return id
 }
 
+// poolOf is the pool that a pick is from.
+func (m *model) poolOf(s *service, which bpf.LBPools) *pool {
+	switch r := s.in(which); {
+	case which == poolCluster:
+		return r
+	case r == &s.pools[0]:
+		m.hit("pick: of all, as nothing local is published")
+		return r
+	default:
+		m.hit("pick: of the local ones")
+		return r
+	}
+}
+
 func (m *model) in(seconds uint32) uint64 { return m.now64 + uint64(seconds)*hz }
 
 // affine is the backend at which a client is kept; 0: it may go anywhere.
-func (m *model) affine(p *pkt, s *service) uint32 {
+func (m *model) affine(p *pkt, s *service, which bpf.LBPools) uint32 {
 	a := m.affinity[s.clientOf(p.src)]
 	if a == nil {
 		return 0
@@ -76,6 +94,9 @@ func (m *model) affine(p *pkt, s *service) uint32 {
 	switch b := m.backends[a.Backend]; {
 	case b.State != stActive:
 		m.hit("affinity: the backend serves no more")
+		return 0
+	case b.Outside&uint8(which) != 0:
+		m.hit("affinity: the backend is not in the pool")
 		return 0
 	case b.Weight == 0 && !s.has(keepQuiesced):
 		m.hit("affinity: the backend is quiesced")

@@ -18,12 +18,12 @@ const (
 	reuseNever    = uint8(bpf.LBServiceOptionsSERVICE_REUSE_NEVER)
 )
 
-// toVIP is a packet to an address that services have.
-func (m *model) toVIP(a arrival, p *pkt) {
+// toVIP is a packet to an address that services have, or to a port that is one's
+// node port. True: it is to no frontend.
+func (m *model) toVIP(a arrival, p *pkt) (elsewhere bool) {
 	f := m.get(p.key(e1))
 	if f == nil {
-		m.newFlow(a, p)
-		return
+		return m.newFlow(a, p)
 	}
 	b, there := m.backendOf(f)
 	switch m.fate(p, f, b, there) {
@@ -32,7 +32,7 @@ func (m *model) toVIP(a arrival, p *pkt) {
 	case ends:
 		m.retire(f)
 		p.ended = true
-		m.newFlow(a, p)
+		return m.newFlow(a, p)
 	default:
 		m.hit("forward: of a known flow")
 		id := f.Backend
@@ -41,6 +41,7 @@ func (m *model) toVIP(a arrival, p *pkt) {
 		}
 		m.known(p, f, id)
 	}
+	return false
 }
 
 // fate is what becomes of a packet whose flow is there.
@@ -60,6 +61,9 @@ func (m *model) fate(p *pkt, f *entry, b backend, there bool) fate {
 		s = &service{}
 	}
 	tcp := p.proto == protoTCP
+	if f.Flags&fDirect != 0 {
+		return m.directFate(p, f)
+	}
 	if tcp && isSYN(p.flags) && m.repicks(s, f, b, there) {
 		return ends
 	}
@@ -85,6 +89,23 @@ func (m *model) fate(p *pkt, f *entry, b backend, there bool) fate {
 	return ends
 }
 
+// directFate is that of a direct connection with another port: what begins there
+// may be for a frontend that came later.
+func (m *model) directFate(p *pkt, f *entry) fate {
+	_, served := m.frontend(p)
+	begins := p.proto != protoTCP || isSYN(p.flags)
+	switch {
+	case begins && served:
+		m.hit("direct: a frontend has the address now")
+		return ends
+	case p.proto == protoTCP && begins && isFinished(f.State):
+		m.hit("direct: SYN on a finished connection, to a node port's number")
+		return ends
+	}
+	m.hit("direct: to a node port's number")
+	return keeps
+}
+
 // repicks says whether the SYN of a flow's tuple gets a backend of its own.
 func (m *model) repicks(s *service, f *entry, b backend, there bool) bool {
 	finished := isFinished(f.State)
@@ -103,6 +124,9 @@ func (m *model) repicks(s *service, f *entry, b backend, there bool) bool {
 		return finished
 	case finished:
 		m.hit("reuse: SYN on a finished flow")
+		return true
+	case there && b.State == stActive && b.Weight > 0 && b.inNoPool():
+		m.hit("reuse: SYN, and the backend is in no pool")
 		return true
 	case !there || !b.serves():
 		m.hit("reuse: SYN, and the backend is gone or quiesced")

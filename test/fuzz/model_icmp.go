@@ -58,24 +58,37 @@ func (p *pkt) quoted(l3 int) (q pkt, ok bool) {
 }
 
 func (m *model) icmpIn(p *pkt) {
-	defer m.pass(p)
 	if p.icmpKind() != icmpError {
-		m.hit("icmp: none of ours")
+		m.icmpPass(p, "icmp: none of ours")
 		return
 	}
 	q, ok := p.quoted(p.l4 + 8)
 	if !ok {
-		m.hit("icmp: quotes too little")
+		m.icmpPass(p, "icmp: quotes too little")
 		return
 	}
 	k := answers(q.key(0), e1)
 	if f := m.get(k); f != nil {
 		m.hit("icmp in: to the backend, about a reply")
 		m.translate(p, &q, destination, f, at(k, r1))
+		m.pass(p)
 	} else if e := m.get(at(k, e3)); e != nil {
 		m.hit("icmp in: to the client, about a masqueraded packet")
 		m.translate(p, &q, destination, e, key{})
+		m.pass(p)
+	} else {
+		m.icmpPass(p, "icmp: about no flow")
 	}
+}
+
+// icmpPass leaves what is no flow's to the stack, ping of a VIP too.
+func (m *model) icmpPass(p *pkt, rule string) {
+	if _, isVIP := m.vips[vipKey{Addr: p.dst}]; isVIP {
+		m.hit(rule)
+		m.pass(p)
+		return
+	}
+	m.nobodys(p, rule)
 }
 
 func (m *model) icmpOut(p *pkt) {

@@ -153,8 +153,7 @@ func (m *model) unmasquerade(p *pkt) bool {
 // flow would have, and who comes second gets another.
 func (m *model) toBackend(p *pkt) {
 	if !m.backendBits.has(p.dst, p.dport, p.proto) && (!m.anyPort || !m.backendBits.has(p.dst, 0, p.proto)) {
-		m.hit("pass: to a backend's address, another port")
-		m.pass(p)
+		m.nobodys(p, "pass: to a backend's address, another port")
 		return
 	}
 	if f := m.get(p.key(e1)); f != nil {

@@ -60,8 +60,7 @@ const (
 func (m *model) ingress(a arrival, p *pkt) {
 	toVIP, toPeer := m.vipBits.has(p.dst), m.peerBits.has(p.dst)
 	if !toVIP && !toPeer {
-		m.hit("pass: neither a VIP nor a backend")
-		m.pass(p)
+		m.nobodys(p, "pass: neither a VIP nor a backend")
 		return
 	}
 	shows := p.transport()
@@ -70,8 +69,7 @@ func (m *model) ingress(a arrival, p *pkt) {
 		m.icmpIn(p)
 		return
 	case !toVIP && shows != showsPorts && shows != showsLater:
-		m.hit("pass: no ports, to a backend")
-		m.pass(p)
+		m.nobodys(p, "pass: no ports, to a backend")
 		return
 	case shows == showsOther:
 		m.unwanted(a, p, bpf.LBDropReasonDROP_PROTOCOL)
@@ -86,26 +84,14 @@ func (m *model) ingress(a arrival, p *pkt) {
 	if p.part != whole && !m.join(a, p) {
 		return
 	}
-	if toVIP {
-		m.toVIP(a, p)
-	} else if !m.unmasquerade(p) {
-		m.toBackend(p)
-	}
-}
-
-// unwanted: nobody's packet to a VIP's address is passed to this machine's own
-// services, if the address is its own, and must not go elsewhere if not.
-func (m *model) unwanted(a arrival, p *pkt, r reason) {
-	if _, isVIP := m.vips[vipKey{Addr: p.dst}]; !isVIP || m.assigned[p.dst] {
-		m.hit("pass: to a VIP's address, not a service's")
-		m.pass(p)
-		return
-	}
-	m.hit("unwanted: " + reasonNames[r])
-	if r == bpf.LBDropReasonDROP_UNKNOWN_PORT {
-		m.refuse(a, p, r, false)
+	var elsewhere bool
+	if toVIP || m.nodePorts[p.dport] {
+		elsewhere = m.toVIP(a, p)
 	} else {
-		m.drop(r)
+		elsewhere = !m.unmasquerade(p)
+	}
+	if elsewhere {
+		m.toBackend(p)
 	}
 }
 
@@ -143,120 +129,6 @@ func (m *model) forward(p *pkt, f *entry, id uint32) {
 	m.pass(p)
 }
 
-// frontend is the one that a packet is to: its port's, else that of any port.
-func (m *model) frontend(p *pkt) (bpf.LBVip, bool) {
-	k := vipKey{Addr: p.dst, Port: p.dport, Proto: p.proto}
-	v, ok := m.vips[k]
-	if !ok {
-		k.Port = 0
-		if v, ok = m.vips[k]; ok {
-			m.hit("frontend: of any port")
-		}
-	}
-	return v, ok
-}
-
-func (m *model) newFlow(a arrival, p *pkt) {
-	if m.unmasquerade(p) { // a masquerade port may be a frontend's
-		return
-	}
-	v, ok := m.frontend(p)
-	if !ok {
-		m.unwanted(a, p, bpf.LBDropReasonDROP_UNKNOWN_PORT)
-		return
-	}
-	s := m.services[v.Service]
-	begins := p.proto != protoTCP || isSYN(p.flags)
-	if !begins && !m.resumes(p, s) {
-		m.stray(a, p)
-		return
-	}
-	id := m.choose(p, s)
-	b := m.backends[id]
-	if !begins && (id == 0 || b.Hash == 0) {
-		m.hit("resume: nobody is there")
-		m.stray(a, p)
-		return
-	}
-	if id == 0 || b.Hash == 0 {
-		m.hit("refuse: empty pool")
-		m.refuse(a, p, bpf.LBDropReasonDROP_EMPTY_POOL, false)
-		return
-	}
-	f := m.lead(p, v, s, id)
-	if s.once(p) {
-		m.hit("one packet: goes its way")
-		if p.part != later {
-			m.stat(id).Connections++
-		}
-		m.forward(p, &entry{flow: f}, id)
-		return
-	}
-	e, r := m.insert(p, f)
-	if r == flowsFull && m.makeRoom() {
-		e, r = m.insert(p, f)
-	}
-	switch r {
-	case bpf.LBDropReasonDROP_NONE:
-		m.hit("new flow: to a VIP")
-		m.stat(id).Connections++
-		m.forward(p, e, id)
-	case bpf.LBDropReasonDROP_REPLY_TAKEN:
-		m.hit("refuse: no port at the backend")
-		m.refuse(a, p, r, false)
-	default:
-		m.drop(r)
-	}
-}
-
-// lead is a flow to a backend.
-func (m *model) lead(p *pkt, v bpf.LBVip, s *service, id uint32) flow {
-	b := m.backends[id]
-	f := flow{Addr: b.Addr, Port: b.Port, Backend: id, ServiceHash: s.Hash, BackendHash: b.Hash, Flags: fHalfOpen}
-	if b.Port == 0 {
-		m.hit("new flow: keeps the port that was asked for")
-		f.Port = p.dport
-	}
-	if v.Flags&uint32(bpf.LBVipFlagsVIP_MASQUERADE) != 0 || p.src == b.Addr {
-		f.Flags |= fMasq
-	}
-	if s.affinity > 0 {
-		f.Flags |= fAffinity
-	}
-	return f
-}
-
-// resumes says whether TCP of no flow goes on where its hash leads.
-func (m *model) resumes(p *pkt, s *service) bool {
-	if s.pool.rule != ruleHash || p.part == later || p.flags&(tcpSYN|tcpRST|tcpACK) != tcpACK {
-		return false
-	}
-	if p.ended {
-		m.hit("resume: not what just ended")
-		return false
-	}
-	m.hit("resume: by its hash")
-	if m.assigned[p.dst] {
-		m.hit("resume: the address is ours")
-	}
-	return true
-}
-
-// stray is TCP to a frontend that neither belongs to a flow nor begins one.
-func (m *model) stray(a arrival, p *pkt) {
-	switch {
-	case m.assigned[p.dst]:
-		m.hit("stray: passed, the address is ours")
-		m.pass(p)
-	case p.flags&tcpRST != 0 || p.part != whole:
-		m.hit("stray: dropped, no RST to a reset or a fragment")
-		m.drop(bpf.LBDropReasonDROP_NO_FLOW)
-	default:
-		m.hit("refuse: RST")
-		m.refuse(a, p, bpf.LBDropReasonDROP_NO_FLOW, true)
-	}
-}
-
 func (m *model) egress(a arrival, p *pkt) {
 	shows := p.transport()
 	if shows == showsOther {
@@ -281,12 +153,14 @@ func (m *model) egress(a arrival, p *pkt) {
 		m.fromBackend(p, r)
 		return
 	}
-	if m.masquerade(a, p) {
-		return
+	if a.kind() != forOthers && m.vipBits.has(p.dst) {
+		if _, frontend := m.frontend(p); frontend {
+			m.hit("egress: untranslated")
+			m.drop(bpf.LBDropReasonDROP_UNTRANSLATED)
+			return
+		}
 	}
-	if _, frontend := m.frontend(p); frontend && a.kind() != forOthers {
-		m.hit("egress: untranslated")
-		m.drop(bpf.LBDropReasonDROP_UNTRANSLATED)
+	if m.masquerade(a, p) {
 		return
 	}
 	m.hit("pass: of no flow, at egress")

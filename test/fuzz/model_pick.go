@@ -22,6 +22,7 @@ const (
 	leastWeighted = bpf.LBRuleFlagsRULE_LEAST_WEIGHTED
 	leastExpected = bpf.LBRuleFlagsRULE_LEAST_EXPECTED
 	leastIdle     = bpf.LBRuleFlagsRULE_LEAST_IDLE
+	emptyDrop     = bpf.LBRuleFlagsRULE_EMPTY_DROP // of no slots
 )
 
 // pick chooses a backend's id; 0: nobody can take it. What a run does not say,

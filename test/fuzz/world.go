@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 
@@ -17,14 +18,17 @@ type vipKey = bpf.LBVipKey
 type backend struct{ bpf.LBBackend }
 
 func (b backend) serves() bool {
-	return b.State == uint8(bpf.LBBackendStateBACKEND_ACTIVE) && b.Weight > 0
+	return b.State == uint8(bpf.LBBackendStateBACKEND_ACTIVE) && b.Weight > 0 && !b.inNoPool()
 }
+
+func (b backend) inNoPool() bool { return b.Outside == uint8(poolCluster|poolLocal) }
 
 // device is one of the run's devices.
 type device struct {
 	index        uint32
 	mac          [6]byte
 	addr4, addr6 addr
+	flags        uint8
 }
 
 // addrBits and backendBits are the bitmaps that answer "perhaps".
@@ -48,7 +52,10 @@ type world struct {
 	services              map[uint32]*service
 	backends              []backend
 	ids                   map[uint64]uint32
-	assigned              map[addr]bool
+	nodeAddrs             map[addr]uint32
+	nodePorts             map[uint16]bool // perhaps one
+	podNetworks           []network
+	serviceRanges         []network
 	devices               []*device
 	vipBits, peerBits     addrBits
 	backendBits, masqBits backendBits
@@ -61,9 +68,11 @@ type world struct {
 
 	// pools that packets are made of
 	clients, nodes []netip.Addr
+	unallocated    []netip.Addr // as VIPs are, and never one
 	frontends      []frontend
 	endpoints      []netip.AddrPort // of backends, gone or not: both families have some
 	clientPorts    []uint16
+	numbers        []uint16 // of node ports
 }
 
 // frontend is an address and port that a service has, or may get.
@@ -77,6 +86,8 @@ func (f frontend) key() vipKey {
 	return vipKey{Addr: f.Addr().As16(), Port: f.Port(), Proto: f.proto}
 }
 
+func (f frontend) isNodePort() bool { return f.Addr().IsUnspecified() }
+
 func v4(b ...byte) netip.Addr { return netip.AddrFrom4([4]byte(b)) }
 
 func v6(net, host byte) netip.Addr { return netip.AddrFrom16([16]byte{0: 0xfd, 3: net, 15: host}) }
@@ -84,16 +95,20 @@ func v6(net, host byte) netip.Addr { return netip.AddrFrom16([16]byte{0: 0xfd, 3
 // newWorld makes a configuration and writes it.
 func newWorld(r *rand.Rand, k *kernel) (*world, error) {
 	w := &world{capacity: k.capacity, start: k.start, vips: map[vipKey]bpf.LBVip{}, services: map[uint32]*service{},
-		backends: make([]backend, lastBackend), tables: map[*uint16]sharedTable{}, ids: map[uint64]uint32{}, assigned: map[addr]bool{}, devices: k.devices,
+		backends: make([]backend, lastBackend), tables: map[*uint16]sharedTable{}, ids: map[uint64]uint32{}, nodeAddrs: map[addr]uint32{}, nodePorts: map[uint16]bool{}, devices: k.devices,
 		vipBits: addrBits{}, peerBits: addrBits{}, backendBits: backendBits{}, masqBits: backendBits{}, slots: 1}
 	for i := range byte(3) {
 		w.clients = append(w.clients, v4(198, 18, 0, i+1), v6(0x0c, i+1))
 	}
 	w.nodes = []netip.Addr{v4(198, 20, 0, 1), v6(0x20, 1)}
+	for i := range byte(4) {
+		w.unallocated = append(w.unallocated, v4(198, 18, 255, 128+i), v6(0x0f, 128+i))
+	}
 	// no hosts, which get no answer
 	w.clients = append(w.clients, v4(239, 1, 2, 3), netip.AddrFrom16([16]byte{0: 0xff, 1: 0x0e, 15: 1}))
 	// where a header's bytes stand for an EtherType, these spell their family
 	w.clients = append(w.clients, v4(8, 0, 0, 9), netip.AddrFrom16([16]byte{0: 0xfd, 4: 0x86, 5: 0xdd, 15: 9}))
+	w.numbers = nodePortNumbers(r)
 	w.clientPorts = []uint16{1000, 1001, 1002, 1003, 40000, 40001, 40002, 40003}
 	k.w = w
 	err := w.populate(r, k)
@@ -117,11 +132,11 @@ func (w *world) populate(r *rand.Rand, k *kernel) error {
 			service++
 		}
 	}
-	if err := w.setPorts(r, k); err != nil {
+	if err := errors.Join(w.setPorts(r, k), w.populateNode(r, k)); err != nil {
 		return err
 	}
 	for _, d := range w.devices {
-		if err := w.setDevice(k, d, d.index != 1 || r.IntN(8) > 0); err != nil {
+		if err := w.setDevice(r, k, d, d.index != 1 || r.IntN(8) > 0); err != nil {
 			return err
 		}
 	}
@@ -145,9 +160,13 @@ func (w *world) put(k *kernel, id uint32, b backend) error {
 	return k.BackendIds.Put(b.Hash, id)
 }
 
-// serve enters a frontend and its address's marker.
+// serve enters a frontend, and its address's marker if it has one.
 func (w *world) serve(k *kernel, f frontend, flags uint32) error {
-	for key, v := range map[vipKey]bpf.LBVip{f.key(): {Service: f.service, Flags: flags}, {Addr: f.Addr().As16()}: {}} {
+	entries := map[vipKey]bpf.LBVip{f.key(): {Service: f.service, Flags: flags}}
+	if !f.isNodePort() {
+		entries[vipKey{Addr: f.Addr().As16()}] = bpf.LBVip{}
+	}
+	for key, v := range entries {
 		w.vips[key] = v
 		if err := k.Vips.Put(key, v); err != nil {
 			return err

@@ -22,7 +22,7 @@ func (m *model) change(r *rand.Rand, k *kernel) error {
 		m.portsLater = false
 		return m.bringBack(r, k)
 	}
-	switch n := r.IntN(23); n {
+	switch n := r.IntN(33); n {
 	case 0, 1, 2, 3, 4, 5, 6:
 		return m.changeBackend(r, k, s, n)
 	case 7, 8:
@@ -30,14 +30,13 @@ func (m *model) change(r *rand.Rand, k *kernel) error {
 	case 9:
 		return m.changeFrontend(r, k)
 	case 10:
-		m.hit("change: a VIP's address is assigned, or no more")
-		return m.assign(k, m.frontends[r.IntN(len(m.frontends))].Addr().As16())
+		return m.changeAddr(r, k)
 	case 11:
 		m.hit("change: ports of masquerading")
 		return m.setPorts(r, k)
 	case 12:
 		m.hit("change: a device's addresses")
-		return m.setDevice(k, m.devices[r.IntN(len(m.devices))], r.IntN(3) > 0)
+		return m.setDevice(r, k, m.devices[r.IntN(len(m.devices))], r.IntN(3) > 0)
 	case 13, 14:
 		m.hit("change: a scheduler")
 		s.bind(r)
@@ -51,6 +50,12 @@ func (m *model) change(r *rand.Rand, k *kernel) error {
 		return m.setTimeouts(k, m.otherTimeouts(r))
 	case 18:
 		return m.removeService(k, s)
+	case 19, 20, 21, 22:
+		return m.changePolicy(r, k, s, n)
+	case 23, 24:
+		return m.changeBackend(r, k, s, 0)
+	case 25, 26:
+		return m.changeNode(r, k)
 	}
 	return m.lose(r, k)
 }
@@ -76,7 +81,10 @@ func (m *model) changeBackend(r *rand.Rand, k *kernel, s *service, what int) err
 		return nil
 	}
 	switch what {
-	case 0, 1, 2:
+	case 0:
+		m.hit("change: a backend's pools")
+		b.Outside = outside(r)
+	case 1, 2:
 		m.hit("change: a weight")
 		b.Weight = s.weight(r)
 	case 3, 4:
@@ -194,7 +202,7 @@ func (m *model) lose(r *rand.Rand, k *kernel) error {
 	}
 	m.hit("change: a forward entry is lost, as in a race")
 	m.count(e.Backend, e.State, ^uint32(0))
-	m.torn = &e.key
+	m.begun = &e.key
 	m.forget(e)
 	if err := k.Flows.Delete(e.key); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 
 	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/lb/sched"
 )
 
 // How services and frontends go and come back.
@@ -14,7 +15,7 @@ func (m *model) changeFrontend(r *rand.Rand, k *kernel) error {
 	f := m.frontends[r.IntN(len(m.frontends))]
 	if _, there := m.vips[f.key()]; !there || r.IntN(3) == 0 {
 		m.hit("change: a frontend is added")
-		return m.serve(k, f, uint32(r.IntN(2)))
+		return m.serve(k, f, vipFlags(r))
 	}
 	m.hit("change: a frontend is removed")
 	return m.removeFrontend(k, f)
@@ -33,6 +34,9 @@ func (m *model) removeFrontend(k *kernel, f frontend) error {
 			return nil
 		}
 	}
+	if f.isNodePort() {
+		return nil
+	}
 	marker := vipKey{Addr: f.Addr().As16()}
 	delete(m.vips, marker)
 	return k.Vips.Delete(marker)
@@ -49,7 +53,7 @@ func (m *model) removeService(k *kernel, s *service) error {
 			}
 		}
 	}
-	s.away, s.late, s.compiled, s.pool = true, false, nil, pool{}
+	s.away, s.late, s.compiled, s.pools = true, false, [2]*sched.Run{}, [2]pool{}
 	if err := m.putService(k, s); err != nil {
 		return err
 	}
@@ -67,7 +71,7 @@ func (m *model) addServiceAgain(r *rand.Rand, k *kernel, s *service) error {
 	}
 	for _, f := range m.frontends {
 		if f.service == s.ID {
-			if err := m.serve(k, f, uint32(r.IntN(2))); err != nil {
+			if err := m.serve(k, f, vipFlags(r)); err != nil {
 				return err
 			}
 		}

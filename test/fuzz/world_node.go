@@ -45,22 +45,30 @@ func (w *world) setPorts(r *rand.Rand, k *kernel) error {
 	return nil
 }
 
-// setDevice gives a device the node's addresses, or none.
-func (w *world) setDevice(k *kernel, d *device, has bool) error {
-	d.addr4, d.addr6 = addr{}, addr{}
+// setDevice gives a device the node's addresses, or none. Some have pods behind
+// them.
+func (w *world) setDevice(r *rand.Rand, k *kernel, d *device, has bool) error {
+	d.addr4, d.addr6, d.flags = addr{}, addr{}, 0
+	if r.IntN(4) == 0 {
+		d.flags = devicePod
+	}
 	if has {
 		d.addr4, d.addr6 = w.nodes[0].As16(), w.nodes[1].As16()
 	}
-	return k.Devices.Put(d.index, bpf.LBDevice{Addr4: d.addr4, Addr6: d.addr6})
+	return k.Devices.Put(d.index, bpf.LBDevice{Addr4: d.addr4, Addr6: d.addr6, Flags: d.flags})
 }
 
-func (m *model) assign(k *kernel, a addr) error {
-	if m.assigned[a] {
-		delete(m.assigned, a)
+// assign says what an address is to this machine; 0: nothing.
+func (w *world) assign(k *kernel, a addr, flags uint32) error {
+	was := w.nodeAddrs[a]
+	w.nodeAddrs[a] = flags
+	if flags > 0 {
+		return k.NodeAddrs.Put(a, flags)
+	}
+	if was > 0 {
 		return k.NodeAddrs.Delete(a)
 	}
-	m.assigned[a] = true
-	return k.NodeAddrs.Put(a, uint32(bpf.LBNodeAddrFlagsNODE_ADDR_ASSIGNED))
+	return nil
 }
 
 // setTimeouts says how long idle flows live.

@@ -10,9 +10,9 @@ import (
 )
 
 // oddRun is a run that no scheduler makes.
-func (w *world) oddRun(r *rand.Rand, s *service) pool {
-	out := pool{rule: bpf.LBRule(1 + r.IntN(3))}
-	all := w.oddSlots(r, s, out.rule)
+func (w *world) oddRun(r *rand.Rand, ids []uint32, rule bpf.LBRule) pool {
+	out := pool{rule: rule}
+	all := oddSlots(r, ids, rule)
 	if len(all) == 0 {
 		return out
 	}
@@ -29,14 +29,12 @@ func (w *world) oddRun(r *rand.Rand, s *service) pool {
 	return out
 }
 
-// oddSlots has each backend of a service once; some are closed that serve, and
-// some are not that do not.
-func (w *world) oddSlots(r *rand.Rand, s *service, rule bpf.LBRule) (out []slot) {
+// oddSlots has each backend of a pool once; some are closed that serve, and some
+// are not that do not.
+func oddSlots(r *rand.Rand, ids []uint32, rule bpf.LBRule) (out []slot) {
 	closed := pick(r, 1, 1, 1, 3, 4) // of four
-	for _, id := range s.list {
-		if w.backends[id].Hash != 0 {
-			out = append(out, slot{id, uint16(1 + r.IntN(9)), rule != ruleLeast && r.IntN(4) < closed})
-		}
+	for _, id := range ids {
+		out = append(out, slot{id, uint16(1 + r.IntN(9)), rule != ruleLeast && r.IntN(4) < closed})
 	}
 	r.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
 	return out

@@ -135,52 +135,78 @@ type sharedTable struct {
 	at    uint32
 }
 
-// compile publishes a run of what a service has now.
+// compile publishes runs of what a service has now, in both pools.
 func (w *world) compile(r *rand.Rand, k *kernel, s *service) error {
 	s.late = false
-	next, err := w.schedule(s)
-	if s.scheduler == "" {
-		next = w.oddRun(r, s)
+	rule := bpf.LBRule(1 + r.IntN(3)) // of runs that are none of a scheduler's
+	for i, which := range []bpf.LBPools{poolCluster, poolLocal} {
+		if which == poolLocal && !s.local {
+			s.pools[i], s.compiled[i] = pool{}, nil
+			continue
+		}
+		next, err := w.schedule(s, i)
+		if s.scheduler == "" {
+			next = w.oddRun(r, w.members(s, which), rule)
+		}
+		if err != nil {
+			return err
+		}
+		if next.count() == 0 && which == poolLocal && r.IntN(2) == 0 {
+			next.flags = emptyDrop
+		}
+		if err := w.write(k, &next); err != nil {
+			return err
+		}
+		s.pools[i] = next
 	}
-	if err != nil {
-		return err
-	}
+	return w.putService(k, s)
+}
+
+// write enters a run, if there is anything of it, and its table.
+func (w *world) write(k *kernel, next *pool) (err error) {
 	if next.table != nil {
 		if next.tableAt, err = w.writeTable(k, next.table); err != nil {
 			return err
 		}
 	}
 	if next.count() > 0 {
-		if next.base, err = w.writeWords(k, next.words()); err != nil {
-			return err
-		}
+		next.base, err = w.writeWords(k, next.words())
 	}
-	s.pool = next
-	return w.putService(k, s)
+	return err
 }
 
-// schedule makes the run that the agent would.
-func (w *world) schedule(s *service) (pool, error) {
+// members are the ids of a service's backends in a pool.
+func (w *world) members(s *service, which bpf.LBPools) (out []uint32) {
+	for _, id := range s.list {
+		if b := w.backends[id]; b.Hash != 0 && b.Outside&uint8(which) == 0 {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// schedule makes the run that the agent would, of one of the pools.
+func (w *world) schedule(s *service, i int) (pool, error) {
 	if s.scheduler == "" {
-		s.compiled = nil
+		s.compiled[i] = nil
 		return pool{}, nil
 	}
 	svc := lb.Service{Scheduler: s.scheduler, SchedulerFlags: s.schedulerFlags}
 	var ids []uint32
-	for _, id := range s.list {
+	for _, id := range w.members(s, []bpf.LBPools{poolCluster, poolLocal}[i]) {
 		b := w.backends[id]
-		if b.Hash == 0 || b.State == uint8(bpf.LBBackendStateBACKEND_DRAINING) {
+		if b.State == uint8(bpf.LBBackendStateBACKEND_DRAINING) {
 			continue
 		}
 		ids = append(ids, id)
 		svc.Backends = append(svc.Backends, lb.Backend{Addr: netip.AddrPortFrom(netip.AddrFrom16(b.Addr).Unmap(), b.Port), Weight: b.Weight,
 			Upper: b.Upper, Lower: b.Lower, Unhealthy: b.State == uint8(bpf.LBBackendStateBACKEND_UNHEALTHY)})
 	}
-	c, err := sched.Compile(&svc, svc.Backends, s.compiled, sched.Position{Next: s.pool.cursor, Failed: s.pool.failed})
+	c, err := sched.Compile(&svc, svc.Backends, s.compiled[i], sched.Position{Next: s.pools[i].cursor, Failed: s.pools[i].failed})
 	if err != nil {
 		return pool{}, err
 	}
-	s.compiled = c
+	s.compiled[i] = c
 	return runOf(c, ids), nil
 }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/waggle-lb/waggle/maps/bits"
 )
 
-// service is a service, what it says, and the run that its pool word names.
+// service is a service, what it says, and the runs that its pool words name.
 type service struct {
 	ID      uint32
 	Hash    uint64
@@ -27,11 +27,26 @@ type service struct {
 	scheduler      string // "": its runs are none of a scheduler's
 	schedulerFlags lb.SchedulerFlags
 	heavy, limited bool     // its backends have large weights, and small thresholds
-	list           []uint32 // its records, in the pool or not; the newest first
-	compiled       *sched.Run
-	pool           pool
-	late           bool // the pool is older than the records
-	away           bool // the service is gone: its records stay for its flows
+	list           []uint32 // its records, in a pool or not; the newest first
+	local          bool     // what it has on this node is published apart
+	sources        []network
+	compiled       [2]*sched.Run
+	pools          [2]pool // of all nodes, of this one
+	late           bool    // the pools are older than the records
+	away           bool    // the service is gone: its records stay for its flows
+}
+
+const (
+	poolCluster = bpf.LBPoolsPOOL_CLUSTER
+	poolLocal   = bpf.LBPoolsPOOL_LOCAL
+)
+
+// in is the pool that a pick is from: while none is published for this node, all.
+func (s *service) in(which bpf.LBPools) *pool {
+	if which == poolLocal && s.pools[1].word() != 0 {
+		return &s.pools[1]
+	}
+	return &s.pools[0]
 }
 
 func (s *service) has(option uint8) bool { return s.options&option != 0 }
@@ -52,7 +67,7 @@ func (s *service) bind(r *rand.Rand) {
 	if s.scheduler == "sh" || s.scheduler == "mh" {
 		s.schedulerFlags = lb.SchedulerFlags(r.IntN(4))
 	}
-	s.heavy, s.limited = r.IntN(4) == 0, r.IntN(4) == 0
+	s.heavy, s.limited, s.local = r.IntN(4) == 0, r.IntN(4) == 0, r.IntN(4) > 0
 }
 
 // configure gives a service other settings. Some are of protocols that do not
@@ -94,7 +109,8 @@ func (s *service) thresholds(r *rand.Rand) (upper, lower uint32) {
 }
 
 func (w *world) putService(k *kernel, s *service) error {
-	return k.Services.Put(s.ID, bpf.LBService{Hash: s.Hash, Pool: s.pool.word(), Affinity: s.affinity, Prefix: s.prefix, Options: s.options})
+	return k.Services.Put(s.ID, bpf.LBService{Hash: s.Hash, Pool: s.pools[0].word(), Local: s.pools[1].word(),
+		Affinity: s.affinity, Prefix: s.prefix, Options: s.options})
 }
 
 func (w *world) addService(r *rand.Rand, k *kernel, s *service) error {
@@ -112,7 +128,10 @@ func (w *world) addService(r *rand.Rand, k *kernel, s *service) error {
 			return err
 		}
 	}
-	return nil
+	if err := w.restrict(r, k, s); err != nil {
+		return err
+	}
+	return w.addNodePorts(r, k, s)
 }
 
 // needPort tells the programs of a backend that may answer from any port.
@@ -140,11 +159,11 @@ func (w *world) addBackend(r *rand.Rand, k *kernel, s *service, host byte) error
 	if s.v6 {
 		at = netip.AddrPortFrom(netip.AddrFrom16([16]byte{0: 0xfd, 4: 0x86, 5: 0xdd, 14: 1, 15: host}), at.Port())
 	}
-	for _, b := range []uint32{bits.Addr(at.Addr()), bits.Addr(w.nodes[0]), bits.Addr(w.nodes[1])} {
-		w.peerBits[b] = true
-		if err := setBit(k.PeerBits, b); err != nil {
-			return err
-		}
+	if host > 1 && r.IntN(3) == 0 { // of the machine's own network
+		at = netip.AddrPortFrom(w.node(s.v6), at.Port())
+	}
+	if err := w.setPeerBit(k, at.Addr()); err != nil {
+		return err
 	}
 	b := bits.Backend(at, lb.Protocol(s.proto))
 	w.backendBits[b], w.masqBits[b] = true, true
@@ -157,7 +176,7 @@ func (w *world) addBackend(r *rand.Rand, k *kernel, s *service, host byte) error
 	w.lastID++
 	id := w.lastID
 	s.list, w.endpoints = slices.Insert(s.list, 0, id), append(w.endpoints, at)
-	one := backend{bpf.LBBackend{Hash: 0xb000 + uint64(id), Addr: at.Addr().As16(), Port: at.Port(), Weight: s.weight(r), Service: s.ID, State: stActive}}
+	one := backend{bpf.LBBackend{Hash: 0xb000 + uint64(id), Addr: at.Addr().As16(), Port: at.Port(), Weight: s.weight(r), Service: s.ID, State: stActive, Outside: outside(r)}}
 	one.Upper, one.Lower = s.thresholds(r)
 	if at.Port() == 0 && w.portsLater {
 		w.gone = append(w.gone, goneBackend{s.ID, id, one})
@@ -181,17 +200,36 @@ func (w *world) addFrontend(r *rand.Rand, k *kernel, s *service, n byte) error {
 	if s.anyPort && (s.proto == protoSCTP || r.IntN(3) > 0) {
 		at = netip.AddrPortFrom(ip, 0)
 	}
-	f := frontend{at, s.proto, s.ID}
+	return w.enter(r, k, frontend{at, s.proto, s.ID})
+}
+
+// enter serves at a frontend, unless another service has it.
+func (w *world) enter(r *rand.Rand, k *kernel, f frontend) error {
 	for _, old := range w.frontends {
 		if old.key() == f.key() {
 			return nil
 		}
 	}
 	w.frontends = append(w.frontends, f)
-	b := bits.Addr(ip)
-	w.vipBits[b] = true
-	if err := setBit(k.VipBits, b); err != nil {
+	if f.isNodePort() {
+		w.nodePorts[f.Port()] = true
+		if err := setBit(k.NodePortBits, uint32(f.Port())); err != nil {
+			return err
+		}
+	} else if err := w.setVIPBit(k, f.Addr()); err != nil {
 		return err
 	}
-	return w.serve(k, f, uint32(r.IntN(2)))
+	return w.serve(k, f, vipFlags(r))
+}
+
+func (w *world) setVIPBit(k *kernel, a netip.Addr) error {
+	b := bits.Addr(a)
+	w.vipBits[b] = true
+	return setBit(k.VipBits, b)
+}
+
+func (w *world) setPeerBit(k *kernel, a netip.Addr) error {
+	b := bits.Addr(a)
+	w.peerBits[b] = true
+	return setBit(k.PeerBits, b)
 }

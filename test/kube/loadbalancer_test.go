@@ -271,33 +271,21 @@ func (e *e2e) never(c client, at netip.AddrPort, p *pod) {
 	}
 }
 
+// localBalanced is the spec of a Service whose balancer is to ask nodes with endpoints.
+const localBalanced = "type: LoadBalancer, externalTrafficPolicy: Local"
+
 // localPolicy are the lines of "LoadBalancers ExternalTrafficPolicy: Local".
 func localPolicy() []line {
-	const spec = "type: LoadBalancer, externalTrafficPolicy: Local"
 	return []line{
 		{name: "should work for type=LoadBalancer", run: func(e *e2e) {
-			b := e.balanced(spec, e.pods()[0])
+			b := e.balanced(localBalanced, e.pods()[0])
 			if r := e.reaches(e.outside, b.at, e.pods()[0]); r.source != e.outside.addr(e.v6) {
 				e.fail("the pod sees %s, want the client's %s", r.source, e.outside.addr(e.v6))
 			}
 		}},
-		{name: "should only target nodes with endpoints", run: func(e *e2e) {
-			s := e.service("local", spec)
-			var at []netip.AddrPort // by each node
-			for _, n := range e.nodes {
-				vip := e.external()
-				at = append(at, netip.AddrPortFrom(vip, 80))
-				e.via(n, vip)
-			}
-			s.balancers(at...)
-			for i, p := range []*pod{e.pods()[0], e.pods()[3], e.nodes[2].hostPod()} {
-				s.backends(p)
-				e.reaches(e.outside, at[i], p)
-				e.allSilent(slices.Delete(slices.Clone(at), i, i+1), e.outside)
-			}
-		}},
+		{name: "should only target nodes with endpoints", run: (*e2e).targetNodes},
 		{name: "should target all nodes with endpoints", run: func(e *e2e) {
-			b := e.balanced(spec, e.pods()[0], e.pods()[1], e.pods()[3])
+			b := e.balanced(localBalanced, e.pods()[0], e.pods()[1], e.pods()[3])
 			for n, pods := range map[*node][]*pod{e.nodes[0]: {e.pods()[0], e.pods()[1]}, e.nodes[1]: {e.pods()[3]}} {
 				e.via(n, b.at.Addr())
 				for _, network := range networks {
@@ -306,7 +294,7 @@ func localPolicy() []line {
 			}
 		}},
 		{name: "should work from pods", run: func(e *e2e) {
-			b := e.balanced(spec, e.pods()[0])
+			b := e.balanced(localBalanced, e.pods()[0])
 			for _, c := range []*pod{e.pods()[1], e.pods()[3]} {
 				if r := e.reaches(c, b.at, e.pods()[0]); r.source != c.addr(e.v6) {
 					e.fail("the pod sees %s, want the client's %s", r.source, c.addr(e.v6))
@@ -319,10 +307,27 @@ func localPolicy() []line {
 			}
 		}},
 		{name: "should work from pods (from the node)", run: func(e *e2e) {
-			b := e.balanced(spec, e.pods()[0])
+			b := e.balanced(localBalanced, e.pods()[0])
 			for _, n := range e.nodes {
 				e.reaches(n, b.at, e.pods()[0])
 			}
 		}},
+	}
+}
+
+// targetNodes leads the outside client to an address by each node.
+func (e *e2e) targetNodes() {
+	s := e.service("local", localBalanced)
+	var at []netip.AddrPort // by each node
+	for _, n := range e.nodes {
+		vip := e.external()
+		at = append(at, netip.AddrPortFrom(vip, 80))
+		e.via(n, vip)
+	}
+	s.balancers(at...)
+	for i, p := range []*pod{e.pods()[0], e.pods()[3], e.nodes[2].hostPod()} {
+		s.backends(p)
+		e.reaches(e.outside, at[i], p)
+		e.allSilent(slices.Delete(slices.Clone(at), i, i+1), e.outside)
 	}
 }

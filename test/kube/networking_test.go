@@ -88,26 +88,32 @@ func granular(prefix string, serve maker) (out []line) {
 			e.large(network, s)
 		})
 	}
-	add("should function for service endpoints using hostNetwork", func(e *e2e) {
-		hosts := []*pod{e.nodes[0].hostPod(), e.nodes[1].hostPod(), e.nodes[2].hostPod()}
-		s := serve(e, "host-network", "type: NodePort").backends(hosts...)
-		for _, network := range networks {
-			e.only(network, e.pods()[0], s.vip(), hosts...)
-			for _, n := range e.nodes {
-				e.only(network, e.pods()[0], s.nodePortBy(network, n), hosts...)
+	return append(out, hostNetwork(prefix, serve)...)
+}
+
+// hostNetwork are the checks whose endpoints are processes of nodes.
+func hostNetwork(prefix string, serve maker) []line {
+	return []line{
+		{name: prefix + "should function for service endpoints using hostNetwork", run: func(e *e2e) {
+			hosts := []*pod{e.nodes[0].hostPod(), e.nodes[1].hostPod(), e.nodes[2].hostPod()}
+			s := serve(e, "host-network", "type: NodePort").backends(hosts...)
+			for _, network := range networks {
+				e.only(network, e.pods()[0], s.vip(), hosts...)
+				for _, n := range e.nodes {
+					e.only(network, e.pods()[0], s.nodePortBy(network, n), hosts...)
+				}
+				e.large(network, s)
 			}
-			e.large(network, s)
-		}
-	})
-	add("should function for service endpoints using hostNetwork (from the node)", func(e *e2e) {
-		hosts := []*pod{e.nodes[0].hostPod(), e.nodes[1].hostPod()}
-		s := serve(e, "host-network", "type: NodePort").backends(hosts...)
-		for _, network := range networks {
-			e.only(network, e.nodes[0], s.vip(), hosts...)
-			e.only(network, e.nodes[0], s.nodePortBy(network, e.nodes[0]), hosts...)
-		}
-	})
-	return out
+		}},
+		{name: prefix + "should function for service endpoints using hostNetwork (from the node)", run: func(e *e2e) {
+			hosts := []*pod{e.nodes[0].hostPod(), e.nodes[1].hostPod()}
+			s := serve(e, "host-network", "type: NodePort").backends(hosts...)
+			for _, network := range networks {
+				e.only(network, e.nodes[0], s.vip(), hosts...)
+				e.only(network, e.nodes[0], s.nodePortBy(network, e.nodes[0]), hosts...)
+			}
+		}},
+	}
 }
 
 // fromAll is a pod that connects to a Service's cluster IP and to all of its node ports.

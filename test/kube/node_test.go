@@ -123,16 +123,15 @@ func (n *node) reconnect() {
 func (n *node) launch() {
 	n.c.t.Helper()
 	seen := len(n.logged())
-	n.spawn()
+	n.spawn(n.c.api.Kubeconfig(n.c.t))
 	n.says("ready", seen)
 }
 
-// spawn starts the daemon.
-func (n *node) spawn() {
-	t := n.c.t
-	t.Helper()
+// spawn starts the daemon, with the rights of a kubeconfig.
+func (n *node) spawn(kubeconfig string) {
+	n.c.t.Helper()
 	args := append([]string{
-		"run", "--kubeconfig", n.c.api.Kubeconfig(t), "--hostname-override", n.name, "--pin-path", n.pins(), "--external-ips", join(vipNets),
+		"run", "--kubeconfig", kubeconfig, "--hostname-override", n.name, "--pin-path", n.pins(), "--external-ips", join(vipNets),
 	}, n.detectLocal()...)
 	cmd := exec.Command(waggle, args...)
 	cmd.Stderr = n

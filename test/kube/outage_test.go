@@ -5,6 +5,7 @@
 package kube_test
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"testing"
@@ -25,6 +26,7 @@ func TestOutages(t *testing.T) {
 		}},
 		{name: "what changes while a node does not hear is taken up", alone: true, run: (*e2e).lostWatch},
 		{name: "a daemon that starts while the API server is away deletes nothing", alone: true, run: (*e2e).startAlone},
+		{name: "a daemon that knows but a part deletes nothing", alone: true, run: (*e2e).startBlind},
 		{name: "node ports follow the addresses of the Node", alone: true, run: (*e2e).nodeAddresses},
 		{name: "node ports are served at an address only while the machine has it", alone: true, run: (*e2e).machineAddresses},
 	})
@@ -135,7 +137,7 @@ func (e *e2e) startAlone() {
 	f.turn()
 	changed.backends(e.pods()[4])
 	seen := len(n.logged())
-	n.spawn()
+	n.spawn(e.api.Kubeconfig(e.t))
 	n.says("the API server fails", seen)
 	f.turn()
 	e.echo(conn)
@@ -149,6 +151,53 @@ func (e *e2e) startAlone() {
 	e.leads(changed, here, e.pods()[4])
 	f.turn()
 	e.echo(conn)
+	f.succeeded()
+}
+
+// rights lets the line's account read some resources, of any group, and no others.
+func (e *e2e) rights(resources string) {
+	e.api.Apply(e.t, "", fmt.Sprintf(`
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: %[1]s}
+rules: [{apiGroups: ["*"], resources: [%[2]s], verbs: [get, list, watch]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: %[1]s}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: %[1]s}
+subjects: [{kind: ServiceAccount, namespace: %[1]s, name: waggle}]`, e.ns, resources))
+}
+
+// startBlind starts the first node's daemon where it may read Services, and not yet
+// their endpoints.
+func (e *e2e) startBlind() {
+	e.patience = retries
+	s := e.service("blind", "type: NodePort").backends(e.pods()[0], e.pods()[3])
+	goes := e.service("goes", "").backends(e.pods()[1])
+	here, n := e.pods()[2], e.nodes[0]
+	e.fromEverywhere(s, e.pods()[0], e.pods()[3])
+	e.leads(goes, here, e.pods()[1])
+	f := e.traffic(s.vip(), here, e.pods()[5])
+
+	e.object("{apiVersion: v1, kind: ServiceAccount, metadata: {name: waggle}}")
+	e.rights("services, nodes, servicecidrs")
+	n.kill()
+	e.api.Delete(e.t, "Service", e.ns, goes.name)
+	seen := len(n.logged())
+	n.spawn(e.api.AccountKubeconfig(e.t, e.ns, "waggle"))
+	n.says("the API server fails", seen)
+	f.turn()
+	e.leads(goes, here, e.pods()[1])
+	e.fromEverywhere(s, e.pods()[0], e.pods()[3])
+
+	e.rights("services, nodes, servicecidrs, endpointslices")
+	e.allSilent([]netip.AddrPort{goes.vip()}, here)
+	n.says("ready", seen)
+	f.turn()
+	n.kill() // its account goes with the line
+	n.launch()
+	f.turn()
 	f.succeeded()
 }
 

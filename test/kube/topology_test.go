@@ -108,22 +108,7 @@ func sameNode() []line {
 // hintRules is what the suite leaves to unit tests.
 func hintRules() []line {
 	return []line{
-		{name: "hints count only if each ready endpoint has one", run: func(e *e2e) {
-			here, there, more := e.pods()[0], e.pods()[3], e.pods()[4]
-			s := e.service("some", "")
-			s.serve(here, there, more)
-			client := e.pods()[2]
-			s.endpoints(byZone(e, here), byZone(e, there), e.endpoint(more, kubetest.Ready))
-			e.leads(s, client, here, there, more)
-			for _, state := range []kubetest.State{kubetest.NotReady, kubetest.Draining, kubetest.Terminating} {
-				s.endpoints(byZone(e, here), byZone(e, there), e.endpoint(more, state))
-				e.leads(s, client, here)
-			}
-			// those for nodes are not for all: those for zones are
-			s.endpoints(byNode(e, here), byZone(e, there), byZone(e, e.nodes[0].pods[1]))
-			s.serve(e.nodes[0].pods[1])
-			e.leads(s, client, here, e.nodes[0].pods[1])
-		}},
+		{name: "hints count only if each ready endpoint has one", run: (*e2e).someHints},
 		{name: "hints do not lead to who drains", run: func(e *e2e) {
 			here, there := e.pods()[0], e.pods()[3]
 			s := e.service("draining", "")
@@ -137,45 +122,69 @@ func hintRules() []line {
 			s.endpoints(drains, also) // all that is left, wherever it is
 			e.leads(s, e.pods()[2], here, there)
 		}},
-		{name: "hints are for external traffic of policy Cluster, and not for policy Local", run: func(e *e2e) {
-			pods := []*pod{e.pods()[0], e.pods()[1], e.pods()[3]}
-			s := e.hinted(e.service("external", "type: NodePort"), byZone, pods...)
-			for _, network := range networks {
-				e.only(network, e.outside, s.nodePortBy(network, e.nodes[0]), pods[:2]...)
-				e.only(network, e.outside, s.nodePortBy(network, e.nodes[2]), pods[2])
-			}
-			// whoever follows hints would lead all to the pod that is hinted
-			elsewhere := func(p *pod, zone string) kubetest.Endpoint {
-				o := e.endpoint(p, kubetest.Ready)
-				o.ForZones = []string{zone}
-				return o
-			}
-			s.apply("type: NodePort, externalTrafficPolicy: Local, internalTrafficPolicy: Local")
-			s.endpoints(elsewhere(pods[0], "a"), elsewhere(pods[1], "b"), elsewhere(pods[2], "b"))
-			for _, network := range networks {
-				e.only(network, e.outside, s.nodePortBy(network, e.nodes[0]), pods[:2]...)
-				e.only(network, e.pods()[2], s.vip(), pods[:2]...)
-			}
-		}},
-		{name: "the zone of a node may change", alone: true, run: func(e *e2e) {
-			s := e.hinted(e.service("zones", ""), byZone, e.pods()[0], e.nodes[2].hostPod())
-			client := e.pods()[5]
-			n := client.node
-			move := func(zone string) {
-				o := n.object()
-				o.Zone = zone
-				e.api.SetNode(e.t, o)
-			}
-			defer move(n.zone())
-			e.leads(s, client, e.nodes[2].hostPod())
-			move("a")
-			e.leads(s, client, e.pods()[0])
-			move("") // none
-			e.leads(s, client, e.pods()[0], e.nodes[2].hostPod())
-			move("c") // nobody's
-			e.leads(s, client, e.pods()[0], e.nodes[2].hostPod())
-			move("b")
-			e.leads(s, client, e.nodes[2].hostPod())
-		}},
+		{name: "hints are for external traffic of policy Cluster, and not for policy Local", run: (*e2e).externalHints},
+		{name: "the zone of a node may change", alone: true, run: (*e2e).changeZone},
 	}
+}
+
+// someHints takes the hint of one endpoint away.
+func (e *e2e) someHints() {
+	here, there, more := e.pods()[0], e.pods()[3], e.pods()[4]
+	s := e.service("some", "")
+	s.serve(here, there, more)
+	client := e.pods()[2]
+	s.endpoints(byZone(e, here), byZone(e, there), e.endpoint(more, kubetest.Ready))
+	e.leads(s, client, here, there, more)
+	for _, state := range []kubetest.State{kubetest.NotReady, kubetest.Draining, kubetest.Terminating} {
+		s.endpoints(byZone(e, here), byZone(e, there), e.endpoint(more, state))
+		e.leads(s, client, here)
+	}
+	// those for nodes are not for all: those for zones are
+	s.endpoints(byNode(e, here), byZone(e, there), byZone(e, e.nodes[0].pods[1]))
+	s.serve(e.nodes[0].pods[1])
+	e.leads(s, client, here, e.nodes[0].pods[1])
+}
+
+// externalHints is about node ports.
+func (e *e2e) externalHints() {
+	pods := []*pod{e.pods()[0], e.pods()[1], e.pods()[3]}
+	s := e.hinted(e.service("external", "type: NodePort"), byZone, pods...)
+	for _, network := range networks {
+		e.only(network, e.outside, s.nodePortBy(network, e.nodes[0]), pods[:2]...)
+		e.only(network, e.outside, s.nodePortBy(network, e.nodes[2]), pods[2])
+	}
+	// whoever follows hints would lead all to the pod that is hinted
+	elsewhere := func(p *pod, zone string) kubetest.Endpoint {
+		o := e.endpoint(p, kubetest.Ready)
+		o.ForZones = []string{zone}
+		return o
+	}
+	s.apply("type: NodePort, externalTrafficPolicy: Local, internalTrafficPolicy: Local")
+	s.endpoints(elsewhere(pods[0], "a"), elsewhere(pods[1], "b"), elsewhere(pods[2], "b"))
+	for _, network := range networks {
+		e.only(network, e.outside, s.nodePortBy(network, e.nodes[0]), pods[:2]...)
+		e.only(network, e.pods()[2], s.vip(), pods[:2]...)
+	}
+}
+
+// changeZone moves a node from zone to zone.
+func (e *e2e) changeZone() {
+	s := e.hinted(e.service("zones", ""), byZone, e.pods()[0], e.nodes[2].hostPod())
+	client := e.pods()[5]
+	n := client.node
+	move := func(zone string) {
+		o := n.object()
+		o.Zone = zone
+		e.api.SetNode(e.t, o)
+	}
+	defer move(n.zone())
+	e.leads(s, client, e.nodes[2].hostPod())
+	move("a")
+	e.leads(s, client, e.pods()[0])
+	move("") // none
+	e.leads(s, client, e.pods()[0], e.nodes[2].hostPod())
+	move("c") // nobody's
+	e.leads(s, client, e.pods()[0], e.nodes[2].hostPod())
+	move("b")
+	e.leads(s, client, e.nodes[2].hostPod())
 }

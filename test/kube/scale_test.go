@@ -21,8 +21,8 @@ import (
 // IPs for each that it gives, so ten thousand Services of one port would keep it busy
 // for minutes.
 const (
-	manyServices = 1000
-	portsEach    = 5
+	manyServices = 500
+	portsEach    = 10
 	many         = manyServices * portsEach * 2
 )
 

@@ -19,7 +19,7 @@ import (
 // cluster is three nodes in one network, on which an outside client is too. The first
 // two have pods, at a bridge each.
 type cluster struct {
-	t       *testing.T
+	t       testing.TB
 	api     *kubetest.Server
 	lab     *netlab.Lab
 	nodes   []*node
@@ -85,7 +85,7 @@ const (
 )
 
 // newCluster makes a cluster whose nodes each run a daemon, until the test ends.
-func newCluster(t *testing.T) *cluster {
+func newCluster(t testing.TB) *cluster {
 	t.Helper()
 	lab, err := netlab.New(netlab.Options{Prefix: "kube"})
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -194,4 +196,81 @@ func BenchmarkChange(b *testing.B) {
 func quantile(all []time.Duration, percent int) time.Duration {
 	sorted := slices.Sorted(slices.Values(all))
 	return sorted[min(len(sorted)-1, len(sorted)*percent/100)]
+}
+
+// What a node's daemon takes with 10,000 services: memory, and of one CPU while nothing
+// changes, and while 100 endpoints a second come and go.
+func BenchmarkAgent(b *testing.B) {
+	c := newCluster(b)
+	for _, n := range c.nodes[1:] {
+		n.kill()
+	}
+	n, ns := c.nodes[0], c.api.Namespace(b)
+	populate(b, c.api, ns, scales[0])
+	c.settled(n, scales[0].services)
+	const span = 20 * time.Second
+	for b.Loop() {
+		idle := n.cpu(b)
+		time.Sleep(span)
+		b.ReportMetric(percent(n.cpu(b)-idle, span), "%CPU-idle")
+		busy, began, changes := n.cpu(b), time.Now(), 0
+		tick := time.NewTicker(10 * time.Millisecond)
+		for time.Since(began) < span {
+			<-tick.C
+			change(b, c.api, ns, scales[0], changes)
+			changes++
+		}
+		tick.Stop()
+		took := time.Since(began)
+		b.ReportMetric(percent(n.cpu(b)-busy, took), "%CPU-changing")
+		b.ReportMetric(float64(changes)/took.Seconds(), "changes/s")
+		b.ReportMetric(float64(n.rss(b))/1024, "MiB-RSS")
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+func percent(cpu, of time.Duration) float64 { return 100 * cpu.Seconds() / of.Seconds() }
+
+// settled waits until a node's kernel has so many services.
+func (c *cluster) settled(n *node, services int) {
+	c.t.Helper()
+	deadline := time.Now().Add(5 * patience)
+	for {
+		out, err := n.output(exec.Command(waggle, "services", "-o", "json", "--pin-path", n.pins()))
+		c.must(err)
+		if strings.Count(out, `"family"`) >= services {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("the kernel of %s has not %d services", n.name, services)
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+// cpu is what the daemon took in all; rss its memory in KiB.
+func (n *node) cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var threads int64
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", n.run.PID))
+	check(b, err)
+	for _, task := range tasks {
+		text, err := os.ReadFile(task)
+		check(b, err)
+		var ran int64
+		_, err = fmt.Sscan(string(text), &ran)
+		check(b, err)
+		threads += ran
+	}
+	return time.Duration(threads)
+}
+
+func (n *node) rss(b *testing.B) (kib int) {
+	b.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.run.PID))
+	check(b, err)
+	_, after, _ := strings.Cut(string(text), "VmRSS:")
+	_, err = fmt.Sscan(after, &kib)
+	check(b, err)
+	return kib
 }

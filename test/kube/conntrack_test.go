@@ -126,7 +126,7 @@ func (e *e2e) retarget(s *service, at netip.AddrPort) {
 
 // retargetTo changes the target port, where p serves.
 func (s *service) retargetTo(port uint16, p *pod) {
-	s.target = port
+	s.serveAt(port)
 	spec := ""
 	if s.object.Text("spec", "type") == "NodePort" {
 		spec = "type: NodePort"

@@ -19,7 +19,7 @@ func dualStack() (out []line) {
 	out = append(out, line{
 		name: "should create a single stack service with cluster ip from primary service range", families: []string{"ipv4"},
 		run: func(e *e2e) {
-			s := &service{e: e, name: "primary", target: e.port()}
+			s := e.newService("primary", "", e.port())
 			s.apply("type: NodePort")
 			hasOnly(e, s, "IPv4")
 		},
@@ -31,7 +31,7 @@ func dualStack() (out []line) {
 			l.families = []string{strings.ToLower(families)}
 		}
 		l.run = func(e *e2e) {
-			s := &service{e: e, name: "combined", families: families, target: e.port()}
+			s := e.newService("combined", families, e.port())
 			policy := "SingleStack"
 			if len(list) == 2 {
 				policy = "RequireDualStack"
@@ -187,7 +187,7 @@ func serviceRanges() []line {
 			e.serviceRange()
 			e.silent(client, netip.AddrPortFrom(free, port))
 
-			s := &service{e: e, name: "served", families: e.family(), target: e.port()}
+			s := e.newService("served", e.family(), e.port())
 			e.eventually("the API server gives addresses of the range", func() error {
 				ip := free.Next().Next()
 				return e.tryApply("services", s.name, s.yaml(fmt.Sprintf("type: NodePort, clusterIP: %q", ip)))

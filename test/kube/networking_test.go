@@ -46,7 +46,7 @@ func (e *e2e) dual(name, families, spec string) *service {
 	if spec != "" {
 		spec += ", "
 	}
-	s := &service{e: e, name: name, families: families, target: e.port()}
+	s := e.newService(name, families, e.port())
 	s.apply(spec + "ipFamilyPolicy: PreferDualStack")
 	return s
 }
@@ -189,7 +189,7 @@ func nodePortChecks() (out []line) {
 		line{name: "should function for multiple endpoint-Services with same selector", run: func(e *e2e) {
 			pods := []*pod{e.pods()[0], e.pods()[3]}
 			first := e.service("first", "type: NodePort").backends(pods...)
-			second := &service{e: e, name: "second", families: first.families, target: first.target}
+			second := e.newService("second", first.families, first.target)
 			second.apply("type: NodePort")
 			second.endpoints(second.ready(pods...)...)
 			n := e.nodes[1]

@@ -41,8 +41,25 @@ type servicePort struct {
 // service makes a Service of one port, 80, of TCP and UDP. spec is more of its spec,
 // as YAML in braces leaves it: "type: NodePort, sessionAffinity: ClientIP".
 func (e *e2e) service(name, spec string) *service {
-	target := e.port()
-	return e.serviceAt(name, spec, servicePort{"tcp", "TCP", 80, target, 0}, servicePort{"udp", "UDP", 80, target, 0})
+	s := e.newService(name, e.family(), e.port())
+	s.apply(spec)
+	return s
+}
+
+// newService is one of port 80 that nobody has applied yet. families are of its cluster
+// IPs, as in YAML, target is the port at which its pods serve.
+func (e *e2e) newService(name, families string, target uint16) *service {
+	s := &service{e: e, name: name, families: families, ports: []servicePort{{"tcp", "TCP", 80, 0, 0}, {"udp", "UDP", 80, 0, 0}}}
+	s.serveAt(target)
+	return s
+}
+
+// serveAt says at which port its pods serve all of its ports.
+func (s *service) serveAt(target uint16) {
+	s.target = target
+	for i := range s.ports {
+		s.ports[i].target = target
+	}
 }
 
 // serviceAt makes a Service of other ports.

@@ -87,8 +87,10 @@ func (g *generator) make() error {
 	switch {
 	case g.m.begun != nil:
 		g.again(&p)
-	case len(g.m.list) > g.m.capacity-8 && g.IntN(8) == 0:
+	case len(g.m.list) > g.m.capacity-8 && g.IntN(3) == 0:
 		h = g.leaves(&p)
+	case n == 99 && g.m.ring.Next >= ringPlaces: // where the next flow's place is
+		g.first(&p, g.m.ring.places[g.m.ring.Next%ringPlaces])
 	case n < 40 && len(g.m.list) > 0:
 		h = g.flowPacket(&p)
 	case n < 55:
@@ -268,64 +270,6 @@ func (g *generator) anyEnds(p *packet.Packet) {
 		}
 	}
 	p.Src, p.Dst = any(), any()
-}
-
-// again is the first packet of a flow whose forward entry is gone, or may be
-// another's.
-func (g *generator) again(p *packet.Packet) {
-	k := g.m.begun
-	g.m.begun = nil
-	p.Protocol, p.Src, p.Dst, p.Flags = lb.Protocol(k.Proto), end2(k.Saddr, k.Sport), end2(k.Daddr, k.Dport), packet.SYN
-}
-
-// flowPacket is a packet that an entry is for.
-func (g *generator) flowPacket(p *packet.Packet) hook {
-	e, few := pick(g.Rand, g.m.list...), g.IntN(4)
-	for range few & 1 * 40 { // of those that are few, more
-		if e.live() && e.key.Position == uint8(e1) && e.key.Proto == protoTCP && (few == 1 || e.Flags&fDirect != 0) {
-			p.Flags = pick(g.Rand, packet.RST, packet.ACK, 0)
-			if e.Flags&fDirect == 0 {
-				p.Flags = pick(g.Rand, packet.SYN, packet.SYN, packet.ACK)
-			}
-			break
-		}
-		e = pick(g.Rand, g.m.list...)
-	}
-	p.Protocol, p.Src, p.Dst = lb.Protocol(e.key.Proto), end2(e.key.Saddr, e.key.Sport), end2(e.key.Daddr, e.key.Dport)
-	if e.key.Position == uint8(e1) && (g.IntN(8) == 0 || isFinished(e.State) && g.IntN(2) == 0) {
-		p.Flags = packet.SYN // the port is used again
-	}
-	if e.key.Position == uint8(e1) || e.key.Position == uint8(e3) {
-		return hooks[0]
-	}
-	return hooks[1]
-}
-
-// leaves is what a flow that is to be masqueraded, and is established, sends on.
-func (g *generator) leaves(p *packet.Packet) hook {
-	for range 20 {
-		if e := pick(g.Rand, g.m.list...); e.live() && e.key.Position == uint8(e1) && e.Flags&(fMasq|fHalfOpen) == fMasq {
-			p.Protocol, p.Src, p.Dst = lb.Protocol(e.key.Proto), end2(e.key.Saddr, e.key.Sport), end2(e.Addr, e.Port)
-			return hooks[1]
-		}
-	}
-	return g.flowPacket(p)
-}
-
-// reply is what a backend sends on a flow's tuple, where it meets this node
-// first; any packet, if there is no flow.
-func (g *generator) reply(p *packet.Packet) hook {
-	for range 8 {
-		if len(g.m.list) == 0 {
-			break
-		}
-		if e := pick(g.Rand, g.m.list...); e.key.Position >= uint8(e3) && e.live() {
-			p.Protocol, p.Src, p.Dst = lb.Protocol(e.key.Proto), end2(e.key.Saddr, e.key.Sport), end2(e.key.Daddr, e.key.Dport)
-			return hooks[0]
-		}
-	}
-	g.direct(p)
-	return hooks[0]
 }
 
 // emit queues a frame, perhaps changed, at its hook or, seldom, another; with

@@ -83,7 +83,12 @@ func (m *model) changeBackend(r *rand.Rand, k *kernel, s *service, what int) err
 	switch what {
 	case 0:
 		m.hit("change: a backend's pools")
-		b.Outside = outside(r)
+		if was := b.inNoPool(); was || r.IntN(2) == 0 {
+			b.Outside = outside(r)
+		} else {
+			b.Outside = uint8(poolCluster | poolLocal)
+			m.beginAgain(b)
+		}
 	case 1, 2:
 		m.hit("change: a weight")
 		b.Weight = s.weight(r)

@@ -14,6 +14,7 @@ func (w *world) oddRun(r *rand.Rand, ids []uint32, rule bpf.LBRule) pool {
 	out := pool{rule: rule}
 	all := oddSlots(r, ids, rule)
 	if len(all) == 0 {
+		out.flags = bpf.LBRuleFlags(r.IntN(8)) // nothing reads them
 		return out
 	}
 	for range r.IntN(12) {

@@ -223,6 +223,18 @@ func (m *model) takeAddr(k *kernel) error {
 	return nil
 }
 
+// beginAgain has the first segment of a backend's connection come again, if it has
+// one.
+func (m *model) beginAgain(b backend) {
+	for _, e := range m.list {
+		if e.live() && e.key.Position == uint8(e1) && e.key.Proto == protoTCP && e.BackendHash == b.Hash {
+			again := e.key
+			m.begun = &again
+			return
+		}
+	}
+}
+
 // changeAddr assigns an address to this machine, or takes it away.
 func (m *model) changeAddr(r *rand.Rand, k *kernel) error {
 	f := pick(r, m.frontends...)

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -173,6 +174,14 @@ func (e *e2e) traffic(to netip.AddrPort, clients ...client) *traffic {
 // pace leaves the machine to others, too.
 const pace = 10 * time.Millisecond
 
+// fresh counts ports of clients.
+var fresh atomic.Uint32
+
+// freshPort is one that no traffic had: a datagram of a port that had a flow minutes ago
+// goes where that one did as long as its endpoint serves, and that is not how a new client
+// fares.
+func freshPort() int { return 10_000 + int(fresh.Add(1)%22_000) }
+
 func (f *traffic) work(worker int, c client, network string, to netip.AddrPort) {
 	for {
 		select {
@@ -180,7 +189,14 @@ func (f *traffic) work(worker int, c client, network string, to netip.AddrPort) 
 			return
 		case <-time.After(pace):
 		}
-		_, err := once(c, network, to)
+		port := 0
+		if network == "udp" {
+			port = freshPort()
+		}
+		conn, _, err := dial(c, network, to, port)
+		if err == nil {
+			err = conn.Close()
+		}
 		f.mu.Lock()
 		f.rounds[worker]++
 		if err != nil {

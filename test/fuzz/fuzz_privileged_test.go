@@ -15,7 +15,7 @@ func TestPacketsBecomeWhatTheModelSays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, err := runAlone(options{seed: 3, packets: 1_000_000})
+	res, err := runAlone(options{seed: 31, packets: 1_000_000})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ package ebpf
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -219,6 +220,33 @@ func TestFrontendsThatWereTakenAreGivenBackWhenOneIsRefused(t *testing.T) {
 			r.wantSYNs(2, 3, 4)
 			r.wantSYNs(9, 3)
 		})
+	}
+}
+
+// A new service that is refused its frontend leaves nobody let in: not when it comes
+// again with other networks.
+func TestSourcesOfARefusedServiceAreNotLetIn(t *testing.T) {
+	r := newRig(t, map[string]uint32{"vips": 15})
+	other := serve("other", from(5, 6), 1)
+	r.apply(other)
+	remove := r.strangers(13)
+	restricted := func(network string) *lb.Service {
+		svc := serve("web", from(1, 2), 2)
+		svc.SourceRanges = []netip.Prefix{netip.MustParsePrefix(network)}
+		svc.Frontends[0].Restricted = true
+		return svc
+	}
+	web := restricted("192.0.2.0/24")
+	if rep := r.d.Apply(r.snapshot(other, web)); rep.Err != nil || rep.Failed[web.ID] == nil {
+		t.Fatalf("apply: error %v, failed %v, want web to fail", rep.Err, rep.Failed)
+	}
+	remove()
+	web = restricted("198.51.100.0/24")
+	r.apply(other, web)
+	held, err := r.d.Read()
+	r.do(err)
+	if got := held.Service(web.ID).SourceRanges; !slices.Equal(got, web.SourceRanges) {
+		t.Errorf("let in are %v, want %v", got, web.SourceRanges)
 	}
 }
 

@@ -370,7 +370,8 @@ func (s *state) free(b *backend) error {
 
 // forget ends a service that is gone and has no backends.
 func (s *state) forget(rec *record) error {
-	if err := s.t.info.Delete(rec.hash); err != nil {
+	// the index may be another's next, and with it what is in there
+	if err := errors.Join(s.t.info.Delete(rec.hash), s.setSources(rec, nil)); err != nil {
 		return err
 	}
 	s.t.services.SetHash(rec.index, 0)

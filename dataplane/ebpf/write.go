@@ -42,7 +42,7 @@ func (s *state) write(p *plan) error {
 		return err
 	}
 	delete(s.gone, p.rec)
-	return nil
+	return s.dropSources(p)
 }
 
 // prepare writes what packets do not see yet: names, zeros, hashes.

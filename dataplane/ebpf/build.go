@@ -41,7 +41,7 @@ func (d *Dataplane) build(snap *lb.Snapshot, sizes map[string]uint32) (rep datap
 		err = b.publish()
 	}
 	if err != nil {
-		return rep, errors.Join(err, b.close(), t.Close(), g.Close())
+		return rep, errors.Join(err, b.s.flush(), b.close(), t.Close(), g.Close())
 	}
 	return rep, b.close()
 }
@@ -79,7 +79,11 @@ func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
 	if err != nil {
 		return rep, err
 	}
-	b.s.collect()
+	var counted uint32
+	if from := b.d.loader.Map("stats"); from != nil {
+		counted = from.MaxEntries()
+	}
+	b.s.collect(counted)
 	if b.d.loader.HasFormer() {
 		if err := b.g.TakingOver.Set(uint32(1)); err != nil {
 			return rep, fmt.Errorf("tell the programs who is behind them: %w", err)

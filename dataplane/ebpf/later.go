@@ -5,6 +5,8 @@ package ebpf
 import (
 	"errors"
 	"iter"
+	"math"
+	"slices"
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/lb"
@@ -14,29 +16,27 @@ import (
 
 // collect makes writes to hashes wait for flush: nobody reads the maps of a
 // generation in the making, and each by itself would cost a system call.
-func (s *state) collect() {
+// counted is where the ids end that programs may have counted for.
+func (s *state) collect(counted uint32) {
+	s.counted = counted
 	s.t.vips.Later = batch.NewLater[bpf.LBVipKey, bpf.LBVip]()
 	s.t.info.Later = batch.NewLater[uint64, bpf.LBServiceName]()
 	s.t.backendIDs.Later = batch.NewLater[uint64, uint32]()
-	s.zeroLater = true
 }
 
 // flush writes what was collected. From now on writes are written.
 func (s *state) flush() error {
-	s.zeroLater = false
+	s.counted = math.MaxUint32
 	t := s.t
-	err := errors.Join(t.vips.Later.Flush(t.vips.Map), t.info.Later.Flush(t.info.Map), t.backendIDs.Later.Flush(t.backendIDs.Map), s.zero(s.toZero))
-	t.vips.Later, t.info.Later, t.backendIDs.Later, s.toZero = nil, nil, nil, nil
+	err := errors.Join(t.vips.Later.Flush(), t.info.Later.Flush(), t.backendIDs.Later.Flush())
+	t.vips.Later, t.info.Later, t.backendIDs.Later = nil, nil, nil
 	return err
 }
 
 // zero makes counters begin at zero, as their ids are other backends' now.
 func (s *state) zero(ids []uint32) error {
-	if s.zeroLater {
-		s.toZero = append(s.toZero, ids...)
-		return nil
-	}
-	return stats.Zero(s.t.stats, ids)
+	used := slices.DeleteFunc(slices.Clone(ids), func(id uint32) bool { return id >= s.counted })
+	return stats.Zero(s.t.stats, used)
 }
 
 // protocolSet is a set of the protocols of frontends.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"time"
 
@@ -101,9 +102,8 @@ type state struct {
 	unhealthy map[*backend]struct{}
 	gone      map[*record]struct{}
 
-	// zeroLater says that counters of toZero begin at zero with the next flush.
-	zeroLater bool
-	toZero    []uint32
+	// counted is where the ids end whose counters may be other than zero.
+	counted uint32
 
 	serviceIDs *idSpace
 	backendIDs *idSpace
@@ -126,6 +126,7 @@ func newState(t *tables, log *slog.Logger, now func() time.Time) *state {
 		t:           t,
 		log:         log,
 		now:         now,
+		counted:     math.MaxUint32,
 		records:     make(map[uint64]*record),
 		owners:      make(map[lb.Frontend]owned),
 		marks:       make(map[netip.Addr]int),

@@ -47,35 +47,45 @@ static __always_inline __u32 affine_backend(struct affinity_entry *a, __u8 optio
 	return a->backend;
 }
 
-/* Id of the backend that a new flow's client is kept at; 0: it is free to go anywhere. */
-static __always_inline __u32 find_affine(const struct flow_key *key, struct service *svc,
-					 __u32 pool, struct work *w)
+static __always_inline __u64 affine_until(const struct service *svc)
+{
+	return now64() + (__u64)svc->affinity * hz;
+}
+
+/*
+ * Id of the backend that a client is kept at; 0: it is free to go anywhere. This and the next have
+ * frames of their own, which are gone when the pick needs its stack; what is per CPU would not do,
+ * as the hooks of sockets may be interrupted.
+ */
+static __noinline __u32 find_affine(const struct packet *p, struct service *svc, __u32 pool)
 {
 	struct affinity_entry *a;
-	__u32 id = 0;
+	struct affinity_key k;
+	__u32 id;
 
-	affinity_key(&w->client, key->saddr, svc->prefix, svc->hash);
-	w->affinity.expires = now64() + (__u64)svc->affinity * hz;
-	a = bpf_map_lookup_elem(&affinity, &w->client);
+	affinity_key(&k, p->key.saddr, svc->prefix, svc->hash);
+	a = bpf_map_lookup_elem(&affinity, &k);
 	if (!a)
 		return 0;
 	id = affine_backend(a, svc->options, pool);
 	a->expires =
-		id ? w->affinity.expires : 0; /* it ends, though nobody else may take the client */
+		id ? affine_until(svc) : 0; /* it ends, though nobody else may take the client */
 	return id;
 }
 
 /* Keeps that client at a backend from now on. */
-static __always_inline void remember(struct work *w, __u32 id)
+static __noinline int remember(const struct packet *p, struct service *svc, __u32 id)
 {
+	struct affinity_entry a = {.backend = id, .expires = affine_until(svc)};
 	struct backend *b = backend_at(id);
+	struct affinity_key k;
 
 	if (!b)
-		return;
-	w->affinity.backend = id;
-	w->affinity.backend_hash = b->hash;
-	w->affinity.assured = 0;
-	bpf_map_update_elem(&affinity, &w->client, &w->affinity, BPF_ANY);
+		return 0;
+	affinity_key(&k, p->key.saddr, svc->prefix, svc->hash);
+	a.backend_hash = b->hash;
+	bpf_map_update_elem(&affinity, &k, &a, BPF_ANY);
+	return 0;
 }
 
 /* Whether a packet is scheduled by itself, and nothing kept of it. */
@@ -89,22 +99,20 @@ __noinline __u32 choose(struct packet *p, __u32 service, __u32 pool)
 {
 	struct service *svc = bpf_map_lookup_elem(&services, &service);
 	struct fragment *datagram = NULL;
-	struct work *w;
 	__u32 id = 0;
 
-	w = bpf_map_lookup_elem(&works, &id);
-	if (!p || !svc || !w)
+	if (!p || !svc)
 		return 0;
 	if (p->part != WHOLE && is_once(p, svc))
 		datagram = datagram_of(p);
 	if (datagram && p->part == LATER)
 		return datagram->backend; /* all of a datagram goes one way */
 	if (svc->affinity)
-		id = find_affine(&p->key, svc, pool, w);
+		id = find_affine(p, svc, pool);
 	if (!id) {
 		id = pick(&p->key, pool_word(svc, pool));
 		if (id && svc->affinity)
-			remember(w, id);
+			remember(p, svc, id);
 	}
 	if (datagram)
 		datagram->backend = id;

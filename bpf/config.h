@@ -69,13 +69,14 @@ enum rule_flags {
 };
 
 enum service_options {
-	SERVICE_ONE_PACKET = 1 << 0,	 /* UDP: each datagram is scheduled, nothing is kept */
-	SERVICE_KEEP_QUIESCED = 1 << 1,	 /* affinity: weight 0 gets new flows of its clients */
-	SERVICE_LOST_RESET = 1 << 2,	 /* flows of backends that are gone are ended */
-	SERVICE_LOST_DROP = 1 << 3,	 /* their packets are dropped */
-	SERVICE_REUSE_FINISHED = 1 << 4, /* a SYN picks if its flow is finished, else not */
-	SERVICE_REUSE_NEVER = 1 << 5,	 /* nor then */
-	SERVICE_LAPSES = 1 << 6,	 /* affinity: flows do not put off the end */
+	SERVICE_ONE_PACKET = 1 << 0,	  /* UDP: each datagram is scheduled, nothing is kept */
+	SERVICE_KEEP_QUIESCED = 1 << 1,	  /* affinity: weight 0 gets new flows of its clients */
+	SERVICE_LOST_RESET = 1 << 2,	  /* flows of backends that are gone are ended */
+	SERVICE_LOST_DROP = 1 << 3,	  /* their packets are dropped */
+	SERVICE_REUSE_FINISHED = 1 << 4,  /* a SYN picks if its flow is finished, else not */
+	SERVICE_REUSE_NEVER = 1 << 5,	  /* nor then */
+	SERVICE_LAPSES = 1 << 6,	  /* affinity: flows do not put off the end */
+	SERVICE_SOCKETS_OF_HOST = 1 << 7, /* of sockets only this machine's own are led */
 };
 
 /*

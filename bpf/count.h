@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Per-CPU counters: no atomics. */
+/*
+ * Per-CPU counters: no atomics on the path of every packet. Where the hooks of sockets count too,
+ * which may be interrupted, there are.
+ */
 #pragma once
 
 static __always_inline void count_drop(__u32 reason)
@@ -7,7 +10,7 @@ static __always_inline void count_drop(__u32 reason)
 	__u64 *n = bpf_map_lookup_elem(&drops, &reason);
 
 	if (n)
-		(*n)++;
+		__sync_fetch_and_add(n, 1);
 }
 
 static __always_inline void count_connection(__u32 id)
@@ -15,7 +18,7 @@ static __always_inline void count_connection(__u32 id)
 	struct backend_stats *s = bpf_map_lookup_elem(&stats, &id);
 
 	if (s)
-		s->connections++;
+		__sync_fetch_and_add(&s->connections, 1);
 }
 
 static __always_inline void count_in(__u32 id, __u32 bytes)

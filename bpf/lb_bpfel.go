@@ -266,6 +266,7 @@ const (
 	LBLimitsMASQ_WORDS        LBLimits = 17409
 	LBLimitsSWEEP_PIECE       LBLimits = 1024
 	LBLimitsMAX_LEAST         LBLimits = 16384
+	LBLimitsMAX_SOCKET_PEERS  LBLimits = 16384
 	LBLimitsMAX_AFFINITY      LBLimits = 65536
 	LBLimitsMAX_HALF_OPEN     LBLimits = 131072
 )
@@ -352,13 +353,14 @@ type LBServiceName struct {
 type LBServiceOptions uint32
 
 const (
-	LBServiceOptionsSERVICE_ONE_PACKET     LBServiceOptions = 1
-	LBServiceOptionsSERVICE_KEEP_QUIESCED  LBServiceOptions = 2
-	LBServiceOptionsSERVICE_LOST_RESET     LBServiceOptions = 4
-	LBServiceOptionsSERVICE_LOST_DROP      LBServiceOptions = 8
-	LBServiceOptionsSERVICE_REUSE_FINISHED LBServiceOptions = 16
-	LBServiceOptionsSERVICE_REUSE_NEVER    LBServiceOptions = 32
-	LBServiceOptionsSERVICE_LAPSES         LBServiceOptions = 64
+	LBServiceOptionsSERVICE_ONE_PACKET      LBServiceOptions = 1
+	LBServiceOptionsSERVICE_KEEP_QUIESCED   LBServiceOptions = 2
+	LBServiceOptionsSERVICE_LOST_RESET      LBServiceOptions = 4
+	LBServiceOptionsSERVICE_LOST_DROP       LBServiceOptions = 8
+	LBServiceOptionsSERVICE_REUSE_FINISHED  LBServiceOptions = 16
+	LBServiceOptionsSERVICE_REUSE_NEVER     LBServiceOptions = 32
+	LBServiceOptionsSERVICE_LAPSES          LBServiceOptions = 64
+	LBServiceOptionsSERVICE_SOCKETS_OF_HOST LBServiceOptions = 128
 )
 
 type LBServiceRanges struct {
@@ -367,6 +369,37 @@ type LBServiceRanges struct {
 	Pad   uint32
 	Addr  [8][16]uint8
 	Mask  [8][16]uint8
+}
+
+type LBSocket struct {
+	_           structs.HostLayout
+	Vip         [16]uint8
+	Addr        [16]uint8
+	VipPort     uint16
+	Port        uint16
+	Backend     uint32
+	BackendHash uint64
+	ServiceHash uint64
+	Seen        uint32
+	Proto       uint8
+	Flags       uint8
+	Pad         uint16
+}
+
+type LBSocketFlags uint32
+
+const (
+	LBSocketFlagsSOCKET_COUNTED   LBSocketFlags = 1
+	LBSocketFlagsSOCKET_CONNECTED LBSocketFlags = 2
+)
+
+type LBSocketPeer struct {
+	_       structs.HostLayout
+	Cookie  uint64
+	Addr    [16]uint8
+	Port    uint16
+	Backend uint8
+	Pad     [5]uint8
 }
 
 type LBSourceKey struct {
@@ -408,8 +441,6 @@ type LBWork struct {
 	Flow      LBFlow
 	Entry     LBFlow
 	Displaced LBFlowKey
-	Client    LBAffinityKey
-	Affinity  LBAffinityEntry
 }
 
 // Names of all BPF objects in the ELF.
@@ -448,6 +479,8 @@ const (
 	LBMapServiceRanges        = "service_ranges"
 	LBMapServices             = "services"
 	LBMapSlots                = "slots"
+	LBMapSocketPeers          = "socket_peers"
+	LBMapSockets              = "sockets"
 	LBMapSourceRanges         = "source_ranges"
 	LBMapStats                = "stats"
 	LBMapVipBits              = "vip_bits"
@@ -455,6 +488,15 @@ const (
 	LBMapWorks                = "works"
 	LBProgClock               = "clock"
 	LBProgMovePiece           = "move_piece"
+	LBProgSockConnect4        = "sock_connect4"
+	LBProgSockConnect6        = "sock_connect6"
+	LBProgSockGetpeername4    = "sock_getpeername4"
+	LBProgSockGetpeername6    = "sock_getpeername6"
+	LBProgSockRecvmsg4        = "sock_recvmsg4"
+	LBProgSockRecvmsg6        = "sock_recvmsg6"
+	LBProgSockRelease         = "sock_release"
+	LBProgSockSendmsg4        = "sock_sendmsg4"
+	LBProgSockSendmsg6        = "sock_sendmsg6"
 	LBProgSweep               = "sweep"
 	LBProgSweepPiece          = "sweep_piece"
 	LBProgTcEgress            = "tc_egress"
@@ -474,6 +516,7 @@ const (
 	LBVarAnchorRule           = "anchor_rule"
 	LBVarAnchorRuleFlags      = "anchor_rule_flags"
 	LBVarAnchorServiceOptions = "anchor_service_options"
+	LBVarAnchorSocketFlags    = "anchor_socket_flags"
 	LBVarAnchorVipFlags       = "anchor_vip_flags"
 	LBVarAnyPort              = "any_port"
 	LBVarChecksumByHelper     = "checksum_by_helper"
@@ -484,6 +527,9 @@ const (
 	LBVarFlushLost            = "flush_lost"
 	LBVarGrowing              = "growing"
 	LBVarHalfOpenPlaces       = "half_open_places"
+	LBVarHostNetns            = "host_netns"
+	LBVarHostSocketsOnly      = "host_sockets_only"
+	LBVarHostSource           = "host_source"
 	LBVarHz                   = "hz"
 	LBVarMoveFull             = "move_full"
 	LBVarMoveLater            = "move_later"
@@ -536,14 +582,23 @@ type LBSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type LBProgramSpecs struct {
-	Clock       *ebpf.ProgramSpec `ebpf:"clock"`
-	MovePiece   *ebpf.ProgramSpec `ebpf:"move_piece"`
-	Sweep       *ebpf.ProgramSpec `ebpf:"sweep"`
-	SweepPiece  *ebpf.ProgramSpec `ebpf:"sweep_piece"`
-	TcEgress    *ebpf.ProgramSpec `ebpf:"tc_egress"`
-	TcEgressL3  *ebpf.ProgramSpec `ebpf:"tc_egress_l3"`
-	TcIngress   *ebpf.ProgramSpec `ebpf:"tc_ingress"`
-	TcIngressL3 *ebpf.ProgramSpec `ebpf:"tc_ingress_l3"`
+	Clock            *ebpf.ProgramSpec `ebpf:"clock"`
+	MovePiece        *ebpf.ProgramSpec `ebpf:"move_piece"`
+	SockConnect4     *ebpf.ProgramSpec `ebpf:"sock_connect4"`
+	SockConnect6     *ebpf.ProgramSpec `ebpf:"sock_connect6"`
+	SockGetpeername4 *ebpf.ProgramSpec `ebpf:"sock_getpeername4"`
+	SockGetpeername6 *ebpf.ProgramSpec `ebpf:"sock_getpeername6"`
+	SockRecvmsg4     *ebpf.ProgramSpec `ebpf:"sock_recvmsg4"`
+	SockRecvmsg6     *ebpf.ProgramSpec `ebpf:"sock_recvmsg6"`
+	SockRelease      *ebpf.ProgramSpec `ebpf:"sock_release"`
+	SockSendmsg4     *ebpf.ProgramSpec `ebpf:"sock_sendmsg4"`
+	SockSendmsg6     *ebpf.ProgramSpec `ebpf:"sock_sendmsg6"`
+	Sweep            *ebpf.ProgramSpec `ebpf:"sweep"`
+	SweepPiece       *ebpf.ProgramSpec `ebpf:"sweep_piece"`
+	TcEgress         *ebpf.ProgramSpec `ebpf:"tc_egress"`
+	TcEgressL3       *ebpf.ProgramSpec `ebpf:"tc_egress_l3"`
+	TcIngress        *ebpf.ProgramSpec `ebpf:"tc_ingress"`
+	TcIngressL3      *ebpf.ProgramSpec `ebpf:"tc_ingress_l3"`
 }
 
 // LBMapSpecs contains maps before they are loaded into the kernel.
@@ -582,6 +637,8 @@ type LBMapSpecs struct {
 	ServiceRanges *ebpf.MapSpec `ebpf:"service_ranges"`
 	Services      *ebpf.MapSpec `ebpf:"services"`
 	Slots         *ebpf.MapSpec `ebpf:"slots"`
+	SocketPeers   *ebpf.MapSpec `ebpf:"socket_peers"`
+	Sockets       *ebpf.MapSpec `ebpf:"sockets"`
 	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
 	Stats         *ebpf.MapSpec `ebpf:"stats"`
 	VipBits       *ebpf.MapSpec `ebpf:"vip_bits"`
@@ -606,6 +663,7 @@ type LBVariableSpecs struct {
 	AnchorRule           *ebpf.VariableSpec `ebpf:"anchor_rule"`
 	AnchorRuleFlags      *ebpf.VariableSpec `ebpf:"anchor_rule_flags"`
 	AnchorServiceOptions *ebpf.VariableSpec `ebpf:"anchor_service_options"`
+	AnchorSocketFlags    *ebpf.VariableSpec `ebpf:"anchor_socket_flags"`
 	AnchorVipFlags       *ebpf.VariableSpec `ebpf:"anchor_vip_flags"`
 	AnyPort              *ebpf.VariableSpec `ebpf:"any_port"`
 	ChecksumByHelper     *ebpf.VariableSpec `ebpf:"checksum_by_helper"`
@@ -616,6 +674,9 @@ type LBVariableSpecs struct {
 	FlushLost            *ebpf.VariableSpec `ebpf:"flush_lost"`
 	Growing              *ebpf.VariableSpec `ebpf:"growing"`
 	HalfOpenPlaces       *ebpf.VariableSpec `ebpf:"half_open_places"`
+	HostNetns            *ebpf.VariableSpec `ebpf:"host_netns"`
+	HostSocketsOnly      *ebpf.VariableSpec `ebpf:"host_sockets_only"`
+	HostSource           *ebpf.VariableSpec `ebpf:"host_source"`
 	Hz                   *ebpf.VariableSpec `ebpf:"hz"`
 	MoveFull             *ebpf.VariableSpec `ebpf:"move_full"`
 	MoveLater            *ebpf.VariableSpec `ebpf:"move_later"`
@@ -678,6 +739,8 @@ type LBMaps struct {
 	ServiceRanges *ebpf.Map `ebpf:"service_ranges"`
 	Services      *ebpf.Map `ebpf:"services"`
 	Slots         *ebpf.Map `ebpf:"slots"`
+	SocketPeers   *ebpf.Map `ebpf:"socket_peers"`
+	Sockets       *ebpf.Map `ebpf:"sockets"`
 	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
 	Stats         *ebpf.Map `ebpf:"stats"`
 	VipBits       *ebpf.Map `ebpf:"vip_bits"`
@@ -719,6 +782,8 @@ func (m *LBMaps) Close() error {
 		m.ServiceRanges,
 		m.Services,
 		m.Slots,
+		m.SocketPeers,
+		m.Sockets,
 		m.SourceRanges,
 		m.Stats,
 		m.VipBits,
@@ -744,6 +809,7 @@ type LBVariables struct {
 	AnchorRule           *ebpf.Variable `ebpf:"anchor_rule"`
 	AnchorRuleFlags      *ebpf.Variable `ebpf:"anchor_rule_flags"`
 	AnchorServiceOptions *ebpf.Variable `ebpf:"anchor_service_options"`
+	AnchorSocketFlags    *ebpf.Variable `ebpf:"anchor_socket_flags"`
 	AnchorVipFlags       *ebpf.Variable `ebpf:"anchor_vip_flags"`
 	AnyPort              *ebpf.Variable `ebpf:"any_port"`
 	ChecksumByHelper     *ebpf.Variable `ebpf:"checksum_by_helper"`
@@ -754,6 +820,9 @@ type LBVariables struct {
 	FlushLost            *ebpf.Variable `ebpf:"flush_lost"`
 	Growing              *ebpf.Variable `ebpf:"growing"`
 	HalfOpenPlaces       *ebpf.Variable `ebpf:"half_open_places"`
+	HostNetns            *ebpf.Variable `ebpf:"host_netns"`
+	HostSocketsOnly      *ebpf.Variable `ebpf:"host_sockets_only"`
+	HostSource           *ebpf.Variable `ebpf:"host_source"`
 	Hz                   *ebpf.Variable `ebpf:"hz"`
 	MoveFull             *ebpf.Variable `ebpf:"move_full"`
 	MoveLater            *ebpf.Variable `ebpf:"move_later"`
@@ -768,20 +837,38 @@ type LBVariables struct {
 //
 // It can be passed to LoadLBObjects or ebpf.CollectionSpec.LoadAndAssign.
 type LBPrograms struct {
-	Clock       *ebpf.Program `ebpf:"clock"`
-	MovePiece   *ebpf.Program `ebpf:"move_piece"`
-	Sweep       *ebpf.Program `ebpf:"sweep"`
-	SweepPiece  *ebpf.Program `ebpf:"sweep_piece"`
-	TcEgress    *ebpf.Program `ebpf:"tc_egress"`
-	TcEgressL3  *ebpf.Program `ebpf:"tc_egress_l3"`
-	TcIngress   *ebpf.Program `ebpf:"tc_ingress"`
-	TcIngressL3 *ebpf.Program `ebpf:"tc_ingress_l3"`
+	Clock            *ebpf.Program `ebpf:"clock"`
+	MovePiece        *ebpf.Program `ebpf:"move_piece"`
+	SockConnect4     *ebpf.Program `ebpf:"sock_connect4"`
+	SockConnect6     *ebpf.Program `ebpf:"sock_connect6"`
+	SockGetpeername4 *ebpf.Program `ebpf:"sock_getpeername4"`
+	SockGetpeername6 *ebpf.Program `ebpf:"sock_getpeername6"`
+	SockRecvmsg4     *ebpf.Program `ebpf:"sock_recvmsg4"`
+	SockRecvmsg6     *ebpf.Program `ebpf:"sock_recvmsg6"`
+	SockRelease      *ebpf.Program `ebpf:"sock_release"`
+	SockSendmsg4     *ebpf.Program `ebpf:"sock_sendmsg4"`
+	SockSendmsg6     *ebpf.Program `ebpf:"sock_sendmsg6"`
+	Sweep            *ebpf.Program `ebpf:"sweep"`
+	SweepPiece       *ebpf.Program `ebpf:"sweep_piece"`
+	TcEgress         *ebpf.Program `ebpf:"tc_egress"`
+	TcEgressL3       *ebpf.Program `ebpf:"tc_egress_l3"`
+	TcIngress        *ebpf.Program `ebpf:"tc_ingress"`
+	TcIngressL3      *ebpf.Program `ebpf:"tc_ingress_l3"`
 }
 
 func (p *LBPrograms) Close() error {
 	return _LBClose(
 		p.Clock,
 		p.MovePiece,
+		p.SockConnect4,
+		p.SockConnect6,
+		p.SockGetpeername4,
+		p.SockGetpeername6,
+		p.SockRecvmsg4,
+		p.SockRecvmsg6,
+		p.SockRelease,
+		p.SockSendmsg4,
+		p.SockSendmsg6,
 		p.Sweep,
 		p.SweepPiece,
 		p.TcEgress,

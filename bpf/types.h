@@ -35,6 +35,7 @@ enum limits {
 	MASQ_WORDS = MASQ_BITS + 65536 / 64,
 	SWEEP_PIECE = 1 << 10,	       /* entries that user space reads at once to be swept */
 	MAX_LEAST = 1 << 14,	       /* longest run that rule LEAST scans */
+	MAX_SOCKET_PEERS = 1 << 14,    /* of unconnected sockets that talk to several VIPs */
 	MAX_AFFINITY = 1 << 16,	       /* clients that are kept at their backend */
 	MAX_HALF_OPEN = MAX_FLOWS / 4, /* places in the ring; a power of 2 */
 };
@@ -170,6 +171,38 @@ struct backend_load {
 	__u32 pad;
 } __attribute__((aligned(8)));
 
+enum socket_flags {
+	SOCKET_COUNTED = 1 << 0, /* it is one of its backend's active connections */
+	SOCKET_CONNECTED =
+		1 << 1, /* by connect: UDP that is not may go elsewhere with a datagram */
+};
+
+/* Where a socket was led last: from a VIP to a backend. It lives as long as the socket. */
+struct socket {
+	addr_t vip;
+	addr_t addr; /* of the backend */
+	__u16 vip_port;
+	__u16 port;
+	__u32 backend;	    /* hint, as in struct flow */
+	__u64 backend_hash; /* 0: it was led nowhere */
+	__u64 service_hash;
+	__u32 seen; /* last datagram to the VIP, low 32 bits of jiffies */
+	__u8 proto;
+	__u8 flags; /* enum socket_flags */
+	__u16 pad;
+};
+
+_Static_assert(sizeof(struct socket) == 64, "a socket's element is one cache line");
+
+/* One of the places that an unconnected socket was led from and to, beside the last. */
+struct socket_peer {
+	__u64 cookie; /* of the socket */
+	addr_t addr;
+	__u16 port;
+	__u8 backend; /* 0: the address is a VIP's, 1: a backend's */
+	__u8 pad[5];
+};
+
 /* A client, or a network of them, of a service with affinity. */
 struct affinity_key {
 	addr_t client; /* its first bits, as the service's prefix says */
@@ -239,8 +272,6 @@ struct work {
 	struct flow flow;      /* E1 */
 	struct flow entry;     /* one of the others */
 	struct flow_key displaced;
-	struct affinity_key client;
-	struct affinity_entry affinity;
 };
 
 /* Bytes of a packet that an ICMP error carries, and the checksum's working space. */

@@ -18,10 +18,11 @@ import (
 
 const linksDir = "links"
 
-// Change is one hook that was attached or detached.
+// Change is one hook that was attached or detached, of a device or a control group.
 type Change struct {
 	Device   string
-	Egress   bool
+	Cgroup   string
+	Hook     string // ingress, egress, connect4, …
 	Attached bool
 	// Mended says what was gone, if it was there before: Program or Qdisc. Of a
 	// qdisc only the first of the hooks that went with it says so.

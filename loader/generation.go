@@ -99,8 +99,12 @@ func (l *Loader) Previous() (*Config, error) {
 func (l *Loader) NewGeneration(sizes map[string]uint32) (*Generation, error) {
 	g := &Generation{growing: l.Growing()}
 	spec := l.spec.Copy()
-	if err := spec.Variables["half_open_places"].Set(l.shared["half_open"].MaxEntries()); err != nil {
-		return nil, fmt.Errorf("load the programs: %w", err)
+	for name, v := range map[string]any{
+		"half_open_places": l.shared["half_open"].MaxEntries(), "host_netns": l.netns, "host_sockets_only": l.opts.HostSockets,
+	} {
+		if err := spec.Variables[name].Set(v); err != nil {
+			return nil, fmt.Errorf("load the programs: set %s: %w", name, err)
+		}
 	}
 	for name, n := range sizes {
 		spec.Maps[name].MaxEntries = n
@@ -160,6 +164,7 @@ func (l *Loader) Publish(g *Generation) (old *Generation, err error) {
 		l.opts.Log.Error("the next start will not find all counts", "error", err)
 	}
 	l.hooks.swap(g)
+	l.sockets.swap(g)
 	old, l.current = l.current, g
 	if err := removeUnused(l.opts.PinPath); err != nil {
 		l.opts.Log.Warn("cannot remove the last configuration", "error", err)

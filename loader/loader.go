@@ -16,6 +16,7 @@
 //	                        tcx link, or a symbolic link that says which
 //	                        filter it is
 //	links/IFINDEX-clsact    says that the device's clsact qdisc is ours
+//	cgroup/connect4, …      what holds a program to the control group: a link
 //	former-N/               all that a version with another layout had, while
 //	                        its connections go on
 //
@@ -65,6 +66,11 @@ type Options struct {
 	Exclude []string
 	// Attach is how programs are attached; another than Auto is for tests.
 	Attach Method
+	// Cgroup is the control group whose sockets are led, a directory; "": no
+	// sockets are. HostSockets: only those of the network namespace that Open is
+	// called in.
+	Cgroup      string
+	HostSockets bool
 	// Spec replaces the compiled-in object; tests set variables in it.
 	Spec *ebpf.CollectionSpec
 	// Sizes are those of maps that are made; 0: what Spec says.
@@ -84,12 +90,14 @@ type Loader struct {
 	shared  map[string]*ebpf.Map
 	current *Generation
 	hooks   hooks
+	sockets sockets
+	netns   uint64     // cookie of the network namespace
 	links   []nlx.Link // as SetDevices had them last
 }
 
 // sharedMaps outlive the process, by pin name.
 var sharedMaps = []string{
-	"vip_bits", "node_port_bits", "backend_bits", "peer_bits", "masq_bits", "flows", "direct", "resourced", "affinity", "half_open", "half_open_ends", "fragments", "held",
+	"vip_bits", "node_port_bits", "backend_bits", "peer_bits", "masq_bits", "flows", "direct", "resourced", "affinity", "sockets", "socket_peers", "half_open", "half_open_ends", "fragments", "held",
 	"drops", "meta", "growth",
 }
 
@@ -169,7 +177,13 @@ func (l *Loader) open() error {
 	if l.hooks, err = newHooks(filepath.Join(l.opts.PinPath, linksDir), l.opts.Log, l.opts.Attach); err != nil {
 		return err
 	}
-	return l.hooks.adopt()
+	if l.netns, err = netnsCookie(); err != nil {
+		return err
+	}
+	if l.sockets, err = newSockets(filepath.Join(l.opts.PinPath, cgroupDir), l.opts.Cgroup, l.opts.Log); err != nil {
+		return err
+	}
+	return errors.Join(l.hooks.adopt(), l.sockets.adopt())
 }
 
 // sharedMap adopts the pinned map or makes it.
@@ -243,7 +257,7 @@ func (l *Loader) Close() error {
 	if l.current != nil {
 		errs = append(errs, l.current.Close())
 	}
-	errs = append(errs, l.hooks.close())
+	errs = append(errs, l.hooks.close(), l.sockets.close())
 	if l.lock != nil {
 		errs = append(errs, l.lock.Close())
 	}

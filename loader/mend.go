@@ -53,7 +53,7 @@ func (l *Loader) Repin() (paths []string, err error) {
 	}
 	gen := filepath.Join(l.opts.PinPath, genPrefix+strconv.Itoa(l.current.Number))
 	var errs []error
-	for _, dir := range []string{gen, l.hooks.dir} {
+	for _, dir := range []string{gen, l.hooks.dir, l.sockets.dir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			errs = append(errs, fmt.Errorf("put back the directory of pins: %w", err))
 		}
@@ -80,6 +80,10 @@ func (l *Loader) Repin() (paths []string, err error) {
 	for at, a := range l.hooks.links {
 		again, err := a.repin()
 		note(filepath.Join(l.hooks.dir, pinOf(at)), again, err)
+	}
+	for _, s := range l.sockets.links {
+		again, err := s.repin()
+		note(s.pin, again, err)
 	}
 	qdiscs, err := l.hooks.clsact.repinQdiscs()
 	return append(paths, qdiscs...), errors.Join(append(errs, err)...)

@@ -217,7 +217,7 @@ func TestAProgramThatSomebodyDetachedComesBack(t *testing.T) {
 		if got := p.attached(device); len(got) != 0 {
 			t.Fatalf("programs %v, want none", got)
 		}
-		want := []Change{{Device: device, Attached: true, Mended: Program}}
+		want := []Change{{Device: device, Hook: "ingress", Attached: true, Mended: Program}}
 		if d := cmp.Diff(want, p.devices(l)); d != "" {
 			t.Errorf("changes (-want +got):\n%s", d)
 		}

@@ -200,6 +200,10 @@ func ours(pinPath string) (paths []string, err error) {
 		return nil, err
 	}
 	paths = append(append(links, qdiscs...), filepath.Join(pinPath, linksDir))
+	for _, h := range socketHooks {
+		paths = append(paths, filepath.Join(pinPath, cgroupDir, h.name))
+	}
+	paths = append(paths, filepath.Join(pinPath, cgroupDir))
 	for _, name := range []string{configLink, configLink + nextSuffix} {
 		paths = append(paths, filepath.Join(pinPath, name))
 	}

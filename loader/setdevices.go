@@ -35,7 +35,7 @@ func (l *Loader) SetDevices(links []nlx.Link) (changes []Change, err error) {
 		}
 		switch err := l.hooks.attach(l.current, at); {
 		case err == nil:
-			changes = append(changes, Change{name, at.egress, true, l.hooks.found(at)})
+			changes = append(changes, Change{Device: name, Hook: at.direction(), Attached: true, Mended: l.hooks.found(at)})
 		case errors.Is(err, unix.ENODEV):
 			delete(l.hooks.names, at)
 		default:
@@ -67,7 +67,7 @@ func (l *Loader) review(want map[hook]string) (changes []Change, err error) {
 		if wanted {
 			l.hooks.lost[at] = have.lost()
 		} else {
-			changes = append(changes, Change{l.hooks.name(at), at.egress, false, ""})
+			changes = append(changes, Change{Device: l.hooks.name(at), Hook: at.direction()})
 		}
 		l.hooks.forget(at)
 	}

@@ -24,6 +24,7 @@ const defaultScheduler = "rr"
 type runFlags struct {
 	services       string
 	kube           kubeFlags
+	sockets        socketFlags
 	check          string
 	pinPath        string
 	scheduler      string
@@ -71,6 +72,7 @@ it has, and "waggle cleanup" ends that.`,
 	f.StringVar(&flags.services, "services", "", "file of services to forward: YAML, or the text of ipvsadm -S -n")
 	f.StringVar(&flags.check, "check", "", "only check this file, without root, and say what is wrong with it")
 	flags.kube.register(cmd)
+	flags.sockets.register(cmd)
 	registerPinPath(cmd, &flags.pinPath)
 	f.StringVar(&flags.scheduler, "scheduler", defaultScheduler,
 		"scheduler of services that name none, but for ipvsadm's text: "+strings.Join(sched.Names(), ", "))
@@ -117,7 +119,7 @@ func (f *runFlags) validate() error {
 	if f.drain <= 0 {
 		return fmt.Errorf("--drain-timeout %v: write a time that is not zero, 1h say", f.drain)
 	}
-	if err := cmp.Or(f.limits.Check(), f.sizes.Check()); err != nil {
+	if err := cmp.Or(f.limits.Check(), f.sizes.Check(), f.sockets.validate()); err != nil {
 		return err
 	}
 	if f.metrics != "" {

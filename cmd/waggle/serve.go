@@ -39,7 +39,11 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	if err := checkCapabilities(); err != nil {
 		return err
 	}
-	dp, err := ebpf.New(ebpf.Options{PinPath: flags.pinPath, Log: log, ExcludeDevices: flags.excludeDevices, MasqueradePorts: flags.ports, Timeouts: flags.timeouts, Limits: flags.limits, Sizes: flags.sizes, Drain: flags.drain})
+	group, err := flags.sockets.root()
+	if err != nil {
+		return err
+	}
+	dp, err := ebpf.New(ebpf.Options{PinPath: flags.pinPath, Log: log, ExcludeDevices: flags.excludeDevices, Cgroup: group, HostSockets: flags.sockets.lb == "host", MasqueradePorts: flags.ports, Timeouts: flags.timeouts, Limits: flags.limits, Sizes: flags.sizes, Drain: flags.drain})
 	if err != nil {
 		return err
 	}

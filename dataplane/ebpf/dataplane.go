@@ -40,6 +40,11 @@ type Options struct {
 	// ExcludeDevices are patterns (path.Match) of names of devices that get
 	// no program.
 	ExcludeDevices []string
+	// Cgroup is the control group of version 2, a directory, whose processes'
+	// sockets are led to backends before there are packets; "": none are.
+	// HostSockets: only those of the own network namespace.
+	Cgroup      string
+	HostSockets bool
 	// MasqueradePorts are what masquerading takes its ports from, less what
 	// the kernel and node ports use; zero: DefaultMasqueradePorts.
 	MasqueradePorts PortRange
@@ -111,7 +116,7 @@ func New(opts Options) (*Dataplane, error) {
 			return nil, err
 		}
 	}
-	l, err := loader.Open(loader.Options{PinPath: opts.PinPath, Log: opts.Log, Exclude: opts.ExcludeDevices, Spec: opts.spec, Sizes: opts.Sizes, Interrupt: opts.interrupt})
+	l, err := loader.Open(loader.Options{PinPath: opts.PinPath, Log: opts.Log, Exclude: opts.ExcludeDevices, Cgroup: opts.Cgroup, HostSockets: opts.HostSockets, Spec: opts.spec, Sizes: opts.Sizes, Interrupt: opts.interrupt})
 	if err != nil {
 		return nil, err
 	}

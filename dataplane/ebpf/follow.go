@@ -75,10 +75,11 @@ func (d *Dataplane) follow(s nlx.State) bool {
 		d.noteAddrs(added, removed)
 	}
 	changes, derr := d.loader.SetDevices(s.Links)
-	for _, c := range changes {
+	ofSockets, serr := d.loader.SetSockets()
+	for _, c := range slices.Concat(changes, ofSockets) {
 		d.noteChange(c)
 	}
-	err = errors.Join(d.following.pinsErr, err, followDevices(d.state, s), derr)
+	err = errors.Join(d.following.pinsErr, err, followDevices(d.state, s), derr, serr)
 	d.following.begun = true
 	d.following.broken = complain(d.log, d.following.broken, err)
 	return err == nil
@@ -105,22 +106,22 @@ func (d *Dataplane) noteAddrs(added, removed []netip.Addr) {
 }
 
 func (d *Dataplane) noteChange(c loader.Change) {
-	hook := "ingress"
-	if c.Egress {
-		hook = "egress"
+	at := slog.String("device", c.Device)
+	if c.Cgroup != "" {
+		at = slog.String("cgroup", c.Cgroup)
 	}
 	if c.Mended != "" {
 		d.following.mended[string(c.Mended)]++
-		d.log.Warn("something took a program from its device: it is there again", "gone", string(c.Mended), "device", c.Device, "hook", hook)
+		d.log.Warn("something took a program from its place: it is there again", "gone", string(c.Mended), at, "hook", c.Hook)
 		return
 	}
-	if d.following.begun && !c.Egress {
+	if d.following.begun && c.Hook == "ingress" {
 		d.following.followed["device"]++
 	}
 	if c.Attached {
-		d.log.Info("program attached", "device", c.Device, "hook", hook)
+		d.log.Info("program attached", at, "hook", c.Hook)
 	} else {
-		d.log.Info("program detached", "device", c.Device, "hook", hook)
+		d.log.Info("program detached", at, "hook", c.Hook)
 	}
 }
 

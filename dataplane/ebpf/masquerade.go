@@ -164,5 +164,25 @@ func followDevices(s *state, now nlx.State) error {
 		s.usePeer(dev.Addr4)
 		s.usePeer(dev.Addr6)
 	}
-	return s.t.devices.Sync(table)
+	return errors.Join(s.t.devices.Sync(table), s.followSource(now))
+}
+
+// followSource tells the programs with which addresses this machine asks others: those
+// of its default routes, else any that others can answer.
+func (s *state) followSource(now nlx.State) error {
+	choices := slices.Clone(now.Uplinks)
+	for _, l := range now.Links {
+		choices = append(choices, l.Sources...)
+	}
+	isVIP := func(a netip.Addr) bool { return s.marks[a] > 0 }
+	var to struct{ V4, V6 [16]byte }
+	for family, addr := range map[lb.Family]*[16]byte{lb.IPv4: &to.V4, lb.IPv6: &to.V6} {
+		if a := choose(choices, family, isVIP); a.IsValid() {
+			*addr = a.As16()
+		}
+	}
+	if err := s.t.hostSource.Set(to); err != nil {
+		return fmt.Errorf("tell the programs this machine's own addresses: %w", err)
+	}
+	return nil
 }

@@ -43,9 +43,8 @@ type tables struct {
 	sources     prefixes.Sources
 	ranges      *cilium.Map
 	masqPorts   *masqports.Table
-	// anyPort and flushLost are variables of the programs: of bpf/bits.h and
-	// bpf/sweep.h.
-	anyPort, flushLost *cilium.Variable
+	// Variables of the programs: of bpf/bits.h, bpf/sweep.h and bpf/sockets.h.
+	anyPort, flushLost, hostSource *cilium.Variable
 
 	closers []io.Closer
 }
@@ -55,6 +54,7 @@ func openTables(m *bpf.LBObjects) (_ *tables, err error) {
 	t := &tables{
 		anyPort:    m.AnyPort,
 		flushLost:  m.FlushLost,
+		hostSource: m.HostSource,
 		backendIDs: backends.IDs{Map: m.BackendIds},
 		vips:       vips.Table{Map: m.Vips},
 		stats:      m.Stats,

@@ -46,7 +46,7 @@ func startDaemon(ns *netlab.Namespace, exe, services, pinPath, log string) (*dae
 		return nil, err
 	}
 	defer f.Close() // the process has its own descriptor
-	cmd := exec.Command(exe, "run", "--services", services, "--pin-path", pinPath)
+	cmd := exec.Command(exe, "run", "--services", services, "--pin-path", pinPath, "--socket-lb", "off")
 	cmd.Stdout, cmd.Stderr = f, f
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p, err := ns.Start(cmd)

@@ -20,6 +20,7 @@ const Dir = "/run/netns"
 
 // A namespace is named waggle-PREFIX-PID-NUMBER-ROLE, PID being its owner's.
 var (
+	cgroupPattern = regexp.MustCompile(`^waggle-[a-zA-Z0-9-]+-(\d+)-\d+-\d+$`) // the last is its number in the lab
 	namePattern   = regexp.MustCompile(`^waggle-[a-zA-Z0-9-]+-(\d+)-\d+-[a-zA-Z0-9]+$`)
 	prefixPattern = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?$`)
 	rolePattern   = regexp.MustCompile(`^[a-zA-Z0-9]+$`)
@@ -66,7 +67,7 @@ func RemoveStale() error {
 			errs = append(errs, fmt.Errorf("netlab: remove stale namespace: %w", err))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, removeStaleCgroups())...)
 }
 
 // Alive reports whether a process of this id exists (kill(2): signal 0 only

@@ -30,6 +30,7 @@ type Namespace struct {
 	mu        sync.Mutex
 	processes []*Process // guarded by mu
 	closed    bool       // guarded by mu
+	cgroup    *Cgroup    // guarded by mu; nil: that of this process
 }
 
 // newNamespace makes a namespace with its loopback device up.
@@ -78,6 +79,12 @@ func (n *Namespace) setUp() error {
 	return nil
 }
 
+func (n *Namespace) group() *Cgroup {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cgroup
+}
+
 // Do runs f in the namespace, on a thread that is thrown away afterwards, so
 // nothing that f does to its thread leaks. Sockets that f makes stay in the
 // namespace. Goroutines that f starts, and processes started by them, are not
@@ -85,19 +92,22 @@ func (n *Namespace) setUp() error {
 // thread. f must return; it must not call testing's FailNow or its like.
 func (n *Namespace) Do(f func() error) error {
 	return onOwnThread(func() error {
-		if err := n.enter(); err != nil {
+		if err := n.enter(n.group()); err != nil {
 			return err
 		}
 		return f()
 	})
 }
 
-// enter moves the calling thread into the namespace, for good.
-func (n *Namespace) enter() error {
+// enter moves the calling thread into the namespace and a control group, for good.
+func (n *Namespace) enter(c *Cgroup) error {
 	if err := netns.Set(n.ns); err != nil {
 		return fmt.Errorf("netlab: enter namespace %s: %w", n.Name, err)
 	}
-	return nil
+	if c == nil {
+		return nil
+	}
+	return c.enter()
 }
 
 // onOwnThread runs f on a fresh goroutine that never unlocks its thread: the

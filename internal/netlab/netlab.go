@@ -68,6 +68,7 @@ type Lab struct {
 	// clients, servers and extra are guarded by mu.
 	clients, servers []*Node
 	extra            []*Namespace
+	cgroups          []*Cgroup // guarded by mu
 }
 
 // Node is a client or a server.
@@ -212,6 +213,9 @@ func (l *Lab) Close() error {
 	}
 	for _, ns := range append(all, l.Director) {
 		errs = append(errs, ns.close())
+	}
+	for _, c := range l.cgroups {
+		errs = append(errs, c.close())
 	}
 	return errors.Join(errs...)
 }

@@ -40,12 +40,12 @@ func (n *Namespace) Start(cmd *exec.Cmd) (*Process, error) {
 	if n.closed {
 		return nil, fmt.Errorf("start %s in namespace %s: the lab is closed", cmd.Path, n.Name)
 	}
-	p := &Process{cmd: cmd, done: make(chan struct{})}
+	p, group := &Process{cmd: cmd, done: make(chan struct{})}, n.cgroup
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		defer close(p.done)
-		if err := n.enter(); err != nil {
+		if err := n.enter(group); err != nil {
 			started <- err
 			return
 		}

@@ -192,7 +192,7 @@ func (n *node) start(rules string) {
 	if err := os.WriteFile(n.rules, []byte(rules), 0o600); err != nil {
 		n.s.Fatal(err)
 	}
-	cmd := exec.Command(waggle, "run", "--services", n.rules, "--pin-path", n.pins)
+	cmd := exec.Command(waggle, "run", "--services", n.rules, "--pin-path", n.pins, "--socket-lb", "off")
 	cmd.Stderr = n
 	p, err := n.Start(cmd)
 	if err != nil {

@@ -131,7 +131,7 @@ func (n *node) launch() {
 func (n *node) spawn(kubeconfig string) {
 	n.c.t.Helper()
 	args := append([]string{
-		"run", "--kubeconfig", kubeconfig, "--hostname-override", n.name, "--pin-path", n.pins(), "--external-ips", join(vipNets),
+		"run", "--kubeconfig", kubeconfig, "--socket-lb", "off", "--hostname-override", n.name, "--pin-path", n.pins(), "--external-ips", join(vipNets),
 	}, n.detectLocal()...)
 	cmd := exec.Command(waggle, args...)
 	cmd.Stderr = n

@@ -80,9 +80,13 @@ type scene struct {
 	daemon string
 	under  []string
 	args   []string // more flags of `waggle run`
-	log    bytes.Buffer
-	logMu  sync.Mutex
-	run    *netlab.Process
+	// sockets is whose are led: a word of --socket-lb; at first none are. What the
+	// director and the clients do, they do in the control group of the lab.
+	sockets string
+	group   *netlab.Cgroup
+	log     bytes.Buffer
+	logMu   sync.Mutex
+	run     *netlab.Process
 }
 
 func newScene(t *testing.T, opts netlab.Options) *scene {
@@ -91,7 +95,7 @@ func newScene(t *testing.T, opts netlab.Options) *scene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &scene{Lab: lab, t: t, rules: filepath.Join(t.TempDir(), "rules"), daemon: waggle}
+	s := &scene{Lab: lab, t: t, rules: filepath.Join(t.TempDir(), "rules"), daemon: waggle, sockets: "off"}
 	if strings.HasPrefix(t.Name(), "TestByClsact/") {
 		s.daemon = byClsact
 	}
@@ -164,7 +168,11 @@ func (s *scene) start() {
 	s.logMu.Lock()
 	seen := s.log.Len()
 	s.logMu.Unlock()
-	cmd := s.confined(s.daemon, append([]string{"run", "--services", s.rules, "--pin-path", s.pins}, s.args...)...)
+	args := []string{"run", "--services", s.rules, "--pin-path", s.pins, "--socket-lb", s.sockets}
+	if s.group != nil {
+		args = append(args, "--cgroup", s.group.Path)
+	}
+	cmd := s.confined(s.daemon, append(args, s.args...)...)
 	cmd.Stderr = s
 	p, err := s.Director.Start(cmd)
 	if err != nil {

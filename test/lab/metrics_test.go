@@ -145,7 +145,7 @@ func newMetricsScene(t *testing.T) *scene {
 
 func TestTwoDaemonsCannotServeMetricsAtOneAddress(t *testing.T) {
 	s := newMetricsScene(t)
-	cmd := exec.Command(waggle, "run", "--services", s.rules, "--pin-path", s.pins+"-other", "--metrics-bind-address", metricsAddr)
+	cmd := exec.Command(waggle, "run", "--services", s.rules, "--pin-path", s.pins+"-other", "--socket-lb", "off", "--metrics-bind-address", metricsAddr)
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	if err := s.Director.Run(cmd); err == nil || !strings.Contains(said.String(), "--metrics-bind-address: listen tcp "+metricsAddr) ||

@@ -209,7 +209,7 @@ func (s *scene) fails(under []string) string {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
-	line := append(under, waggle, "run", "--services", s.rules, "--pin-path", s.pins)
+	line := append(under, waggle, "run", "--services", s.rules, "--pin-path", s.pins, "--socket-lb", "off")
 	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
 	var said bytes.Buffer
 	cmd.Stderr = &said

@@ -43,7 +43,7 @@ func (s *scene) refused(services, pins string) string {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, waggle, "run", "--services", services, "--pin-path", pins)
+	cmd := exec.CommandContext(ctx, waggle, "run", "--services", services, "--pin-path", pins, "--socket-lb", "off")
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	err := s.Director.Run(cmd)

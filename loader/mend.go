@@ -53,7 +53,11 @@ func (l *Loader) Repin() (paths []string, err error) {
 	}
 	gen := filepath.Join(l.opts.PinPath, genPrefix+strconv.Itoa(l.current.Number))
 	var errs []error
-	for _, dir := range []string{gen, l.hooks.dir, l.sockets.dir} {
+	dirs := []string{gen, l.hooks.dir}
+	if len(l.sockets.links) > 0 {
+		dirs = append(dirs, l.sockets.dir)
+	}
+	for _, dir := range dirs {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			errs = append(errs, fmt.Errorf("put back the directory of pins: %w", err))
 		}

@@ -59,6 +59,7 @@
 #include "move.h"
 #include "sockets.h"
 #include "datagrams.h"
+#include "bind.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
@@ -77,6 +78,7 @@ const enum vip_flags *anchor_vip_flags __attribute__((unused));
 const enum device_flags *anchor_device_flags __attribute__((unused));
 const enum node_addr_flags *anchor_node_addr_flags __attribute__((unused));
 const enum socket_flags *anchor_socket_flags __attribute__((unused));
+const struct bind_event *anchor_bind_event __attribute__((unused));
 const enum pools *anchor_pools __attribute__((unused));
 
 /* Of enum tcx_action_base, which older uapi headers lack. Passing is always NEXT: others' programs
@@ -273,6 +275,22 @@ SEC("cgroup/getpeername6")
 int sock_getpeername6(struct bpf_sock_addr *ctx)
 {
 	return tell6(ctx);
+}
+
+SEC("cgroup/bind4")
+int sock_bind4(struct bpf_sock_addr *ctx)
+{
+	struct packet p;
+
+	return from4(ctx, &p, false) ? binds(ctx, &p) : SOCKET_PASSES;
+}
+
+SEC("cgroup/bind6")
+int sock_bind6(struct bpf_sock_addr *ctx)
+{
+	struct packet p;
+
+	return from6(ctx, &p, false) ? binds(ctx, &p) : SOCKET_PASSES;
 }
 
 SEC("cgroup/sock_release")

@@ -69,6 +69,16 @@ type LBBackendStats struct {
 	OutBytes    uint64
 }
 
+type LBBindEvent struct {
+	_       structs.HostLayout
+	Addr    [16]uint8
+	Port    uint16
+	Proto   uint8
+	Refused uint8
+	Pid     uint32
+	Comm    [16]uint8
+}
+
 type LBBucket struct {
 	_        structs.HostLayout
 	Refilled uint64
@@ -266,6 +276,7 @@ const (
 	LBLimitsMASQ_WORDS        LBLimits = 17409
 	LBLimitsSWEEP_PIECE       LBLimits = 1024
 	LBLimitsMAX_LEAST         LBLimits = 16384
+	LBLimitsBIND_BYTES        LBLimits = 65536
 	LBLimitsMAX_SOCKET_PEERS  LBLimits = 16384
 	LBLimitsMAX_AFFINITY      LBLimits = 65536
 	LBLimitsMAX_HALF_OPEN     LBLimits = 131072
@@ -451,6 +462,7 @@ const (
 	LBMapBackendBits          = "backend_bits"
 	LBMapBackendIds           = "backend_ids"
 	LBMapBackends             = "backends"
+	LBMapBindsSeen            = "binds_seen"
 	LBMapBuckets              = "buckets"
 	LBMapDevices              = "devices"
 	LBMapDirect               = "direct"
@@ -488,6 +500,8 @@ const (
 	LBMapWorks                = "works"
 	LBProgClock               = "clock"
 	LBProgMovePiece           = "move_piece"
+	LBProgSockBind4           = "sock_bind4"
+	LBProgSockBind6           = "sock_bind6"
 	LBProgSockConnect4        = "sock_connect4"
 	LBProgSockConnect6        = "sock_connect6"
 	LBProgSockGetpeername4    = "sock_getpeername4"
@@ -504,6 +518,7 @@ const (
 	LBProgTcIngress           = "tc_ingress"
 	LBProgTcIngressL3         = "tc_ingress_l3"
 	LBVarAnchorBackendState   = "anchor_backend_state"
+	LBVarAnchorBindEvent      = "anchor_bind_event"
 	LBVarAnchorDeviceFlags    = "anchor_device_flags"
 	LBVarAnchorDropReason     = "anchor_drop_reason"
 	LBVarAnchorFlowFlags      = "anchor_flow_flags"
@@ -535,6 +550,7 @@ const (
 	LBVarMoveLater            = "move_later"
 	LBVarMoved                = "moved"
 	LBVarPieceEntries         = "piece_entries"
+	LBVarRefuseBinds          = "refuse_binds"
 	LBVarSweepWalked          = "sweep_walked"
 	LBVarTakingOver           = "taking_over"
 	LBVarUnknownZero          = "unknown_zero"
@@ -584,6 +600,8 @@ type LBSpecs struct {
 type LBProgramSpecs struct {
 	Clock            *ebpf.ProgramSpec `ebpf:"clock"`
 	MovePiece        *ebpf.ProgramSpec `ebpf:"move_piece"`
+	SockBind4        *ebpf.ProgramSpec `ebpf:"sock_bind4"`
+	SockBind6        *ebpf.ProgramSpec `ebpf:"sock_bind6"`
 	SockConnect4     *ebpf.ProgramSpec `ebpf:"sock_connect4"`
 	SockConnect6     *ebpf.ProgramSpec `ebpf:"sock_connect6"`
 	SockGetpeername4 *ebpf.ProgramSpec `ebpf:"sock_getpeername4"`
@@ -609,6 +627,7 @@ type LBMapSpecs struct {
 	BackendBits   *ebpf.MapSpec `ebpf:"backend_bits"`
 	BackendIds    *ebpf.MapSpec `ebpf:"backend_ids"`
 	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	BindsSeen     *ebpf.MapSpec `ebpf:"binds_seen"`
 	Buckets       *ebpf.MapSpec `ebpf:"buckets"`
 	Devices       *ebpf.MapSpec `ebpf:"devices"`
 	Direct        *ebpf.MapSpec `ebpf:"direct"`
@@ -651,6 +670,7 @@ type LBMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type LBVariableSpecs struct {
 	AnchorBackendState   *ebpf.VariableSpec `ebpf:"anchor_backend_state"`
+	AnchorBindEvent      *ebpf.VariableSpec `ebpf:"anchor_bind_event"`
 	AnchorDeviceFlags    *ebpf.VariableSpec `ebpf:"anchor_device_flags"`
 	AnchorDropReason     *ebpf.VariableSpec `ebpf:"anchor_drop_reason"`
 	AnchorFlowFlags      *ebpf.VariableSpec `ebpf:"anchor_flow_flags"`
@@ -682,6 +702,7 @@ type LBVariableSpecs struct {
 	MoveLater            *ebpf.VariableSpec `ebpf:"move_later"`
 	Moved                *ebpf.VariableSpec `ebpf:"moved"`
 	PieceEntries         *ebpf.VariableSpec `ebpf:"piece_entries"`
+	RefuseBinds          *ebpf.VariableSpec `ebpf:"refuse_binds"`
 	SweepWalked          *ebpf.VariableSpec `ebpf:"sweep_walked"`
 	TakingOver           *ebpf.VariableSpec `ebpf:"taking_over"`
 	UnknownZero          *ebpf.VariableSpec `ebpf:"unknown_zero"`
@@ -711,6 +732,7 @@ type LBMaps struct {
 	BackendBits   *ebpf.Map `ebpf:"backend_bits"`
 	BackendIds    *ebpf.Map `ebpf:"backend_ids"`
 	Backends      *ebpf.Map `ebpf:"backends"`
+	BindsSeen     *ebpf.Map `ebpf:"binds_seen"`
 	Buckets       *ebpf.Map `ebpf:"buckets"`
 	Devices       *ebpf.Map `ebpf:"devices"`
 	Direct        *ebpf.Map `ebpf:"direct"`
@@ -754,6 +776,7 @@ func (m *LBMaps) Close() error {
 		m.BackendBits,
 		m.BackendIds,
 		m.Backends,
+		m.BindsSeen,
 		m.Buckets,
 		m.Devices,
 		m.Direct,
@@ -797,6 +820,7 @@ func (m *LBMaps) Close() error {
 // It can be passed to LoadLBObjects or ebpf.CollectionSpec.LoadAndAssign.
 type LBVariables struct {
 	AnchorBackendState   *ebpf.Variable `ebpf:"anchor_backend_state"`
+	AnchorBindEvent      *ebpf.Variable `ebpf:"anchor_bind_event"`
 	AnchorDeviceFlags    *ebpf.Variable `ebpf:"anchor_device_flags"`
 	AnchorDropReason     *ebpf.Variable `ebpf:"anchor_drop_reason"`
 	AnchorFlowFlags      *ebpf.Variable `ebpf:"anchor_flow_flags"`
@@ -828,6 +852,7 @@ type LBVariables struct {
 	MoveLater            *ebpf.Variable `ebpf:"move_later"`
 	Moved                *ebpf.Variable `ebpf:"moved"`
 	PieceEntries         *ebpf.Variable `ebpf:"piece_entries"`
+	RefuseBinds          *ebpf.Variable `ebpf:"refuse_binds"`
 	SweepWalked          *ebpf.Variable `ebpf:"sweep_walked"`
 	TakingOver           *ebpf.Variable `ebpf:"taking_over"`
 	UnknownZero          *ebpf.Variable `ebpf:"unknown_zero"`
@@ -839,6 +864,8 @@ type LBVariables struct {
 type LBPrograms struct {
 	Clock            *ebpf.Program `ebpf:"clock"`
 	MovePiece        *ebpf.Program `ebpf:"move_piece"`
+	SockBind4        *ebpf.Program `ebpf:"sock_bind4"`
+	SockBind6        *ebpf.Program `ebpf:"sock_bind6"`
 	SockConnect4     *ebpf.Program `ebpf:"sock_connect4"`
 	SockConnect6     *ebpf.Program `ebpf:"sock_connect6"`
 	SockGetpeername4 *ebpf.Program `ebpf:"sock_getpeername4"`
@@ -860,6 +887,8 @@ func (p *LBPrograms) Close() error {
 	return _LBClose(
 		p.Clock,
 		p.MovePiece,
+		p.SockBind4,
+		p.SockBind6,
 		p.SockConnect4,
 		p.SockConnect6,
 		p.SockGetpeername4,

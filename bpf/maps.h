@@ -144,6 +144,12 @@ struct {
 	__type(value, struct socket);
 } socket_peers SEC(".maps");
 
+/* Node ports that processes bound. Written by the hooks of sockets, read by the agent. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, BIND_BYTES);
+} binds_seen SEC(".maps");
+
 /* Datagram -> ports, known from its first fragment. Written by the programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -35,6 +35,7 @@ enum limits {
 	MASQ_WORDS = MASQ_BITS + 65536 / 64,
 	SWEEP_PIECE = 1 << 10,	       /* entries that user space reads at once to be swept */
 	MAX_LEAST = 1 << 14,	       /* longest run that rule LEAST scans */
+	BIND_BYTES = 1 << 16,	       /* of events of binds that nobody read yet */
 	MAX_SOCKET_PEERS = 1 << 14,    /* of unconnected sockets that talk to several VIPs */
 	MAX_AFFINITY = 1 << 16,	       /* clients that are kept at their backend */
 	MAX_HALF_OPEN = MAX_FLOWS / 4, /* places in the ring; a power of 2 */
@@ -201,6 +202,16 @@ struct socket_peer {
 	__u16 port;
 	__u8 backend; /* 0: the address is a VIP's, 1: a backend's */
 	__u8 pad[5];
+};
+
+/* A process that bound a node port, or was refused it. */
+struct bind_event {
+	addr_t addr;
+	__u16 port;
+	__u8 proto;
+	__u8 refused;
+	__u32 pid; /* of the process, in the first PID namespace */
+	__u8 comm[16];
 };
 
 /* A client, or a network of them, of a service with affinity. */

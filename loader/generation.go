@@ -100,7 +100,7 @@ func (l *Loader) NewGeneration(sizes map[string]uint32) (*Generation, error) {
 	g := &Generation{growing: l.Growing()}
 	spec := l.spec.Copy()
 	for name, v := range map[string]any{
-		"half_open_places": l.shared["half_open"].MaxEntries(), "host_netns": l.netns, "host_sockets_only": l.opts.HostSockets,
+		"half_open_places": l.shared["half_open"].MaxEntries(), "host_netns": l.netns, "host_sockets_only": l.opts.HostSockets, "refuse_binds": l.opts.RefuseBinds,
 	} {
 		if err := spec.Variables[name].Set(v); err != nil {
 			return nil, fmt.Errorf("load the programs: set %s: %w", name, err)

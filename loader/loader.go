@@ -71,6 +71,9 @@ type Options struct {
 	// called in.
 	Cgroup      string
 	HostSockets bool
+	// RefuseBinds refuses node ports to processes of that namespace, which are
+	// only told of otherwise.
+	RefuseBinds bool
 	// Spec replaces the compiled-in object; tests set variables in it.
 	Spec *ebpf.CollectionSpec
 	// Sizes are those of maps that are made; 0: what Spec says.
@@ -97,7 +100,7 @@ type Loader struct {
 
 // sharedMaps outlive the process, by pin name.
 var sharedMaps = []string{
-	"vip_bits", "node_port_bits", "backend_bits", "peer_bits", "masq_bits", "flows", "direct", "resourced", "affinity", "sockets", "socket_peers", "half_open", "half_open_ends", "fragments", "held",
+	"vip_bits", "node_port_bits", "backend_bits", "peer_bits", "masq_bits", "flows", "direct", "resourced", "affinity", "sockets", "socket_peers", "binds_seen", "half_open", "half_open_ends", "fragments", "held",
 	"drops", "meta", "growth",
 }
 

@@ -22,7 +22,8 @@ type socketHook struct {
 	name    string
 	attach  ebpf.AttachType
 	program func(*Generation) *ebpf.Program
-	// begins says that it leads sockets; the others follow those that were led.
+	// begins says that it leads sockets, or judges them; the others follow those that
+	// were led.
 	begins bool
 }
 
@@ -34,6 +35,8 @@ var socketHooks = []socketHook{
 	{"getpeername6", ebpf.AttachCgroupInet6GetPeername, func(g *Generation) *ebpf.Program { return g.SockGetpeername6 }, false},
 	{"recvmsg4", ebpf.AttachCGroupUDP4Recvmsg, func(g *Generation) *ebpf.Program { return g.SockRecvmsg4 }, false},
 	{"recvmsg6", ebpf.AttachCGroupUDP6Recvmsg, func(g *Generation) *ebpf.Program { return g.SockRecvmsg6 }, false},
+	{"bind4", ebpf.AttachCGroupInet4Bind, func(g *Generation) *ebpf.Program { return g.SockBind4 }, true},
+	{"bind6", ebpf.AttachCGroupInet6Bind, func(g *Generation) *ebpf.Program { return g.SockBind6 }, true},
 	{"connect4", ebpf.AttachCGroupInet4Connect, func(g *Generation) *ebpf.Program { return g.SockConnect4 }, true},
 	{"connect6", ebpf.AttachCGroupInet6Connect, func(g *Generation) *ebpf.Program { return g.SockConnect6 }, true},
 	{"sendmsg4", ebpf.AttachCGroupUDP4Sendmsg, func(g *Generation) *ebpf.Program { return g.SockSendmsg4 }, true},

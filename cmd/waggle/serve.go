@@ -43,7 +43,7 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	dp, err := ebpf.New(ebpf.Options{PinPath: flags.pinPath, Log: log, ExcludeDevices: flags.excludeDevices, Cgroup: group, HostSockets: flags.sockets.lb == "host", MasqueradePorts: flags.ports, Timeouts: flags.timeouts, Limits: flags.limits, Sizes: flags.sizes, Drain: flags.drain})
+	dp, err := ebpf.New(ebpf.Options{PinPath: flags.pinPath, Log: log, ExcludeDevices: flags.excludeDevices, Cgroup: group, HostSockets: flags.sockets.lb == "host", RefuseBinds: flags.sockets.binds == "refuse", MasqueradePorts: flags.ports, Timeouts: flags.timeouts, Limits: flags.limits, Sizes: flags.sizes, Drain: flags.drain})
 	if err != nil {
 		return err
 	}

@@ -45,6 +45,9 @@ type Options struct {
 	// HostSockets: only those of the own network namespace.
 	Cgroup      string
 	HostSockets bool
+	// RefuseBinds refuses node ports to processes of that namespace; else they are
+	// only told of in the log.
+	RefuseBinds bool
 	// MasqueradePorts are what masquerading takes its ports from, less what
 	// the kernel and node ports use; zero: DefaultMasqueradePorts.
 	MasqueradePorts PortRange
@@ -116,7 +119,7 @@ func New(opts Options) (*Dataplane, error) {
 			return nil, err
 		}
 	}
-	l, err := loader.Open(loader.Options{PinPath: opts.PinPath, Log: opts.Log, Exclude: opts.ExcludeDevices, Cgroup: opts.Cgroup, HostSockets: opts.HostSockets, Spec: opts.spec, Sizes: opts.Sizes, Interrupt: opts.interrupt})
+	l, err := loader.Open(loader.Options{PinPath: opts.PinPath, Log: opts.Log, Exclude: opts.ExcludeDevices, Cgroup: opts.Cgroup, HostSockets: opts.HostSockets, RefuseBinds: opts.RefuseBinds, Spec: opts.spec, Sizes: opts.Sizes, Interrupt: opts.interrupt})
 	if err != nil {
 		return nil, err
 	}

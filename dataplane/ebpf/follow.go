@@ -106,22 +106,22 @@ func (d *Dataplane) noteAddrs(added, removed []netip.Addr) {
 }
 
 func (d *Dataplane) noteChange(c loader.Change) {
-	at := slog.String("device", c.Device)
+	log := d.log.With("device", c.Device, "hook", c.Hook)
 	if c.Cgroup != "" {
-		at = slog.String("cgroup", c.Cgroup)
+		log = d.log.With("cgroup", c.Cgroup, "hook", c.Hook)
 	}
 	if c.Mended != "" {
 		d.following.mended[string(c.Mended)]++
-		d.log.Warn("something took a program from its place: it is there again", "gone", string(c.Mended), at, "hook", c.Hook)
+		log.Warn("something took a program from its place: it is there again", "gone", string(c.Mended))
 		return
 	}
 	if d.following.begun && c.Hook == "ingress" {
 		d.following.followed["device"]++
 	}
 	if c.Attached {
-		d.log.Info("program attached", at, "hook", c.Hook)
+		log.Info("program attached")
 	} else {
-		d.log.Info("program detached", at, "hook", c.Hook)
+		log.Info("program detached")
 	}
 }
 

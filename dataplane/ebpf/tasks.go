@@ -16,7 +16,11 @@ import (
 // addresses, the one that ends idle flows, the one that says what runs out, the
 // one that audits the counts, and the one that ends what another layout left.
 func (d *Dataplane) Tasks() []task.Task {
-	return []task.Task{&follower{d: d}, &sweeper{d: d}, &shortageWatcher{d: d}, &auditor{d: d}, &drainer{d: d, after: d.drain}}
+	tasks := []task.Task{&follower{d: d}, &sweeper{d: d}, &shortageWatcher{d: d}, &auditor{d: d}, &drainer{d: d, after: d.drain}}
+	if path, _ := d.loader.Cgroup(); path != "" {
+		tasks = append(tasks, &bindWatcher{d: d, told: make(map[bindKey]time.Time)})
+	}
+	return tasks
 }
 
 // How the sweeper paces itself: it takes breath after each piece of a walk.

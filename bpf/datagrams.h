@@ -10,10 +10,10 @@ static __noinline bool keeps(struct socket *s, const struct packet *p)
 {
 	__u64 hash = s->backend_hash;
 	struct backend *b = backend_at(s->backend);
+	__u32 *mended, lives = timeout_of(STATE_UDP); /* 0: for ever */
 	struct service *svc;
-	__u32 *mended;
 
-	if (now() - s->seen >= timeout_of(STATE_UDP) * hz)
+	if (lives && now() - s->seen >= lives * hz)
 		return false;
 	if (!b || b->hash != hash) {
 		mended = bpf_map_lookup_elem(&backend_ids, &hash);
@@ -87,18 +87,12 @@ static __noinline int move_back(struct bpf_sock_addr *ctx, struct socket *s, str
 static __noinline bool move_to(struct bpf_sock_addr *ctx, struct packet *p, struct socket *s,
 			       __u32 id)
 {
-	struct backend *b = backend_at(id);
-	struct service *svc = b ? bpf_map_lookup_elem(&services, &b->service) : NULL;
-	__u8 flags;
-
-	if (!svc || !s)
+	if (!s)
 		return false;
-	flags = (s->flags & SOCKET_CONNECTED) |
-		(is_once(p, svc) || is_kernels(ctx) ? 0 : SOCKET_COUNTED);
 	discount(s);
 	if (s->backend_hash)
 		keep_peer(ctx, s);
-	return note(s, p, id, flags);
+	return note(ctx, s, p, id, s->flags & SOCKET_CONNECTED);
 }
 
 /* Of a socket that sends to an address. */

@@ -56,7 +56,7 @@ static __always_inline bool is_none(const addr_t addr)
 {
 	const __u64 *a = (const __u64 *)addr;
 
-	return !a[1] || (!a[0] && a[1] == (__u64)bpf_htonl(0xffff));
+	return !a[0] && (!a[1] || a[1] == bpf_htonl(0xffff));
 }
 
 /* 127.0.0.0/8 and ::1: each namespace has its own. */
@@ -249,13 +249,21 @@ static __always_inline void discount(struct socket *s)
 	add_load(s->backend, -1);
 }
 
-/* Notes where a socket is led, and counts it. False: it is to go nowhere. */
-static __always_inline bool note(struct socket *s, const struct packet *p, __u32 id, __u8 flags)
+/*
+ * Notes where a socket is led, and counts it, if it is not the kernel's, nor a datagram that is
+ * scheduled by itself. False: it is to go nowhere.
+ */
+static __always_inline bool note(struct bpf_sock_addr *ctx, struct socket *s,
+				 const struct packet *p, __u32 id, __u8 flags)
 {
 	struct backend *b = backend_at(id);
+	struct service *svc;
 
 	if (!b || !b->hash)
 		return false;
+	svc = bpf_map_lookup_elem(&services, &b->service);
+	if (svc && !is_once(p, svc) && !is_kernels(ctx))
+		flags |= SOCKET_COUNTED;
 	copy_addr(s->vip, p->key.daddr);
 	copy_addr(s->addr, b->addr);
 	s->vip_port = p->key.dport;
@@ -308,7 +316,7 @@ static __noinline int connects(struct bpf_sock_addr *ctx, struct packet *p, stru
 	s = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!s)
 		return refuse_socket(ENOMEM);
-	if (!note(s, p, id, SOCKET_CONNECTED | (is_kernels(ctx) ? 0 : SOCKET_COUNTED)))
+	if (!note(ctx, s, p, id, SOCKET_CONNECTED))
 		return refuse_socket(ECONNREFUSED);
 	*to = s;
 	return SOCKET_LED;

@@ -24,8 +24,9 @@ enum drop_reason {
 	 */
 	DROP_NO_FLOW,
 	/*
-	 * to a frontend, but it met no ingress hook: sent by this machine itself, or by an excluded
-	 * device. Do: see --exclude-devices; local clients reach only VIPs that are assigned here.
+	 * to a frontend, but it met no ingress hook: sent by a socket of this machine itself that
+	 * was not led, or by an excluded device. Do: see --exclude-devices, --socket-lb and
+	 * --cgroup; what is neither TCP nor UDP reaches no VIP from here.
 	 */
 	DROP_UNTRANSLATED,
 	/*

@@ -15,7 +15,7 @@ func Meaning(reason string) string {
 	case "no_flow":
 		return "TCP to a frontend, no SYN and of no known connection; refused with RST"
 	case "untranslated":
-		return "to a frontend, but it met no ingress hook: sent by this machine itself, or by an excluded device"
+		return "to a frontend, but it met no ingress hook: sent by a socket of this machine itself that was not led, or by an excluded device"
 	case "reply_taken":
 		return "the client's port is in use at this backend, through another VIP or without one, and no other port was free; refused with ICMP port unreachable"
 	case "flows_full":

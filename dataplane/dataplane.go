@@ -83,6 +83,10 @@ type Status struct {
 	Method, Why string
 	// Devices are those of the network namespace, by index.
 	Devices []Device
+	// Cgroup is the control group whose sockets are led, "" if none are; Hooks are
+	// those of it that have a program.
+	Cgroup string
+	Hooks  []string
 	// Mended counts what others took away and the process put back: "program",
 	// "qdisc", "pin". Followed counts what came and went: "device", "address".
 	// Both since the process began.

@@ -220,6 +220,29 @@ func (l *Loader) Cgroup() (path string, hooks []string) {
 	return l.sockets.cgroup, hooks
 }
 
+// PinnedCgroup returns what Cgroup does by the pins alone: the control group by its id,
+// as "id 1".
+func PinnedCgroup(pinPath string) (cgroup string, hooks []string, err error) {
+	for _, h := range socketHooks {
+		pin := filepath.Join(pinPath, cgroupDir, h.name)
+		l, err := link.LoadPinnedLink(pin, &ebpf.LoadPinOptions{ReadOnly: true})
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", nil, fmt.Errorf("open link %s: %w", pin, err)
+		}
+		info, err := l.Info()
+		if err := errors.Join(err, l.Close()); err != nil {
+			return "", nil, fmt.Errorf("look at link %s: %w", pin, err)
+		}
+		if at := info.Cgroup(); at != nil && at.CgroupId != 0 { // 0: it was taken off
+			cgroup, hooks = fmt.Sprintf("id %d", at.CgroupId), append(hooks, h.name)
+		}
+	}
+	return cgroup, hooks, nil
+}
+
 // netnsCookie is that of the calling thread's network namespace, as programs see it.
 func netnsCookie() (uint64, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)

@@ -133,6 +133,10 @@ func TestProgramsOfAControlGroup(t *testing.T) {
 
 	h.close()
 	h.want(h.group.Path, all) // without a process
+	cgroup, hooks, err := PinnedCgroup(h.pins)
+	if h.do(err); !strings.HasPrefix(cgroup, "id ") || len(hooks) != all {
+		t.Errorf("the pins say control group %q, hooks %v", cgroup, hooks)
+	}
 	l = h.opened(h.group.Path)
 	h.set(l, 0, 0)
 	h.close()

@@ -23,6 +23,7 @@ func (d *Dataplane) Status() (s dataplane.Status, err error) {
 		Audit: d.audited, Audited: d.auditedAt,
 		Method: string(method), Why: why, Devices: devicesOf(d.loader.Devices()),
 	}
+	s.Cgroup, s.Hooks = d.loader.Cgroup()
 	s.Max = max(s.Limit, d.flowsMax)
 	if d.gen != nil {
 		s.Generation = d.gen.Number
@@ -70,6 +71,9 @@ func (p *Pins) Status() (s dataplane.Status, err error) {
 		return s, err
 	}
 	s.Method, s.Devices = string(method), devicesOf(list)
+	if s.Cgroup, s.Hooks, err = loader.PinnedCgroup(p.pinPath); err != nil {
+		return s, err
+	}
 	if method == loader.Auto {
 		s.Why = "nothing is attached"
 	}

@@ -129,7 +129,7 @@ func agent() *cli.Agent {
 		loop.Refused[lb.ServiceID{Name: fmt.Sprintf("odd-%02d", i), Family: lb.IPv4}] = errors.New("scheduler dice is not supported")
 	}
 	dp := dataplane.Status{
-		Method: "tcx", Why: "the kernel has it, Linux 6.18.0", Audited: time.Unix(1_700_000_060, 0),
+		Cgroup: "/sys/fs/cgroup", Hooks: []string{"connect4", "connect6"}, Method: "tcx", Why: "the kernel has it, Linux 6.18.0", Audited: time.Unix(1_700_000_060, 0),
 		Mended: map[string]uint64{"pin": 2, "program": 1, "qdisc": 0}, Followed: map[string]uint64{"device": 3},
 		Grows:  map[string]uint32{"vips": 1 << 21},
 		Broken: []string{"somebody put program 7 in the place of waggle's"}, Audit: dataplane.Recount{Difference: 2},

@@ -46,6 +46,16 @@ type Agent struct {
 	// Attach is how programs are attached, and why so.
 	Attach  Choice   `json:"attach"`
 	Devices []Device `json:"devices"`
+	Sockets Sockets  `json:"sockets"`
+}
+
+// Sockets says whose sockets are led to backends.
+type Sockets struct {
+	// Cgroup is the control group, by its path or, without a daemon, its id; "":
+	// none are.
+	Cgroup string `json:"cgroup"`
+	// Hooks of it have a program.
+	Hooks []string `json:"hooks"`
 }
 
 // Daemon is what only the daemon knows.
@@ -175,6 +185,7 @@ func PinnedAgent(dp *dataplane.Status, why string) *Agent {
 	for _, d := range dp.Devices {
 		a.Devices = append(a.Devices, Device{d.Name, d.Index, d.Ingress, d.Egress, d.Why})
 	}
+	a.Sockets = Sockets{dp.Cgroup, append([]string{}, dp.Hooks...)}
 	return a
 }
 

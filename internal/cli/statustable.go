@@ -26,6 +26,7 @@ func (s *Status) rows(w *rows, wide bool) {
 	w.add("pin path", fmt.Sprintf("%s, generation %d", s.PinPath, s.Generation))
 	w.add("dataplane", reasoned(s.Dataplane))
 	w.add("attached by", reasoned(s.Attach))
+	w.add("sockets", s.Sockets.text())
 	deviceRows(w, s.Devices, wide)
 	s.daemonRows(w)
 	w.add("services", fmt.Sprintf("%d with %d backends", s.Services, s.Backends))
@@ -176,3 +177,10 @@ func problemRows(w *rows, title string, list []Problem, wide bool) {
 
 // oneLine keeps a table a table: joined errors have a line each.
 func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }
+
+func (s Sockets) text() string {
+	if s.Cgroup == "" {
+		return "none are led"
+	}
+	return fmt.Sprintf("those of control group %s are led, by %d hooks", s.Cgroup, len(s.Hooks))
+}

@@ -225,7 +225,7 @@ func (l *Loader) Cgroup() (path string, hooks []string) {
 func PinnedCgroup(pinPath string) (cgroup string, hooks []string, err error) {
 	for _, h := range socketHooks {
 		pin := filepath.Join(pinPath, cgroupDir, h.name)
-		l, err := link.LoadPinnedLink(pin, &ebpf.LoadPinOptions{ReadOnly: true})
+		l, err := link.LoadPinnedLink(pin, nil)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

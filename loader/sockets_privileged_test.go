@@ -5,7 +5,6 @@
 package loader
 
 import (
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -191,7 +190,7 @@ func TestAnotherLayoutLeadsNothingMore(t *testing.T) {
 func TestWhatIsNoControlGroupIsRefused(t *testing.T) {
 	for path, says := range map[string]string{"/proc": "no control group of version 2", "/nowhere": "no such file"} {
 		p := newPlace(t)
-		l, err := Open(Options{PinPath: p.pins, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Cgroup: path})
+		l, err := Open(Options{PinPath: p.pins, Log: slog.New(slog.DiscardHandler), Cgroup: path})
 		if err == nil || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "--cgroup") {
 			t.Errorf("%s: %v", path, err)
 		}

@@ -99,13 +99,6 @@ func (l *Loader) Previous() (*Config, error) {
 func (l *Loader) NewGeneration(sizes map[string]uint32) (*Generation, error) {
 	g := &Generation{growing: l.Growing()}
 	spec := l.spec.Copy()
-	for name, v := range map[string]any{
-		"half_open_places": l.shared["half_open"].MaxEntries(), "host_netns": l.netns, "host_sockets_only": l.opts.HostSockets, "refuse_binds": l.opts.RefuseBinds,
-	} {
-		if err := spec.Variables[name].Set(v); err != nil {
-			return nil, fmt.Errorf("load the programs: set %s: %w", name, err)
-		}
-	}
 	for name, n := range sizes {
 		spec.Maps[name].MaxEntries = n
 	}
@@ -130,7 +123,7 @@ func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, growing bool, to
 	for name, m := range maps { // which may have grown
 		spec.Maps[name].MaxEntries = m.MaxEntries()
 	}
-	if err := spec.Variables["growing"].Set(growing); err != nil {
+	if err := errors.Join(spec.Variables["growing"].Set(growing), spec.Variables["half_open_places"].Set(spec.Maps["half_open"].MaxEntries)); err != nil {
 		return fmt.Errorf("load the programs: %w", err)
 	}
 	err := spec.LoadAndAssign(to, &ebpf.CollectionOptions{MapReplacements: maps})

@@ -93,3 +93,20 @@ func TestANearlyFullFlowTableIsSaidOnce(t *testing.T) {
 		}
 	}
 }
+
+// Programs that are loaded for a growth of the flow table know how many places the
+// ring of half-open flows has.
+func TestHalfOpenFlowsMakeRoomWhileTheFlowTableGrows(t *testing.T) {
+	const places = 1 << 8
+	r := newRig(t, map[string]uint32{"half_open": places})
+	r.apply(serve("web", []int{1}, 1))
+	for _, grow := range []func(){func() {}, func() { r.growUntil(loader.GrowthNext) }, func() { r.grow() }} {
+		grow()
+		for range 2 * places {
+			r.syn(1)
+		}
+		if _, halfOpen := r.tally(); halfOpen > places {
+			t.Errorf("%d flows are half-open in a ring of %d places", halfOpen, places)
+		}
+	}
+}

@@ -13,9 +13,23 @@ static __always_inline void count_drop(__u32 reason)
 		__sync_fetch_and_add(n, 1);
 }
 
+/* Elements of stats that a CPU has: as many as load. */
+const volatile __u32 stats_ids = MAX_BACKENDS;
+
+/*
+ * This CPU's counters of a backend. An id is one of backends, which has as many elements as load,
+ * so it is below stats_ids.
+ */
+static __always_inline struct backend_stats *counters(__u32 id)
+{
+	__u32 at = bpf_get_smp_processor_id() * stats_ids + id;
+
+	return bpf_map_lookup_elem(&stats, &at);
+}
+
 static __always_inline void count_connection(__u32 id)
 {
-	struct backend_stats *s = bpf_map_lookup_elem(&stats, &id);
+	struct backend_stats *s = counters(id);
 
 	if (s)
 		__sync_fetch_and_add(&s->connections, 1);
@@ -23,7 +37,7 @@ static __always_inline void count_connection(__u32 id)
 
 static __always_inline void count_in(__u32 id, __u32 bytes)
 {
-	struct backend_stats *s = bpf_map_lookup_elem(&stats, &id);
+	struct backend_stats *s = counters(id);
 
 	if (s) {
 		s->in_packets++;
@@ -33,7 +47,7 @@ static __always_inline void count_in(__u32 id, __u32 bytes)
 
 static __always_inline void count_out(__u32 id, __u32 bytes)
 {
-	struct backend_stats *s = bpf_map_lookup_elem(&stats, &id);
+	struct backend_stats *s = counters(id);
 
 	if (s) {
 		s->out_packets++;

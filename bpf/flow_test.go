@@ -11,6 +11,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/stats"
 )
 
 // picked sends the first packet of a client port and returns where it went.
@@ -203,15 +204,11 @@ func TestAHintThatLiesIsMendedByTheHash(t *testing.T) {
 		if got := p.picked(f, proto, 10001, packet.ACK); got != f.servers[0] {
 			t.Errorf("went to %v, want %v", got, f.servers[0])
 		}
-		var n []bpf.LBBackendStats
-		p.do(p.Stats.Lookup(uint32(7), &n))
-		var packets uint64
-		for _, s := range n {
-			packets += s.InPackets
-		}
-		if packets != 1 {
-			t.Errorf("%d packets counted for the new id, want 1", packets)
-		}
+		p.do(stats.EachStats(p.Stats, 7, func(id uint32, s bpf.LBBackendStats) {
+			if id == 7 && s.InPackets != 1 {
+				t.Errorf("%d packets counted for the new id, want 1", s.InPackets)
+			}
+		}))
 		if a, b := p.load(1), p.load(7); a != (bpf.LBBackendLoad{}) || b.Active+b.Inactive != 1 {
 			t.Errorf("the flow counts as %+v and %+v, want it moved to the new id", a, b)
 		}

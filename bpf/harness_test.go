@@ -59,8 +59,11 @@ func loadSpec(t *testing.T, vars map[string]any, without ...string) *programs {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"flows", "flows_next", "direct", "backends", "load", "stats", "services", "slots", "vips", "fragments"} {
+	for _, name := range []string{"flows", "flows_next", "direct", "backends", "load", "services", "slots", "vips", "fragments"} {
 		spec.Maps[name].MaxEntries = 4096 // less to make, read and free
+	}
+	if err := bpf.SizeStats(spec); err != nil {
+		t.Fatal(err)
 	}
 	spec.Maps["half_open"].MaxEntries = ringPlaces
 	if err := spec.Variables["half_open_places"].Set(uint32(ringPlaces)); err != nil {

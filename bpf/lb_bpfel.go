@@ -252,7 +252,7 @@ type LBHeldKey struct {
 type LBLimits uint32
 
 const (
-	LBLimitsLAYOUT_VERSION    LBLimits = 6
+	LBLimitsLAYOUT_VERSION    LBLimits = 7
 	LBLimitsBITS_SHIFT        LBLimits = 14
 	LBLimitsBITS_WORDS        LBLimits = 4096
 	LBLimitsMAX_SERVICES      LBLimits = 65536
@@ -551,6 +551,7 @@ const (
 	LBVarMoved                = "moved"
 	LBVarPieceEntries         = "piece_entries"
 	LBVarRefuseBinds          = "refuse_binds"
+	LBVarStatsIds             = "stats_ids"
 	LBVarSweepWalked          = "sweep_walked"
 	LBVarTakingOver           = "taking_over"
 	LBVarUnknownZero          = "unknown_zero"
@@ -703,6 +704,7 @@ type LBVariableSpecs struct {
 	Moved                *ebpf.VariableSpec `ebpf:"moved"`
 	PieceEntries         *ebpf.VariableSpec `ebpf:"piece_entries"`
 	RefuseBinds          *ebpf.VariableSpec `ebpf:"refuse_binds"`
+	StatsIds             *ebpf.VariableSpec `ebpf:"stats_ids"`
 	SweepWalked          *ebpf.VariableSpec `ebpf:"sweep_walked"`
 	TakingOver           *ebpf.VariableSpec `ebpf:"taking_over"`
 	UnknownZero          *ebpf.VariableSpec `ebpf:"unknown_zero"`
@@ -853,6 +855,7 @@ type LBVariables struct {
 	Moved                *ebpf.Variable `ebpf:"moved"`
 	PieceEntries         *ebpf.Variable `ebpf:"piece_entries"`
 	RefuseBinds          *ebpf.Variable `ebpf:"refuse_binds"`
+	StatsIds             *ebpf.Variable `ebpf:"stats_ids"`
 	SweepWalked          *ebpf.Variable `ebpf:"sweep_walked"`
 	TakingOver           *ebpf.Variable `ebpf:"taking_over"`
 	UnknownZero          *ebpf.Variable `ebpf:"unknown_zero"`

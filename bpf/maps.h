@@ -175,9 +175,14 @@ struct {
 	__type(value, struct backend_load);
 } load SEC(".maps");
 
-/* Backend id -> counters. Written by the programs, zeroed by the agent for a new id. */
+/*
+ * CPU times ids of a CPU, plus backend id -> counters: count.h. Written by the programs, each on
+ * its CPU, zeroed by the agent for a new id. No per-CPU array, whose elements the kernel allocates
+ * one by one: seconds for a million.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, MAX_BACKENDS);
 	__type(key, __u32);
 	__type(value, struct backend_stats);

@@ -11,7 +11,7 @@ typedef __u8 addr_t[16];
 
 /* Sizes that Go needs too, as enum for BTF. */
 enum limits {
-	LAYOUT_VERSION = 6, /* of the maps that outlive a process; another number: another table */
+	LAYOUT_VERSION = 7, /* of the maps that outlive a process; another number: another table */
 	BITS_SHIFT = 14,    /* of a 32-bit hash the top 18 bits are the bit's index */
 	BITS_WORDS = 1 << (18 - 6), /* 64 bits a word */
 	MAX_SERVICES = 1 << 16,
@@ -238,7 +238,7 @@ struct half_open_ring {
 	__u64 count; /* flows with FLOW_HALF_OPEN, in the ring or not */
 };
 
-/* Per CPU, by backend id; zeroed when the id goes to another backend. */
+/* Of a CPU, by backend id; zeroed when the id goes to another backend. */
 struct backend_stats {
 	__u64 connections;
 	__u64 in_packets;

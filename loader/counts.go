@@ -12,6 +12,8 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/bpf"
 )
 
 // A larger load is brought in by steps from which a later process goes on:
@@ -22,8 +24,9 @@ import (
 //	the programs are on the devices, one by one they count in the one or the other
 //	all counts are carried                      the two pins are removed
 
-// sameSize are the maps that have an element for each backend.
-var sameSize = append([]string{"backends", "backend_ids"}, countMaps...)
+// sameSize are the maps that have an element for each backend; stats has one for
+// each backend and CPU.
+var sameSize = []string{"backends", "backend_ids", "load"}
 
 // adoptCounts takes the maps in which an earlier process's programs count, if
 // there are any.
@@ -83,24 +86,28 @@ func (l *Loader) pinnedCarry() (former, carried *ebpf.Map, err error) {
 	return former, carried, nil
 }
 
-// lasting are the shared maps that a generation of these sizes uses. A carry that
-// is under way is to end before load may become larger again.
-func (l *Loader) lasting(spec *ebpf.CollectionSpec) map[string]*ebpf.Map {
+// lasting are the shared maps that a generation of these sizes uses, which it makes
+// those of the maps that count. A carry that is under way is to end before load may
+// become larger again.
+func (l *Loader) lasting(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
 	out := maps.Clone(l.shared)
-	have := l.shared["load"]
-	if have == nil {
-		return out
-	}
-	if n := have.MaxEntries(); n >= spec.Maps["load"].MaxEntries || l.carrying() {
-		for _, name := range sameSize {
-			spec.Maps[name].MaxEntries = n
+	if have := l.shared["load"]; have != nil {
+		if n := have.MaxEntries(); n >= spec.Maps["load"].MaxEntries || l.carrying() {
+			for _, name := range sameSize {
+				spec.Maps[name].MaxEntries = n
+			}
+		} else {
+			delete(out, "load")
 		}
-		return out
 	}
-	for _, name := range countMaps {
-		delete(out, name)
+	if err := bpf.SizeStats(spec); err != nil {
+		return nil, err
 	}
-	return out
+	// Of another size it is of another load, too: a process died between the two.
+	if have := l.shared["stats"]; have != nil && have.MaxEntries() != spec.Maps["stats"].MaxEntries {
+		delete(out, "stats")
+	}
+	return out, nil
 }
 
 func (l *Loader) carrying() bool {
@@ -146,8 +153,9 @@ func (l *Loader) pinCarry(g *Generation) error {
 // last.
 func (l *Loader) keepCounts(g *Generation) error {
 	var errs []error
-	for name, m := range map[string]*ebpf.Map{"load": g.Load, "stats": g.Stats} {
-		old := l.shared[name]
+	made := map[string]*ebpf.Map{"load": g.Load, "stats": g.Stats}
+	for _, name := range countMaps { // load first: lasting
+		m, old := made[name], l.shared[name]
 		if old != nil && old.MaxEntries() == m.MaxEntries() {
 			continue
 		}

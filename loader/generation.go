@@ -93,8 +93,8 @@ func (l *Loader) Previous() (*Config, error) {
 }
 
 // NewGeneration loads the programs with empty configuration maps of these
-// sizes, in elements by name; others have what is compiled in. What has the size
-// of load has at least that of the load there is. Packets see nothing of it
+// sizes, in elements by name; others have what is compiled in, and stats what load
+// needs. What has the size of load has at least that of the load there is. Packets see nothing of it
 // before Publish. The caller closes it, unless it is published.
 func (l *Loader) NewGeneration(sizes map[string]uint32) (*Generation, error) {
 	g := &Generation{growing: l.Growing()}
@@ -107,7 +107,11 @@ func (l *Loader) NewGeneration(sizes map[string]uint32) (*Generation, error) {
 		Data *ebpf.Map `ebpf:".data"`
 		Bss  *ebpf.Map `ebpf:".bss"`
 	}{LBObjects: &g.LBObjects}
-	if err := load(spec, l.lasting(spec), g.growing, &objs); err != nil {
+	shared, err := l.lasting(spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := load(spec, shared, g.growing, &objs); err != nil {
 		return nil, err
 	}
 	g.data, g.bss = objs.Data, objs.Bss
@@ -123,7 +127,7 @@ func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, growing bool, to
 	for name, m := range maps { // which may have grown
 		spec.Maps[name].MaxEntries = m.MaxEntries()
 	}
-	if err := errors.Join(spec.Variables["growing"].Set(growing), spec.Variables["half_open_places"].Set(spec.Maps["half_open"].MaxEntries)); err != nil {
+	if err := errors.Join(spec.Variables["growing"].Set(growing), spec.Variables["half_open_places"].Set(spec.Maps["half_open"].MaxEntries), bpf.SizeStats(spec)); err != nil {
 		return fmt.Errorf("load the programs: %w", err)
 	}
 	err := spec.LoadAndAssign(to, &ebpf.CollectionOptions{MapReplacements: maps})

@@ -180,13 +180,27 @@ func (l *Loader) open() error {
 	if l.hooks, err = newHooks(filepath.Join(l.opts.PinPath, linksDir), l.opts.Log, l.opts.Attach); err != nil {
 		return err
 	}
-	if l.netns, err = netnsCookie(); err != nil {
+	if err := l.setVariables(); err != nil {
 		return err
 	}
 	if l.sockets, err = newSockets(filepath.Join(l.opts.PinPath, cgroupDir), l.opts.Cgroup, l.opts.Log); err != nil {
 		return err
 	}
 	return errors.Join(l.hooks.adopt(), l.sockets.adopt())
+}
+
+// setVariables tells all programs what does not change as long as the process lives.
+func (l *Loader) setVariables() error {
+	netns, err := netnsCookie()
+	if err != nil {
+		return err
+	}
+	for name, v := range map[string]any{"host_netns": netns, "host_sockets_only": l.opts.HostSockets, "refuse_binds": l.opts.RefuseBinds} {
+		if err := l.spec.Variables[name].Set(v); err != nil {
+			return fmt.Errorf("set variable %s of the programs: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // sharedMap adopts the pinned map or makes it.

@@ -79,7 +79,7 @@ func (p *place) open() *Loader {
 	p.t.Helper()
 	spec, err := bpf.LoadLB()
 	p.do(err)
-	for _, name := range []string{"flows", "direct", "fragments", "slots", "backends", "load", "stats", "services", "vips"} {
+	for _, name := range []string{"flows", "direct", "fragments", "slots", "backends", "load", "services", "vips"} {
 		spec.Maps[name].MaxEntries = 1024 // less to make and free
 	}
 	for _, prog := range spec.Programs {

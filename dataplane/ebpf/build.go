@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	cilium "github.com/cilium/ebpf"
-
 	"github.com/waggle-lb/waggle/dataplane"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/loader"
@@ -59,19 +57,21 @@ type builder struct {
 	g    *loader.Generation
 	s    *state
 	prev *loader.Config // nil: there is none
-	// counts is nil unless load is larger than before; addStats brings the
-	// rest of the counters over.
-	counts      *stats.Carry
-	formerStats *cilium.Map
-	addStats    func() error
-	follow      func() error
+	// counts and counters are nil unless load is larger than before.
+	counts   *stats.Carry
+	counters *stats.StatsCarry
+	follow   func() error
 }
 
 func (b *builder) close() error {
-	if b.counts == nil {
-		return b.formerStats.Close()
+	var errs []error
+	if b.counts != nil {
+		errs = append(errs, b.counts.Close())
 	}
-	return errors.Join(b.formerStats.Close(), b.counts.Close())
+	if b.counters != nil {
+		errs = append(errs, b.counters.Close())
+	}
+	return errors.Join(errs...)
 }
 
 func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
@@ -80,7 +80,7 @@ func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
 		return rep, err
 	}
 	var counted uint32
-	if from := b.d.loader.Map("stats"); from != nil {
+	if from := b.d.loader.Map("load"); from != nil {
 		counted = from.MaxEntries()
 	}
 	b.s.collect(counted)
@@ -110,7 +110,7 @@ func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
 
 // carryOver takes counts, ids and cursors from the generation that packets see.
 func (b *builder) carryOver() (err error) {
-	b.follow, b.addStats = func() error { return nil }, func() error { return nil }
+	b.follow = func() error { return nil }
 	if b.g.Former != nil {
 		if b.counts, err = stats.OpenCarry(b.g.Former, b.g.Carried, b.g.Load); err != nil {
 			return err
@@ -118,10 +118,7 @@ func (b *builder) carryOver() (err error) {
 		b.counts.Run() // ids are given out by their counts
 	}
 	if from := b.d.loader.Map("stats"); from != nil && from.MaxEntries() < b.g.Stats.MaxEntries() {
-		if b.formerStats, err = from.Clone(); err != nil {
-			return fmt.Errorf("take map stats: %w", err)
-		}
-		if b.addStats, err = stats.CarryStats(b.formerStats, b.g.Stats, from.MaxEntries()-1); err != nil {
+		if b.counters, err = stats.CarryStats(from, b.g.Stats); err != nil {
 			return err
 		}
 	}
@@ -152,7 +149,9 @@ func (b *builder) publish() error {
 	if b.counts != nil {
 		d.warn("counts of the last configuration", b.countAll())
 	}
-	d.warn("counters of the last configuration", b.addStats())
+	if b.counters != nil {
+		b.counters.Run()
+	}
 	if old != nil {
 		d.warn("the last configuration", errors.Join(tables.Close(), old.Close()))
 	}

@@ -114,6 +114,10 @@ func New(opts Options) (*Dataplane, error) {
 	if err != nil {
 		return nil, err
 	}
+	limits, err := opts.Limits.orDefault().possible()
+	if err != nil {
+		return nil, err
+	}
 	if opts.spec == nil {
 		if opts.Sizes, err = sizesByMemory(opts.Sizes, opts.Log); err != nil {
 			return nil, err
@@ -128,7 +132,7 @@ func New(opts Options) (*Dataplane, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	return &Dataplane{
-		log: opts.Log, watcher: w, names: n, ports: ports, idle: idle, limits: opts.Limits.orDefault(), drain: cmp.Or(opts.Drain, DefaultDrain), fixed: opts.fixed,
+		log: opts.Log, watcher: w, names: n, ports: ports, idle: idle, limits: limits, drain: cmp.Or(opts.Drain, DefaultDrain), fixed: opts.fixed,
 		flowsMax: opts.Sizes.FlowsMax, loader: l, leases: newLeases(), following: newFollowing(),
 	}, nil
 }

@@ -51,7 +51,7 @@ func fullCases() []fullCase {
 			failing: "c",
 		},
 		{
-			full: "backends", entries: map[string]uint32{"backends": 8, "load": 8, "stats": 8, "backend_ids": 8, "services": 4},
+			full: "backends", entries: map[string]uint32{"backends": 8, "load": 8, "backend_ids": 8, "services": 4},
 			before:  []*lb.Service{serve("a", from(1, 4), 1), serve("b", from(5, 7), 2)},
 			more:    []*lb.Service{serve("c", from(8, 8), 3)},
 			failing: "c",
@@ -93,7 +93,7 @@ func numberOfVIP(svc *lb.Service) int { return int(svc.Frontends[0].Addr.Addr().
 // of their names, and takes smaller ones that come later.
 func TestTheFirstApplyTakesWhatFits(t *testing.T) {
 	for full, entries := range map[string]map[string]uint32{
-		"backends": {"backends": 8, "load": 8, "stats": 8, "backend_ids": 8},
+		"backends": {"backends": 8, "load": 8, "backend_ids": 8},
 		"vips":     {"vips": 7},
 		"slots":    {"slots": 8},
 	} {
@@ -121,7 +121,7 @@ func TestAChangeThatAMapHasNoRoomForLeavesTheServiceAsItWas(t *testing.T) {
 		entries map[string]uint32
 		change  *lb.Service
 	}{
-		{"backends", map[string]uint32{"backends": 8, "load": 8, "stats": 8, "backend_ids": 8}, serve("a", from(1, 5), 1)},
+		{"backends", map[string]uint32{"backends": 8, "load": 8, "backend_ids": 8}, serve("a", from(1, 5), 1)},
 		{"slots", map[string]uint32{"slots": 9}, serve("a", []int{4, 3, 2, 1}, 1)}, // the old run stays till the new one is there
 		{"vips", map[string]uint32{"vips": 4}, serve("a", from(1, 4), 1, 3)},
 	} {
@@ -148,7 +148,7 @@ func TestAChangeThatAMapHasNoRoomForLeavesTheServiceAsItWas(t *testing.T) {
 func TestAWriteThatTheKernelRefusesIsTakenBack(t *testing.T) {
 	for full, room := range map[string]uint32{"service_info": 2, "backend_ids": 5} {
 		t.Run(full, func(t *testing.T) {
-			entries := map[string]uint32{"services": 4, "slots": 10, "backends": 7, "load": 7, "stats": 7, "backend_ids": 7}
+			entries := map[string]uint32{"services": 4, "slots": 10, "backends": 7, "load": 7, "backend_ids": 7}
 			entries[full] = room
 			r := newRig(t, entries)
 			a, b, c := serve("a", from(1, 2), 1), serve("b", from(3, 4), 2), serve("c", from(5, 6), 3)

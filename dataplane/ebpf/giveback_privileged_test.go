@@ -46,7 +46,7 @@ func (r *rig) taken() map[string]string {
 func TestAllIsGivenBack(t *testing.T) {
 	for seed := range uint64(2) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			r := newRig(t, map[string]uint32{"slots": 1 << 12, "services": 6, "backends": 20, "load": 20, "stats": 20, "backend_ids": 20, "vips": 14})
+			r := newRig(t, map[string]uint32{"slots": 1 << 12, "services": 6, "backends": 20, "load": 20, "backend_ids": 20, "vips": 14})
 			rng := rand.New(rand.NewPCG(seed, 8))
 			r.apply()
 			before := r.taken()

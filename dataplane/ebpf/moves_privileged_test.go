@@ -60,7 +60,7 @@ func TestVIPsAreSwappedInOneApply(t *testing.T) {
 // A frontend of a service that fails stays with it: who wants it fails too, and
 // who wants one of theirs. What they need is not lost.
 func TestWhoWantsAFrontendOfAServiceThatFailsFailsToo(t *testing.T) {
-	r := newRig(t, map[string]uint32{"slots": 26, "backends": 9, "load": 9, "stats": 9, "backend_ids": 9})
+	r := newRig(t, map[string]uint32{"slots": 26, "backends": 9, "load": 9, "backend_ids": 9})
 	a, b, c, d := serve("a", []int{1}, 1), serve("b", []int{2}, 2), serve("c", []int{3}, 3), serve("d", []int{4}, 4)
 	r.apply(a, b, c, d)
 	bad := serve("a", []int{1})

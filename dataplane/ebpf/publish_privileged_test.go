@@ -228,7 +228,7 @@ func publishedSets() (all []*sets) {
 // publishRoom is for what rests for a second: the runs and ids of 20,000 sets,
 // tables of mh too.
 var publishRoom = map[string]uint32{
-	"flows": 1 << 17, "half_open": 1 << 15, "slots": 1 << 22, "backends": 1 << 16, "load": 1 << 16, "stats": 1 << 16, "backend_ids": 1 << 16,
+	"flows": 1 << 17, "half_open": 1 << 15, "slots": 1 << 22, "backends": 1 << 16, "load": 1 << 16, "backend_ids": 1 << 16,
 }
 
 // A set is published by one store: while sets follow one another as fast as they

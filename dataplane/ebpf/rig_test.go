@@ -63,7 +63,7 @@ var rigs atomic.Int64 // numbers pin paths
 
 // room is what the suite needs: less to make, to read and to free.
 var room = map[string]uint32{
-	"flows": 1 << 14, "direct": 1 << 10, "half_open": 1 << 10, "affinity": 1 << 10, "fragments": 1 << 8, "held": 1 << 4, "backends": 1 << 10, "load": 1 << 10, "stats": 1 << 10, "backend_ids": 1 << 10,
+	"flows": 1 << 14, "direct": 1 << 10, "half_open": 1 << 10, "affinity": 1 << 10, "fragments": 1 << 8, "held": 1 << 4, "backends": 1 << 10, "load": 1 << 10, "backend_ids": 1 << 10,
 	"services": 1 << 11, "service_info": 1 << 11, "vips": 1 << 12, "slots": 1 << 17,
 }
 

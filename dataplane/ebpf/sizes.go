@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/dataplane"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/loader"
@@ -54,7 +55,18 @@ func (l Limits) Check() error {
 			return fmt.Errorf("--%s-max %d: the map begins with %d elements: write that or more", c.flag, c.n, c.least)
 		}
 	}
-	return nil
+	most, err := bpf.MostBackends()
+	if err == nil && l.Backends > max(most, DefaultLimits.Backends) {
+		return fmt.Errorf("--backends-max %d: counters of each on each of this machine's CPUs are more than a map can have: write %d or less", l.Backends, most)
+	}
+	return err
+}
+
+// possible are the limits as far as this machine's CPUs leave room.
+func (l Limits) possible() (Limits, error) {
+	most, err := bpf.MostBackends()
+	l.Backends = min(l.Backends, most)
+	return l, err
 }
 
 // How the maps begin where there is little to hold.
@@ -101,10 +113,10 @@ func roomFor(n uint64, least, limit uint32) uint32 {
 	return uint32(min(room, uint64(limit)))
 }
 
-// together are the maps that have one size.
+// together are the maps that have one size; the loader makes stats as load needs it.
 var together = map[string][]string{
 	"services": {"services", "service_info"},
-	"backends": {"backends", "backend_ids", "load", "stats"},
+	"backends": {"backends", "backend_ids", "load"},
 	"vips":     {"vips"},
 	"slots":    {"slots"},
 }

@@ -271,7 +271,7 @@ func (s *storm) applyAll() {
 // connections are those of all ids.
 func (s *storm) connections() (n uint64) {
 	s.t.Helper()
-	s.do(stats.EachStats(s.d.gen.Stats, s.entries["stats"]-1, func(_ uint32, sum bpf.LBBackendStats) { n += sum.Connections }))
+	s.do(stats.EachStats(s.d.gen.Stats, s.entries["load"]-1, func(_ uint32, sum bpf.LBBackendStats) { n += sum.Connections }))
 	return n
 }
 

@@ -47,14 +47,14 @@ func eachFrom[K, V any](size int, m *ebpf.Map, yield func(key K, value *V) error
 	}
 }
 
-// EachPerCPU calls yield for the elements 0 to last of a per-CPU array, with
-// one value for each possible CPU. The slice is valid during the call.
-func EachPerCPU[V any](m *ebpf.Map, last uint32, yield func(key uint32, values []V)) error {
+// EachPerCPU calls yield for every element of a per-CPU array, with one value for
+// each possible CPU. The slice is valid during the call.
+func EachPerCPU[V any](m *ebpf.Map, yield func(key uint32, values []V)) error {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return fmt.Errorf("count possible CPUs: %w", err)
 	}
-	size := min(int(last)+1, 512)
+	size := int(min(m.MaxEntries(), 512))
 	keys, values := make([]uint32, size), make([]V, size*cpus)
 	var cursor ebpf.MapBatchCursor
 	for {
@@ -64,12 +64,9 @@ func EachPerCPU[V any](m *ebpf.Map, last uint32, yield func(key uint32, values [
 			return fmt.Errorf("read map %s: %w", m, err)
 		}
 		for i := range n {
-			if keys[i] > last {
-				return nil
-			}
 			yield(keys[i], values[i*cpus:(i+1)*cpus])
 		}
-		if end || (n > 0 && keys[n-1] >= last) {
+		if end {
 			return nil
 		}
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/maps/maptest"
 )
 
@@ -119,33 +118,33 @@ func TestEachStopsAtAnError(t *testing.T) {
 	}
 }
 
-func TestEachPerCPUSeesTheFirstElementsOnAllCPUs(t *testing.T) {
-	m := maptest.New(t, "stats", 1500)
+func TestEachPerCPUSeesEveryElementOnAllCPUs(t *testing.T) {
 	cpus := ebpf.MustPossibleCPU()
-	for id := range uint32(1500) {
-		values := make([]bpf.LBBackendStats, cpus)
-		for cpu := range values {
-			values[cpu] = bpf.LBBackendStats{Connections: uint64(id), OutBytes: uint64(cpu)}
+	for _, n := range []uint32{1, 2, 511, 512, 513, 1024, 1500} {
+		m := maptest.New(t, "drops", n)
+		for key := range n {
+			values := make([]uint64, cpus)
+			for cpu := range values {
+				values[cpu] = uint64(key)<<8 | uint64(cpu)
+			}
+			if err := m.Put(key, values); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if err := m.Put(id, values); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, last := range []uint32{0, 1, 510, 511, 512, 1023, 1024, 1499} {
 		next := uint32(0)
-		err := EachPerCPU(m, last, func(id uint32, values []bpf.LBBackendStats) {
-			if id != next || len(values) != cpus {
-				t.Fatalf("to %d: element %d with %d values, want element %d with %d", last, id, len(values), next, cpus)
+		err := EachPerCPU(m, func(key uint32, values []uint64) {
+			if key != next || len(values) != cpus {
+				t.Fatalf("of %d: element %d with %d values, want element %d with %d", n, key, len(values), next, cpus)
 			}
 			for cpu, v := range values {
-				if want := (bpf.LBBackendStats{Connections: uint64(id), OutBytes: uint64(cpu)}); v != want {
-					t.Errorf("to %d: element %d on CPU %d: %+v, want %+v", last, id, cpu, v, want)
+				if want := uint64(key)<<8 | uint64(cpu); v != want {
+					t.Errorf("of %d: element %d on CPU %d: %d, want %d", n, key, cpu, v, want)
 				}
 			}
 			next++
 		})
-		if err != nil || next != last+1 {
-			t.Errorf("to %d: %d elements, error %v", last, next, err)
+		if err != nil || next != n {
+			t.Errorf("of %d: %d elements, error %v", n, next, err)
 		}
 	}
 }

@@ -4,13 +4,11 @@ package stats
 
 import (
 	"errors"
-	"fmt"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/waggle-lb/waggle/bpf"
-	"github.com/waggle-lb/waggle/maps/batch"
 	"github.com/waggle-lb/waggle/maps/mmap"
 )
 
@@ -54,48 +52,42 @@ func (c *Carry) Run() {
 	}
 }
 
-// CarryStats copies the counters of the ids 0 to last from one map stats to a
-// larger one that no program uses yet. The function it returns adds what was
-// counted in between and since; of a backend that is counting at that moment it
-// may lose the packets of some microseconds.
-func CarryStats(from, to *ebpf.Map, last uint32) (add func() error, err error) {
-	sums := make([]bpf.LBBackendStats, last+1)
-	var failed error
-	err = batch.EachPerCPU(from, last, func(id uint32, values []bpf.LBBackendStats) {
-		if sums[id] = sum(values); sums[id] != (bpf.LBBackendStats{}) && failed == nil {
-			failed = to.Put(id, values)
-		}
-	})
-	if err := errors.Join(err, failed); err != nil {
-		return nil, fmt.Errorf("copy map %s: %w", from, err)
-	}
-	return func() error { return addStats(from, to, sums) }, nil
+// StatsCarry brings the counters of one map stats to a larger one.
+type StatsCarry struct {
+	former  *mapped
+	to      *mmap.Area
+	carried []counted
 }
 
-// addStats adds to one map what another counted beyond sums.
-func addStats(from, to *ebpf.Map, sums []bpf.LBBackendStats) error {
-	var failed error
-	err := EachStats(from, uint32(len(sums)-1), func(id uint32, now bpf.LBBackendStats) {
-		if now == sums[id] || failed != nil {
-			return
-		}
-		var values []bpf.LBBackendStats
-		if failed = to.Lookup(id, &values); failed == nil {
-			values[0] = sum([]bpf.LBBackendStats{values[0], less(now, sums[id])})
-			failed = to.Put(id, values)
-		}
-	})
-	if err := errors.Join(err, failed); err != nil {
-		return fmt.Errorf("copy map %s: %w", from, err)
+// CarryStats copies the counters of one map to a larger one that no program uses
+// yet.
+func CarryStats(former, to *ebpf.Map) (_ *StatsCarry, err error) {
+	c := &StatsCarry{}
+	if c.former, err = openMapped(former); err != nil {
+		return nil, err
 	}
-	return nil
+	if c.to, err = mmap.Open(to); err != nil {
+		return nil, errors.Join(err, c.former.Close())
+	}
+	c.carried = make([]counted, c.former.ids)
+	c.Run()
+	return c, nil
 }
 
-func less(a, b bpf.LBBackendStats) bpf.LBBackendStats {
-	a.Connections -= b.Connections
-	a.InPackets -= b.InPackets
-	a.InBytes -= b.InBytes
-	a.OutPackets -= b.OutPackets
-	a.OutBytes -= b.OutBytes
-	return a
+// Close unmaps the memory.
+func (c *StatsCarry) Close() error { return errors.Join(c.former.Close(), c.to.Close()) }
+
+// Run carries what was counted since the last time, to the elements of CPU 0. Of a
+// backend that it counts for at that moment it may lose a packet.
+func (c *StatsCarry) Run() {
+	for id := range c.former.ids {
+		now, carried := c.former.sum(id), &c.carried[id]
+		if now == *carried {
+			continue
+		}
+		for word := range words {
+			c.to.Add64(id, 8*word, now[word]-carried[word])
+		}
+		*carried = now
+	}
 }

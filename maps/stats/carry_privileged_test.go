@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/maps/maptest"
 	"github.com/waggle-lb/waggle/maps/mmap"
@@ -66,39 +68,44 @@ func TestCarryLosesNothing(t *testing.T) {
 }
 
 func TestCountersAreCarriedToALargerMap(t *testing.T) {
-	from, to := maptest.New(t, "stats", 8), maptest.New(t, "stats", 16)
-	count := func(id uint32, m interface {
-		Lookup(any, any) error
-		Put(any, any) error
-	}, packets uint64) {
-		var v []bpf.LBBackendStats
-		if err := m.Lookup(id, &v); err != nil {
+	const ids, larger = 8, 16
+	from, to := newStats(t, ids), newStats(t, larger)
+	last := uint32(ebpf.MustPossibleCPU() - 1)
+	count := func(m *ebpf.Map, element uint32, packets uint64) {
+		t.Helper()
+		var v bpf.LBBackendStats
+		if err := m.Lookup(element, &v); err != nil {
 			t.Fatal(err)
 		}
-		v[len(v)-1].InPackets += packets
-		v[len(v)-1].InBytes += 100 * packets
-		if err := m.Put(id, v); err != nil {
-			t.Fatal(err)
-		}
+		v.InPackets += packets
+		v.InBytes += 100 * packets
+		put(t, m, element, v)
 	}
-	count(2, from, 5)
-	count(7, from, 6)
-	add, err := CarryStats(from, to, 7)
+	count(from, 2, 5)
+	count(from, last*ids+7, 6)
+	carry, err := CarryStats(from, to)
 	if err != nil {
 		t.Fatal(err)
 	}
-	count(2, from, 10)
-	count(2, to, 20)
-	count(15, to, 1)
-	if err := add(); err != nil {
-		t.Fatal(err)
-	}
-	want := map[uint32]uint64{2: 35, 7: 6, 15: 1}
-	if err := EachStats(to, 15, func(id uint32, got bpf.LBBackendStats) {
-		if got.InPackets != want[id] || got.InBytes != 100*want[id] {
-			t.Errorf("id %d: %+v, want %d packets", id, got, want[id])
+	want := map[uint32]uint64{2: 5, 7: 6}
+	compare := func() {
+		t.Helper()
+		for id, got := range each(t, to, 15) {
+			if got.InPackets != want[id] || got.InBytes != 100*want[id] {
+				t.Errorf("id %d: %+v, want %d packets", id, got, want[id])
+			}
 		}
-	}); err != nil {
-		t.Fatal(err)
+	}
+	compare()
+	count(from, last*ids+2, 10)
+	count(to, last*larger+2, 20)
+	count(to, 15, 1)
+	carry.Run()
+	want = map[uint32]uint64{2: 35, 7: 6, 15: 1}
+	compare()
+	carry.Run() // nothing was counted since
+	compare()
+	if err := carry.Close(); err != nil {
+		t.Error(err)
 	}
 }

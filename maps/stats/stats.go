@@ -5,7 +5,6 @@
 package stats
 
 import (
-	"fmt"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -68,44 +67,10 @@ func EachLoad(m *ebpf.Map, last uint32, yield func(id uint32, l bpf.LBBackendLoa
 	})
 }
 
-// EachStats yields the counters of the backend ids 0 to last, summed over the
-// CPUs.
-func EachStats(m *ebpf.Map, last uint32, yield func(id uint32, sum bpf.LBBackendStats)) error {
-	return batch.EachPerCPU(m, last, func(id uint32, values []bpf.LBBackendStats) {
-		yield(id, sum(values))
-	})
-}
-
-func sum(values []bpf.LBBackendStats) (sum bpf.LBBackendStats) {
-	for _, v := range values {
-		sum.Connections += v.Connections
-		sum.InPackets += v.InPackets
-		sum.InBytes += v.InBytes
-		sum.OutPackets += v.OutPackets
-		sum.OutBytes += v.OutBytes
-	}
-	return sum
-}
-
-// Zero sets the counters of the ids to zero, on all CPUs.
-func Zero(m *ebpf.Map, ids []uint32) error {
-	if len(ids) == 0 {
-		return nil
-	}
-	cpus, err := ebpf.PossibleCPU()
-	if err != nil {
-		return fmt.Errorf("count possible CPUs: %w", err)
-	}
-	if _, err := m.BatchUpdate(ids, make([]bpf.LBBackendStats, len(ids)*cpus), nil); err != nil {
-		return fmt.Errorf("zero %d entries of map %s: %w", len(ids), m, err)
-	}
-	return nil
-}
-
 // EachDrop yields the number of packets by enum drop_reason, summed over the
 // CPUs.
 func EachDrop(m *ebpf.Map, yield func(reason uint32, packets uint64)) error {
-	return batch.EachPerCPU(m, m.MaxEntries()-1, func(reason uint32, values []uint64) {
+	return batch.EachPerCPU(m, func(reason uint32, values []uint64) {
 		var sum uint64
 		for _, v := range values {
 			sum += v

@@ -5,6 +5,9 @@
 package stats
 
 import (
+	"fmt"
+	"maps"
+	"os"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -21,23 +24,51 @@ func put(t *testing.T, m *ebpf.Map, key, value any) {
 	}
 }
 
-// counted enters counters for the ids 1 to n-1, on all CPUs.
-func counted(t *testing.T, m *ebpf.Map, n uint32) map[uint32]bpf.LBBackendStats {
+// newStats makes a map stats for so many ids.
+func newStats(t *testing.T, ids uint32) *ebpf.Map {
+	t.Helper()
+	return maptest.New(t, "stats", ids*uint32(ebpf.MustPossibleCPU()))
+}
+
+// readOnly opens a map again, for reading only.
+func readOnly(t *testing.T, m *ebpf.Map) *ebpf.Map {
+	t.Helper()
+	pin := fmt.Sprintf("/sys/fs/bpf/waggle-test-stats-%d", os.Getpid())
+	if err := m.Pin(pin); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := m.Unpin(); err != nil {
+			t.Error(err)
+		}
+	}()
+	ro, err := ebpf.LoadPinnedMap(pin, &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := ro.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return ro
+}
+
+// enter enters counters for the ids 1 to n-1 of a map for n, on all CPUs.
+func enter(t *testing.T, m *ebpf.Map, n uint32) map[uint32]bpf.LBBackendStats {
 	t.Helper()
 	want := map[uint32]bpf.LBBackendStats{0: {}}
 	for id := uint32(1); id < n; id++ {
-		values := make([]bpf.LBBackendStats, ebpf.MustPossibleCPU())
 		var sum bpf.LBBackendStats
-		for cpu := range values {
+		for cpu := range uint32(ebpf.MustPossibleCPU()) {
 			u := uint64(id) << (8 * cpu)
-			values[cpu] = bpf.LBBackendStats{Connections: u, InPackets: 2 * u, InBytes: 3 * u, OutPackets: 5 * u, OutBytes: 7 * u}
+			put(t, m, cpu*n+id, bpf.LBBackendStats{Connections: u, InPackets: 2 * u, InBytes: 3 * u, OutPackets: 5 * u, OutBytes: 7 * u})
 			sum.Connections += u
 			sum.InPackets += 2 * u
 			sum.InBytes += 3 * u
 			sum.OutPackets += 5 * u
 			sum.OutBytes += 7 * u
 		}
-		put(t, m, id, values)
 		want[id] = sum
 	}
 	return want
@@ -53,10 +84,18 @@ func each(t *testing.T, m *ebpf.Map, last uint32) map[uint32]bpf.LBBackendStats 
 }
 
 func TestCountersAreSumsOverTheCPUs(t *testing.T) {
-	m := maptest.New(t, "stats", 8)
-	want := counted(t, m, 8)
-	if d := cmp.Diff(want, each(t, m, 7)); d != "" {
-		t.Errorf("(-want +got):\n%s", d)
+	m := newStats(t, 8)
+	want := enter(t, m, 8)
+	testCountersAreSums(t, m, maps.Clone(want))
+	testCountersAreSums(t, readOnly(t, m), want)
+}
+
+func testCountersAreSums(t *testing.T, m *ebpf.Map, want map[uint32]bpf.LBBackendStats) {
+	t.Helper()
+	for _, last := range []uint32{100, 7} { // there are no others
+		if d := cmp.Diff(want, each(t, m, last)); d != "" {
+			t.Errorf("to %d (-want +got):\n%s", last, d)
+		}
 	}
 	delete(want, 7)
 	if d := cmp.Diff(want, each(t, m, 6)); d != "" {
@@ -65,22 +104,24 @@ func TestCountersAreSumsOverTheCPUs(t *testing.T) {
 }
 
 func TestZeroZeroesTheseIDsOnAllCPUs(t *testing.T) {
-	m := maptest.New(t, "stats", 8)
-	want := counted(t, m, 8)
-	if err := Zero(m, nil); err != nil {
-		t.Error(err)
-	}
-	if err := Zero(m, []uint32{2, 7, 3}); err != nil {
-		t.Error(err)
-	}
-	for _, id := range []uint32{2, 7, 3} {
-		want[id] = bpf.LBBackendStats{}
-	}
-	if d := cmp.Diff(want, each(t, m, 7)); d != "" {
-		t.Errorf("(-want +got):\n%s", d)
+	m := newStats(t, 8)
+	want := enter(t, m, 8)
+	for _, ids := range [][]uint32{nil, {2, 7, 3}} {
+		if err := Zero(m, ids); err != nil {
+			t.Error(err)
+		}
+		for _, id := range ids {
+			want[id] = bpf.LBBackendStats{}
+		}
+		if d := cmp.Diff(want, each(t, m, 7)); d != "" {
+			t.Errorf("without %v (-want +got):\n%s", ids, d)
+		}
 	}
 	if err := Zero(m, []uint32{8}); err == nil {
 		t.Error("an id outside of the map is zeroed")
+	}
+	if d := cmp.Diff(want, each(t, m, 7)); d != "" {
+		t.Errorf("after that (-want +got):\n%s", d)
 	}
 }
 

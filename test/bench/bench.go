@@ -16,6 +16,7 @@ import (
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/maps/bits"
+	"github.com/waggle-lb/waggle/maps/stats"
 )
 
 const next = 0xffffffff // TCX_NEXT
@@ -65,6 +66,9 @@ func newBench(runs, packets int) (*bench, error) {
 		return nil, err
 	}
 	spec.Maps["flows"].MaxEntries = 4 * maxFlows
+	if err := bpf.SizeStats(spec); err != nil {
+		return nil, err
+	}
 	if err := bpf.ChooseSweep(spec); err != nil {
 		return nil, err
 	}
@@ -199,15 +203,9 @@ func (b *bench) forget() error {
 
 // inPackets sums what the programs counted as sent to backends or back.
 func (b *bench) counted() (in, out uint64, err error) {
-	for id := uint32(1); id < b.ids; id++ {
-		var s []bpf.LBBackendStats
-		if err := b.lb.Stats.Lookup(id, &s); err != nil {
-			return 0, 0, err
-		}
-		for _, c := range s {
-			in += c.InPackets
-			out += c.OutPackets
-		}
-	}
-	return in, out, nil
+	err = stats.EachStats(b.lb.Stats, b.ids-1, func(_ uint32, s bpf.LBBackendStats) {
+		in += s.InPackets
+		out += s.OutPackets
+	})
+	return in, out, err
 }

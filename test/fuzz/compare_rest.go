@@ -12,21 +12,15 @@ import (
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/maps/batch"
+	"github.com/waggle-lb/waggle/maps/stats"
 )
 
 // compareRest is what is looked at less often: counters, fragments, direct
 // connections.
 func (m *model) compareRest(k *kernel) error {
 	wrong := errors.Join(m.compareRuns(k), m.compareRing(k))
-	err := batch.EachPerCPU(k.Stats, lastBackend, func(id uint32, per []bpf.LBBackendStats) {
-		var got, want bpf.LBBackendStats
-		for _, p := range per {
-			got.Connections += p.Connections
-			got.InPackets += p.InPackets
-			got.InBytes += p.InBytes
-			got.OutPackets += p.OutPackets
-			got.OutBytes += p.OutBytes
-		}
+	err := stats.EachStats(k.Stats, lastBackend, func(id uint32, got bpf.LBBackendStats) {
+		var want bpf.LBBackendStats
 		if s := m.stats[id]; s != nil {
 			want = *s
 		}

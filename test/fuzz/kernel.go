@@ -61,7 +61,7 @@ type loadOptions struct {
 
 // small are the maps that a run makes smaller than they ship, to be read and
 // emptied soon, or larger, so that nothing is evicted without being asked.
-var small = map[string]uint32{"backends": 4096, "load": 4096, "stats": 4096, "services": 64, "slots": lastWord,
+var small = map[string]uint32{"backends": 4096, "load": 4096, "services": 64, "slots": lastWord,
 	"vips": 128, "fragments": 1 << 15, "held": 1 << 13, "affinity": 1 << 13, "half_open": ringPlaces}
 
 // load loads the programs. The kernel's random numbers become a constant, so
@@ -76,6 +76,9 @@ func load(o loadOptions, devices []*device, tap int) (*kernel, error) {
 	}
 	for name, n := range small {
 		spec.Maps[name].MaxEntries = n
+	}
+	if err := bpf.SizeStats(spec); err != nil {
+		return nil, err
 	}
 	spec.Maps["flows"].MaxEntries = uint32(o.capacity)
 	spec.Maps["flows"].Flags |= unix.BPF_F_ZERO_SEED // walks go the same way every time

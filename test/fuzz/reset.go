@@ -25,7 +25,7 @@ func (k *kernel) reset() error {
 		}
 	}
 	for m, n := range map[*ebpf.Map]int{k.VipBits: 1 << 12, k.PeerBits: 1 << 12, k.BackendBits: 1 << 12, k.MasqBits: 1 << 12,
-		k.NodePortBits: 1 << 10, k.Resourced: 1 << 12, k.Backends: lastBackend, k.Load: lastBackend, k.Services: 64, k.MasqPorts: int(bpf.LBLimitsMASQ_WORDS)} {
+		k.NodePortBits: 1 << 10, k.Resourced: 1 << 12, k.Backends: lastBackend, k.Load: lastBackend, k.Stats: int(k.Stats.MaxEntries()), k.Services: 64, k.MasqPorts: int(bpf.LBLimitsMASQ_WORDS)} {
 		if err := zero(m, n); err != nil {
 			return err
 		}
@@ -37,11 +37,6 @@ func (k *kernel) reset() error {
 		return err
 	}
 	cpus := ebpf.MustPossibleCPU()
-	for id := range uint32(lastBackend) {
-		if err := k.Stats.Put(id, make([]bpf.LBBackendStats, cpus)); err != nil {
-			return err
-		}
-	}
 	for r := range uint32(bpf.LBDropReasonDROP_MAX) {
 		if err := k.Drops.Put(r, make([]uint64, cpus)); err != nil {
 			return err
@@ -66,6 +61,8 @@ func zero(m *ebpf.Map, n int) error {
 		_, err = m.BatchUpdate(keys, make([]gauges, n), nil)
 	case 32:
 		_, err = m.BatchUpdate(keys, make([]bpf.LBService, n), nil)
+	case 40:
+		_, err = m.BatchUpdate(keys, make([]bpf.LBBackendStats, n), nil)
 	case 64:
 		_, err = m.BatchUpdate(keys, make([]bpf.LBBackend, n), nil)
 	default:

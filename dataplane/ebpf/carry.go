@@ -35,7 +35,7 @@ func (s *state) carry(r *reader, prevSlots *cilium.Map) (follow func() error, er
 	if err != nil {
 		return nil, fmt.Errorf("read the former generation: %w", err)
 	}
-	s.carryIDs(c)
+	list := s.carryIDs(c)
 	snap, err := c.snapshot()
 	if err != nil {
 		return nil, fmt.Errorf("read the former generation: %w", err)
@@ -48,6 +48,11 @@ func (s *state) carry(r *reader, prevSlots *cilium.Map) (follow func() error, er
 	rep := s.apply(snap)
 	for id, err := range rep.Failed {
 		s.log.Warn("service not carried over", "service", id.String(), "error", err)
+	}
+	for _, b := range list {
+		if b.draining {
+			s.drain(b)
+		}
 	}
 	follow = func() error {
 		for _, c := range cursors {
@@ -62,27 +67,29 @@ func (s *state) carry(r *reader, prevSlots *cilium.Map) (follow func() error, er
 	return follow, nil
 }
 
-// carryIDs enters every backend with its id, as draining: those that are still
-// wanted are taken up by their services.
-func (s *state) carryIDs(c *contents) {
-	var list []*backend
+// carryIDs enters every backend with its id, and returns them. They are said to
+// drain, until their services take them up: then drain is for those that are left.
+func (s *state) carryIDs(c *contents) []*backend {
+	list := make([]*backend, 0, len(c.backends))
 	for _, b := range c.backends {
 		rec := s.carryRecord(c.services[b.Service])
 		if rec == nil || rec.backends[b.Addr] != nil || !s.backendIDs.claim(b.id) {
 			continue
 		}
-		have := s.adopt(rec, b.Addr, b.id)
+		have := newBackend(rec, b.Addr, b.id)
+		s.adopt(have)
 		have.in = lb.Backend{Addr: b.Addr, Weight: b.Weight, Upper: b.Upper, Lower: b.Lower, Outside: b.Outside}
-		have.lastWeight, have.order = b.LastWeight, b.Order
+		have.lastWeight, have.order, have.draining = b.LastWeight, b.Order, true
 		list = append(list, have)
 	}
-	for _, b := range s.enterIDs(list) {
-		if err := s.needPort(b.addr.Port()); err != nil {
-			s.log.Warn("answers of a backend are not known", "service", b.owner.id.String(), "backend", b.addr.String(), "error", err)
+	list = s.enterIDs(list)
+	for _, b := range list {
+		if err := s.needPort(b.in.Addr.Port()); err != nil {
+			s.log.Warn("answers of a backend are not known", "service", b.owner.id.String(), "backend", b.in.Addr.String(), "error", err)
 		}
 		s.carryBits(b)
-		s.drain(b)
 	}
+	return list
 }
 
 // carryRecord returns the record of a service, which it makes if there is none;
@@ -101,7 +108,7 @@ func (s *state) carryRecord(row *stored) *record {
 		s.log.Warn("service not carried over", "service", row.ID.String(), "error", err)
 		return nil
 	}
-	rec := s.newRecord(row.ID, index)
+	rec := s.newRecord(row.ID, index, len(row.backends))
 	rec.settings = row.settings
 	s.enter(rec)
 	return rec
@@ -110,10 +117,7 @@ func (s *state) carryRecord(row *stored) *record {
 // enterIDs enters backends in backend_ids, all at once, and returns those that
 // are there then. The others are given up.
 func (s *state) enterIDs(list []*backend) []*backend {
-	hashes, ids := make([]uint64, len(list)), make([]uint32, len(list))
-	for i, b := range list {
-		hashes[i], ids[i] = b.hash, b.id
-	}
+	hashes, ids := keysOf(list)
 	if s.t.backendIDs.Put(hashes, ids) == nil {
 		return list
 	}
@@ -121,9 +125,9 @@ func (s *state) enterIDs(list []*backend) []*backend {
 		err := s.t.backendIDs.Put([]uint64{b.hash}, []uint32{b.id})
 		if err != nil {
 			s.backendIDs.release(b.id)
-			s.peerBits.drop(bits.Addr(b.addr.Addr()))
-			delete(b.owner.backends, b.addr)
-			s.log.Warn("backend not carried over", "service", b.owner.id.String(), "backend", b.addr.String(), "error", err)
+			s.peerBits.drop(bits.Addr(b.in.Addr.Addr()))
+			delete(b.owner.backends, b.in.Addr)
+			s.log.Warn("backend not carried over", "service", b.owner.id.String(), "backend", b.in.Addr.String(), "error", err)
 		}
 		return err != nil
 	})
@@ -169,7 +173,7 @@ func restore(svc *lb.Service, backends []lb.Backend, rec *record) pool {
 // and a service that is gone no longer says which it needed.
 func (s *state) carryBits(b *backend) {
 	for _, p := range []lb.Protocol{lb.TCP, lb.UDP, lb.SCTP} {
-		bit := bits.Backend(b.addr, p)
+		bit := bits.Backend(b.in.Addr, p)
 		if s.backendBits.table.IsSet(bit) {
 			s.needBit(b, p)
 		}

@@ -24,9 +24,9 @@ type plan struct {
 	// pools replace the record's if repool is set.
 	repool bool
 	pools  [len(bothPools)]plannedPool
-	// added are the backends that get an id of ids.
-	added []lb.Backend
-	ids   []uint32
+	// added are the records of backends that are new, with ids of theirs; rec does
+	// not have them yet.
+	added []*backend
 	// frontends are those that come to the service, or are written afresh.
 	frontends []lb.Frontend
 	// entries is how many elements of vips they may need.
@@ -58,7 +58,7 @@ func (s *state) plan(svc *lb.Service, entries uint32) (_ *plan, err error) {
 		if !ok {
 			return nil, &FullError{"services", s.t.services.Len()}
 		}
-		p.rec, p.fresh = s.newRecord(svc.ID, index), true
+		p.rec, p.fresh = s.newRecord(svc.ID, index, len(svc.Backends)), true
 	}
 	if p.rec.id != svc.ID {
 		return nil, fmt.Errorf("service %s: it has the same hash as %s: rename one of them", svc.ID, p.rec.id)
@@ -101,6 +101,7 @@ func (s *state) planVIPs(p *plan, entries uint32) error {
 }
 
 func (s *state) planBackends(p *plan) error {
+	p.added = make([]*backend, 0, max(0, len(p.svc.Backends)-len(p.rec.backends)))
 	for _, b := range p.svc.Backends {
 		if p.rec.backends[b.Addr] != nil {
 			continue
@@ -109,8 +110,7 @@ func (s *state) planBackends(p *plan) error {
 		if !ok {
 			return &FullError{"backends", s.t.backends.Len()}
 		}
-		p.added = append(p.added, b)
-		p.ids = append(p.ids, id)
+		p.added = append(p.added, newBackend(p.rec, b.Addr, id))
 	}
 	return nil
 }
@@ -154,8 +154,8 @@ func (s *state) cancel(p *plan) {
 	if p.fresh {
 		s.serviceIDs.release(p.rec.index)
 	}
-	for _, id := range p.ids {
-		s.backendIDs.release(id)
+	for _, b := range p.added {
+		s.backendIDs.release(b.id)
 	}
 	for i := range p.pools {
 		s.vacate(p.pools[i].at, false)

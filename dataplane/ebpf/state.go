@@ -64,7 +64,6 @@ type pool struct {
 type backend struct {
 	id    uint32
 	hash  uint64
-	addr  netip.AddrPort
 	owner *record
 	// in is what the service says, lastWeight the last weight that was not 0,
 	// order the place in its list.
@@ -166,12 +165,12 @@ func (b bitRefs) drop(bit uint32) {
 	}
 }
 
-// newRecord makes the record of a service at an index that was taken for it.
-// Nothing leads to it yet.
-func (s *state) newRecord(id lb.ServiceID, index uint32) *record {
+// newRecord makes the record of a service at an index that was taken for it, with
+// room for so many backends. Nothing leads to it yet.
+func (s *state) newRecord(id lb.ServiceID, index uint32, backends int) *record {
 	return &record{
 		id: id, hash: id.Hash(), index: index,
-		backends: make(map[netip.AddrPort]*backend), addrs: make(map[netip.Addr]bool), ports: make(map[uint16]bool),
+		backends: make(map[netip.AddrPort]*backend, backends), addrs: make(map[netip.Addr]bool), ports: make(map[uint16]bool),
 		since: s.now(),
 	}
 }
@@ -198,20 +197,30 @@ func (s *state) takeBackendID() (uint32, bool) {
 	}
 }
 
-// adopt makes the record of a backend that has its id already.
-func (s *state) adopt(rec *record, addr netip.AddrPort, id uint32) *backend {
-	b := &backend{
-		id: id, addr: addr, owner: rec, hash: lb.BackendHash(rec.hash, addr),
+// newBackend makes the record of a backend that has its id already.
+func newBackend(rec *record, addr netip.AddrPort, id uint32) *backend {
+	return &backend{id: id, hash: lb.BackendHash(rec.hash, addr), owner: rec, in: lb.Backend{Addr: addr}}
+}
+
+// adopt gives a backend to its service's record.
+func (s *state) adopt(b *backend) {
+	b.owner.backends[b.in.Addr] = b
+	s.peerBits.hold(bits.Addr(b.in.Addr.Addr()))
+}
+
+// keysOf are what backend_ids has of them.
+func keysOf(list []*backend) (hashes []uint64, ids []uint32) {
+	hashes, ids = make([]uint64, len(list)), make([]uint32, len(list))
+	for i, b := range list {
+		hashes[i], ids[i] = b.hash, b.id
 	}
-	rec.backends[addr] = b
-	s.peerBits.hold(bits.Addr(addr.Addr()))
-	return b
+	return hashes, ids
 }
 
 // store writes the backend's element.
 func (s *state) store(b *backend) {
 	r := backends.Record{
-		Hash: b.hash, Addr: b.addr, Weight: b.in.Weight, LastWeight: b.lastWeight, Service: b.owner.index, Order: b.order,
+		Hash: b.hash, Addr: b.in.Addr, Weight: b.in.Weight, LastWeight: b.lastWeight, Service: b.owner.index, Order: b.order,
 		State: backends.Active, Outside: b.in.Outside, Upper: b.in.Upper, Lower: b.in.Lower,
 	}
 	delete(s.unhealthy, b)
@@ -263,13 +272,13 @@ func (s *state) needBits(b *backend, protocols protocolSet, m lb.Masquerade) {
 
 func (s *state) needBit(b *backend, p lb.Protocol) {
 	if b.bits.add(p) {
-		s.backendBits.hold(bits.Backend(b.addr, p))
+		s.backendBits.hold(bits.Backend(b.in.Addr, p))
 	}
 }
 
 func (s *state) needMasqBit(b *backend, p lb.Protocol) {
 	if b.masqueraded.add(p) {
-		s.masqBits.hold(bits.Backend(b.addr, p))
+		s.masqBits.hold(bits.Backend(b.in.Addr, p))
 	}
 }
 
@@ -357,14 +366,14 @@ func (s *state) free(b *backend) error {
 	}
 	s.t.backends.Free(b.id)
 	for p := range b.bits.all() {
-		s.backendBits.drop(bits.Backend(b.addr, p))
+		s.backendBits.drop(bits.Backend(b.in.Addr, p))
 	}
 	for p := range b.masqueraded.all() {
-		s.masqBits.drop(bits.Backend(b.addr, p))
+		s.masqBits.drop(bits.Backend(b.in.Addr, p))
 	}
-	s.peerBits.drop(bits.Addr(b.addr.Addr()))
+	s.peerBits.drop(bits.Addr(b.in.Addr.Addr()))
 	delete(s.draining, b)
-	delete(b.owner.backends, b.addr)
+	delete(b.owner.backends, b.in.Addr)
 	s.backendIDs.release(b.id)
 	return nil
 }

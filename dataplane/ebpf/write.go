@@ -57,24 +57,21 @@ func (s *state) prepare(p *plan) error {
 			return err
 		}
 	}
-	if err := s.zero(p.ids); err != nil {
+	hashes, ids := keysOf(p.added)
+	if err := s.zero(ids); err != nil {
 		return err
 	}
 	if err := s.addSources(p); err != nil {
 		return err
 	}
-	hashes := make([]uint64, len(p.added))
-	for i, b := range p.added {
-		hashes[i] = lb.BackendHash(p.rec.hash, b.Addr)
-	}
-	return s.t.backendIDs.Put(hashes, p.ids)
+	return s.t.backendIDs.Put(hashes, ids)
 }
 
 // unprepare takes prepare back, and the plan with it.
 func (s *state) unprepare(p *plan) error {
 	var errs []error
 	for _, b := range p.added {
-		errs = append(errs, s.t.backendIDs.Delete(lb.BackendHash(p.rec.hash, b.Addr)))
+		errs = append(errs, s.t.backendIDs.Delete(b.hash))
 	}
 	switch {
 	case p.fresh:
@@ -103,8 +100,8 @@ func (s *state) writeSettings(p *plan) {
 // what was there before.
 func (s *state) writePools(p *plan) {
 	rec, last := p.rec, lastWeights(p.pools[0].run)
-	for i, b := range p.added {
-		s.adopt(rec, b.Addr, p.ids[i])
+	for _, b := range p.added {
+		s.adopt(b)
 	}
 	var protocols protocolSet
 	for _, f := range p.svc.Frontends {

@@ -194,8 +194,22 @@ type Service struct {
 	// nothing is kept of it: IPVS's one-packet scheduling. Answers keep the
 	// backend's address.
 	OnePacket bool
-	Lost      Lost
-	Reuse     Reuse
+	// HostSockets says that of sockets only this machine's own are led to backends
+	// when they connect: packets of other network namespaces go to the frontend.
+	HostSockets bool
+	Lost        Lost
+	Reuse       Reuse
+}
+
+// SocketWords say whose sockets are led: HostSockets is the second.
+var SocketWords = []string{"all", "host"}
+
+// Sockets returns the word of SocketWords.
+func (s *Service) Sockets() string {
+	if s.HostSockets {
+		return SocketWords[1]
+	}
+	return SocketWords[0]
 }
 
 // Pool returns the backends of one pool, in their order.

@@ -122,6 +122,7 @@ func TestEqual(t *testing.T) {
 		"pools":      func(s *lb.Service) { s.Backends[0].Outside = lb.Local },
 		"affinity":   func(s *lb.Service) { s.Affinity.Timeout = time.Minute },
 		"one packet": func(s *lb.Service) { s.OnePacket = true },
+		"sockets":    func(s *lb.Service) { s.HostSockets = true },
 		"lost":       func(s *lb.Service) { s.Lost = lb.LostDrop },
 		"reuse":      func(s *lb.Service) { s.Reuse = lb.ReuseNever },
 		"threshold":  func(s *lb.Service) { s.Backends[0].Upper = 5 },

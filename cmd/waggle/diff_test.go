@@ -43,7 +43,7 @@ func everything() *lb.Service {
 			{Addr: netip.MustParseAddrPort("[2001:db8:1::2]:0"), Unhealthy: true, Outside: lb.Local},
 		},
 		Affinity:  lb.Affinity{Timeout: lb.MaxAffinity, Prefix: 64, Quiesced: true},
-		OnePacket: true, Lost: lb.LostDrop, Reuse: lb.ReuseNever,
+		OnePacket: true, HostSockets: true, Lost: lb.LostDrop, Reuse: lb.ReuseNever,
 	}
 }
 

@@ -189,6 +189,8 @@ func affinity(timeout time.Duration) change {
 
 func onePacket(s *lb.Service) { s.OnePacket = true }
 
+func hostSockets(s *lb.Service) { s.HostSockets = true }
+
 func (e *env) restart() {
 	e.Helper()
 	if err := e.rig.Restart(); err != nil {

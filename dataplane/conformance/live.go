@@ -46,6 +46,8 @@ func full(e *env) []change {
 			s.Backends[2].Addr = netip.AddrPortFrom(s.Backends[2].Addr.Addr(), 0)
 		},
 		lost(lb.LostKeep), reuse(lb.ReuseAny),
+		hostSockets,
+		func(s *lb.Service) { s.HostSockets = false },
 		func(s *lb.Service) { s.OnePacket = false },
 	}
 }
@@ -117,7 +119,7 @@ func untouchedCases() []testCase {
 		return []change{
 			affinity(time.Hour),
 			func(s *lb.Service) { s.Affinity = lb.Affinity{Timeout: time.Minute, Prefix: 8, Quiesced: true} },
-			onePacket, lost(lb.LostReset), lost(lb.LostDrop), reuse(lb.ReuseFinished), reuse(lb.ReuseNever),
+			onePacket, hostSockets, lost(lb.LostReset), lost(lb.LostDrop), reuse(lb.ReuseFinished), reuse(lb.ReuseNever),
 			func(s *lb.Service) { s.Backends[0].Unhealthy = true },
 			func(s *lb.Service) { s.Backends[1].Upper, s.Backends[1].Lower = 1, 1 },
 			func(s *lb.Service) { s.Backends[1].Weight = 0 },
@@ -220,7 +222,7 @@ func scheduleChangeCases() []testCase {
 		{"what a service says beside its schedule takes no turn", 0, func(e *env) {
 			e.web("3:2 2:3 1:4", scheduler("wrr", 0))
 			e.wantPicks("3 2 1 1")
-			for _, c := range []change{affinity(time.Second), onePacket, lost(lb.LostDrop), reuse(lb.ReuseNever)} {
+			for _, c := range []change{affinity(time.Second), onePacket, hostSockets, lost(lb.LostDrop), reuse(lb.ReuseNever)} {
 				e.web("3:2 2:3 1:4", scheduler("wrr", 0), c)
 			}
 			e.web("3:2 2:3 1:4", scheduler("wrr", 0))

@@ -24,6 +24,7 @@ var serviceOptions = [...]option{
 	{bpf.LBServiceOptionsSERVICE_LOST_RESET, func(s *lb.Service) bool { return s.Lost == lb.LostReset }, func(s *lb.Service) { s.Lost = lb.LostReset }},
 	{bpf.LBServiceOptionsSERVICE_LOST_DROP, func(s *lb.Service) bool { return s.Lost == lb.LostDrop }, func(s *lb.Service) { s.Lost = lb.LostDrop }},
 	{bpf.LBServiceOptionsSERVICE_REUSE_FINISHED, func(s *lb.Service) bool { return s.Reuse == lb.ReuseFinished }, func(s *lb.Service) { s.Reuse = lb.ReuseFinished }},
+	{bpf.LBServiceOptionsSERVICE_SOCKETS_OF_HOST, func(s *lb.Service) bool { return s.HostSockets }, func(s *lb.Service) { s.HostSockets = true }},
 	{bpf.LBServiceOptionsSERVICE_REUSE_NEVER, func(s *lb.Service) bool { return s.Reuse == lb.ReuseNever }, func(s *lb.Service) { s.Reuse = lb.ReuseNever }},
 }
 

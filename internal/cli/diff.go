@@ -77,6 +77,7 @@ func fieldDiffs(desired, kernel *lb.Service) (out []FieldDiff) {
 	add("onePacket", fmt.Sprint(desired.OnePacket), fmt.Sprint(kernel.OnePacket))
 	add("lostBackend", desired.Lost.String(), kernel.Lost.String())
 	add("portReuse", desired.Reuse.String(), kernel.Reuse.String())
+	add("sockets", desired.Sockets(), kernel.Sockets())
 	a, b := frontendTexts(desired), frontendTexts(kernel)
 	for _, f := range bothOf(keys(desired.Frontends), keys(kernel.Frontends), lb.Frontend.Compare) {
 		add("frontend "+f.String(), textOr(a, f), textOr(b, f))

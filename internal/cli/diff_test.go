@@ -42,6 +42,7 @@ func TestNoFieldIsForgottenByADiff(t *testing.T) {
 		"Affinity":        func(s *lb.Service) { s.Affinity = lb.Affinity{} },
 		"OnePacket":       func(s *lb.Service) { s.OnePacket = true },
 		"Lost":            func(s *lb.Service) { s.Lost = lb.LostDrop },
+		"HostSockets":     func(s *lb.Service) { s.HostSockets = true },
 		"Reuse":           func(s *lb.Service) { s.Reuse = lb.ReuseNever },
 
 		"Affinity.Timeout":  func(s *lb.Service) { s.Affinity.Timeout = time.Hour },

@@ -58,7 +58,7 @@ func fixture(t *testing.T) (*lb.Snapshot, dataplane.Counters) {
 		},
 		&lb.Service{
 			ID: dns, Scheduler: "sh", SchedulerFlags: lb.SchedulerPort | lb.SchedulerFallback, Frontends: []lb.Frontend{frontend("203.0.113.53:53", lb.UDP)},
-			Affinity: lb.Affinity{Timeout: 5 * time.Minute, Prefix: 24, Quiesced: true}, OnePacket: true, Lost: lb.LostReset, Reuse: lb.ReuseNever,
+			Affinity: lb.Affinity{Timeout: 5 * time.Minute, Prefix: 24, Quiesced: true}, OnePacket: true, Lost: lb.LostReset, Reuse: lb.ReuseNever, HostSockets: true,
 		},
 		&lb.Service{ID: lb.ServiceID{Name: "true", Family: lb.IPv4}, Scheduler: "rr"},
 	)

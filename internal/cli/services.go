@@ -59,10 +59,13 @@ type Service struct {
 	// LostBackend is "keep", "reset" or "drop": what becomes of connections
 	// whose backend is gone. PortReuse is "any", "finished" or "never": when a
 	// client port that is used again gets a new one.
-	LostBackend string   `json:"lostBackend"`
-	PortReuse   string   `json:"portReuse"`
-	Frontends   []string `json:"frontends"`
-	Backends    int      `json:"backends"`
+	LostBackend string `json:"lostBackend"`
+	PortReuse   string `json:"portReuse"`
+	// Sockets is "all" or "host": whose sockets are led when they connect, unless
+	// --socket-lb says less.
+	Sockets   string   `json:"sockets"`
+	Frontends []string `json:"frontends"`
+	Backends  int      `json:"backends"`
 	Traffic
 }
 
@@ -92,7 +95,7 @@ func NewServiceList(snap *lb.Snapshot, c dataplane.Counters) *ServiceList {
 		item := Service{
 			Name: svc.ID.Name, Family: svc.ID.Family.String(), Scheduler: svc.Scheduler,
 			Flags: append([]string{}, sched.FlagNames(svc.Scheduler, svc.SchedulerFlags)...), Affinity: affinity(svc.Affinity),
-			OnePacket: svc.OnePacket, Masquerade: svc.Masquerade().String(), LostBackend: svc.Lost.String(), PortReuse: svc.Reuse.String(),
+			OnePacket: svc.OnePacket, Masquerade: svc.Masquerade().String(), LostBackend: svc.Lost.String(), PortReuse: svc.Reuse.String(), Sockets: svc.Sockets(),
 			Frontends: frontends(svc), Backends: len(svc.Backends),
 		}
 		if t := sums[svc.ID]; t != nil {
@@ -131,6 +134,7 @@ func (s *Service) options() string {
 	add(s.OnePacket, "onePacket")
 	add(s.LostBackend != lb.LostKeep.String(), "lostBackend=%s", s.LostBackend)
 	add(s.PortReuse != lb.ReuseAny.String(), "portReuse=%s", s.PortReuse)
+	add(s.Sockets != lb.SocketWords[0], "sockets=%s", s.Sockets)
 	return cmp.Or(strings.Join(out, ","), "-")
 }
 

@@ -109,6 +109,9 @@ func serviceNotes(svc *lb.Service) (notes []string) {
 	if s := reuseSysctl[svc.Reuse]; s != "" {
 		add(sysctl, "portReuse: "+svc.Reuse.String(), s)
 	}
+	if svc.HostSockets {
+		add("sockets: host has no form in ipvsadm: IPVS leads no sockets")
+	}
 	return notes
 }
 

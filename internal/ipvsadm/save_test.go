@@ -81,7 +81,7 @@ func TestSaveKeepsTheOrderOfTheList(t *testing.T) {
 func TestWhatIsLeftOutIsNoted(t *testing.T) {
 	web := &lb.Service{
 		ID: lb.ServiceID{Name: "web", Family: lb.IPv4}, Scheduler: "rr",
-		Affinity: lb.Affinity{Timeout: time.Minute, Prefix: 32, Quiesced: true, Lapses: true}, Lost: lb.LostReset, Reuse: lb.ReuseNever,
+		Affinity: lb.Affinity{Timeout: time.Minute, Prefix: 32, Quiesced: true, Lapses: true}, Lost: lb.LostReset, Reuse: lb.ReuseNever, HostSockets: true,
 		Frontends: slices.Concat(at("203.0.113.11:80", lb.UDP), at("203.0.113.10:80", lb.TCP)),
 		Backends: []lb.Backend{
 			{Addr: netip.MustParseAddrPort("192.0.2.2:80"), Weight: 5, Unhealthy: true},
@@ -113,6 +113,7 @@ func TestWhatIsLeftOutIsNoted(t *testing.T) {
 		"service web/ipv4: in IPVS its affinity does not end before the connections do, and here it does",
 		"service web/ipv4: lostBackend: reset has no form in ipvsadm: in IPVS it is net.ipv4.vs.expire_nodest_conn=1, for all services",
 		"service web/ipv4: portReuse: never has no form in ipvsadm: in IPVS it is net.ipv4.vs.conn_reuse_mode=0, for all services",
+		"service web/ipv4: sockets: host has no form in ipvsadm: IPVS leads no sockets",
 		"service web/ipv4: unhealthy has no form in ipvsadm, weight 0 stands for it: 192.0.2.2:80",
 		"service web/ipv4: ipvsadm takes thresholds up to 2147483647, these have more: 192.0.2.1:80",
 		"names of services are not in the text: read again, each has that of its frontend, such as 203.0.113.10:80/TCP",
@@ -122,7 +123,7 @@ func TestWhatIsLeftOutIsNoted(t *testing.T) {
 	}
 
 	_, notes = save(t, true, web, empty, dns)
-	wantNotes[10] = "service web/ipv4: thresholds are not in the text, as ipvsadm -S does not print them: 192.0.2.1:80"
+	wantNotes[11] = "service web/ipv4: thresholds are not in the text, as ipvsadm -S does not print them: 192.0.2.1:80"
 	if diff := cmp.Diff(wantNotes, notes); diff != "" {
 		t.Errorf("notes, sorted (-want +got):\n%s", diff)
 	}

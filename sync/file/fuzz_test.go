@@ -184,8 +184,8 @@ func writeEntry(b *strings.Builder, services []*lb.Service) {
 		fmt.Fprintf(&masks, "%s: %d, ", mask, s.Affinity.Prefix)
 	}
 	s := services[0]
-	fmt.Fprintf(b, "{name: %q, scheduler: %s, flags: [%s], masquerade: %s, onePacket: %v, lostBackend: %s, portReuse: %s, frontends: [%s], backends: [%s]",
-		s.ID.Name, s.Scheduler, strings.Join(sched.FlagNames(s.Scheduler, s.SchedulerFlags), ", "), s.Masquerade(), s.OnePacket, s.Lost, s.Reuse, &frontends, &backends)
+	fmt.Fprintf(b, "{name: %q, scheduler: %s, flags: [%s], masquerade: %s, onePacket: %v, lostBackend: %s, portReuse: %s, sockets: %s, frontends: [%s], backends: [%s]",
+		s.ID.Name, s.Scheduler, strings.Join(sched.FlagNames(s.Scheduler, s.SchedulerFlags), ", "), s.Masquerade(), s.OnePacket, s.Lost, s.Reuse, s.Sockets(), &frontends, &backends)
 	if a := s.Affinity; a.Enabled() {
 		fmt.Fprintf(b, ", affinity: {timeout: %s, %squiesced: %s}", a.Timeout, &masks, map[bool]string{false: "pick", true: "keep"}[a.Quiesced])
 	}

@@ -99,6 +99,9 @@ func extras(s *lb.Service) (out string) {
 	if s.OnePacket {
 		out += " onePacket"
 	}
+	if s.HostSockets {
+		out += " sockets host"
+	}
 	if s.Masquerade() != lb.MasqueradeNever {
 		out += fmt.Sprintf(" masquerade %s", s.Masquerade())
 	}

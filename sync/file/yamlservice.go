@@ -24,7 +24,7 @@ type placed struct {
 // serviceFields and backendFields are the fields of their entries, in the order
 // of the page.
 var (
-	serviceFields = []string{"name", "frontends", "scheduler", "flags", "affinity", "onePacket", "masquerade", "lostBackend", "portReuse", "backends"}
+	serviceFields = []string{"name", "frontends", "scheduler", "flags", "affinity", "onePacket", "masquerade", "lostBackend", "portReuse", "sockets", "backends"}
 	backendFields = []string{"address", "weight", "upperThreshold", "lowerThreshold", "unhealthy"}
 )
 
@@ -37,10 +37,11 @@ func (y *yamlReader) service(n *yaml.Node, path string) []*lb.Service {
 		return nil
 	}
 	common := lb.Service{
-		ID:        lb.ServiceID{Name: y.name(n, f["name"], path+".name")},
-		OnePacket: y.boolean(f["onePacket"], path+".onePacket"),
-		Lost:      lb.Lost(y.word(f["lostBackend"], path+".lostBackend", "keep", "reset", "drop")),
-		Reuse:     lb.Reuse(y.word(f["portReuse"], path+".portReuse", "any", "finished", "never")),
+		ID:          lb.ServiceID{Name: y.name(n, f["name"], path+".name")},
+		OnePacket:   y.boolean(f["onePacket"], path+".onePacket"),
+		Lost:        lb.Lost(y.word(f["lostBackend"], path+".lostBackend", "keep", "reset", "drop")),
+		Reuse:       lb.Reuse(y.word(f["portReuse"], path+".portReuse", "any", "finished", "never")),
+		HostSockets: y.word(f["sockets"], path+".sockets", lb.SocketWords...) > 0,
 	}
 	masquerade := lb.Masquerade(y.word(f["masquerade"], path+".masquerade", "never", "always"))
 	common.Scheduler, common.SchedulerFlags = y.scheduler(f["scheduler"], f["flags"], path)

@@ -4,9 +4,11 @@ package kube
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
 )
 
@@ -20,6 +22,15 @@ func (r *serviceReader) scheduler() string {
 		return r.t.Scheduler
 	}
 	return name
+}
+
+func (r *serviceReader) hostSockets() bool {
+	word, ok := r.o.Annotations[SocketAnnotation]
+	i := slices.Index(lb.SocketWords, word)
+	if ok && i < 0 {
+		r.problem(ReasonInvalidAnnotation, "Annotation %s: unknown word %q: write %s. The default, %s, is used.", SocketAnnotation, word, strings.Join(lb.SocketWords, " or "), lb.SocketWords[0])
+	}
+	return i > 0
 }
 
 func (r *serviceReader) zoneWeights() map[string]uint16 {

@@ -237,6 +237,9 @@ func dumpService(b *strings.Builder, svc *lb.Service) {
 			b.WriteString(" of IPVS's kind")
 		}
 	}
+	if svc.HostSockets {
+		b.WriteString(" sockets host")
+	}
 	if svc.Lost != lb.LostKeep || svc.Reuse != lb.ReuseAny || svc.SchedulerFlags != 0 || svc.OnePacket {
 		b.WriteString(" of IPVS's options")
 	}

@@ -31,6 +31,9 @@ const (
 	// WeightAnnotation on an EndpointSlice is the weight of all its endpoints, 0 to
 	// 65535. It wins over that of their zone.
 	WeightAnnotation = "waggle.dev/weight"
+	// SocketAnnotation on a Service says whose sockets are led to its endpoints: all,
+	// or of the host, that is this machine's own alone.
+	SocketAnnotation = "waggle.dev/socket-lb"
 )
 
 // The reasons of Problems.

@@ -52,7 +52,7 @@ func (t *Translation) readService(o *corev1.Service) *service {
 		created: o.CreationTimestamp.Time,
 	}
 	r := serviceReader{t: t, o: o, s: s}
-	r.model = lb.Service{Scheduler: r.scheduler(), Affinity: affinity(o)}
+	r.model = lb.Service{Scheduler: r.scheduler(), Affinity: affinity(o), HostSockets: r.hostSockets()}
 	s.zoneWeights = r.zoneWeights()
 	for _, family := range []lb.Family{lb.IPv4, lb.IPv6} {
 		if ip, ok := r.clusterIP(family); ok {

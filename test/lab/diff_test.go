@@ -42,6 +42,7 @@ services:
   affinity: {timeout: 300s, mask: 24, quiesced: keep}
   lostBackend: drop
   portReuse: never
+  sockets: host
   backends: [{address: "198.19.0.2:0", weight: 3}]
 - name: empty
   frontends: ["198.18.255.13:80/TCP"]

@@ -5,6 +5,7 @@
 package kube_test
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -22,8 +23,15 @@ type cluster struct {
 	t       testing.TB
 	api     *kubetest.Server
 	lab     *netlab.Lab
+	options options
 	nodes   []*node
 	outside *host
+}
+
+// options are what clusters differ in.
+type options struct {
+	sockets   string            // of --socket-lb; "": all
+	nodePorts map[string]string // of --nodeport-addresses, by node; "": left out
 }
 
 // host is a namespace with an address of each family.
@@ -84,8 +92,9 @@ const (
 	outsideNo = 200 // the outside client's address among the nodes'
 )
 
-// newCluster makes a cluster whose nodes each run a daemon, until the test ends.
-func newCluster(t testing.TB) *cluster {
+// newCluster makes a cluster whose nodes each run a daemon, until the test ends. Each has
+// a control group of its own, of which its daemon leads sockets.
+func newCluster(t testing.TB, o options) *cluster {
 	t.Helper()
 	lab, err := netlab.New(netlab.Options{Prefix: "kube"})
 	if err != nil {
@@ -96,7 +105,7 @@ func newCluster(t testing.TB) *cluster {
 			t.Error(err)
 		}
 	})
-	c := &cluster{t: t, api: shared.Start(t), lab: lab}
+	c := &cluster{t: t, api: shared.Start(t), lab: lab, options: o}
 	c.must(addBridge(lab.Director, "sw0"))
 	c.outside = c.connect("outside", outsideNo)
 	for n := 1; n <= 3; n++ {
@@ -108,6 +117,9 @@ func newCluster(t testing.TB) *cluster {
 	}
 	return c
 }
+
+// sockets is the word of --socket-lb.
+func (c *cluster) sockets() string { return cmp.Or(c.options.sockets, "all") }
 
 func (c *cluster) must(err error) {
 	c.t.Helper()
@@ -165,6 +177,10 @@ func (c *cluster) addNode(number int) {
 	c.t.Helper()
 	n := &node{host: c.connect(fmt.Sprintf("node%d", number), number), c: c, number: number}
 	c.nodes = append(c.nodes, n)
+	var err error
+	n.group, err = c.lab.AddCgroup()
+	c.must(err)
+	n.SetCgroup(n.group)
 	c.must(n.EnableForwarding())
 	c.must(addBridge(n.Namespace, podBridge))
 	for _, v6 := range []bool{false, true} {
@@ -184,6 +200,7 @@ func (c *cluster) addPod(n *node, number int) {
 	name := fmt.Sprintf("pod%d%d", n.number, number-1)
 	ns, err := c.lab.AddNamespace(name)
 	c.must(err)
+	ns.SetCgroup(n.group)
 	device := fmt.Sprintf("veth%d", number-1)
 	c.must(netlab.AddDevice(n.Namespace, device, ns, uplink))
 	c.must(plug(n.Namespace, device, podBridge))

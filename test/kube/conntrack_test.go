@@ -27,19 +27,24 @@ func TestConntrack(t *testing.T) {
 	runLines(t, []line{
 		{name: cycles + "NodePort service", run: func(e *e2e) {
 			s := e.service("cycle", "type: NodePort")
-			e.cycle(s, e.pods()[0], s.nodePortBy("udp", e.nodes[1]), e.pods()[3], e.pods()[4])
+			e.cycle(s, e.udpSocket(e.pods()[0], s.nodePortBy("udp", e.nodes[1])), e.pods()[3], e.pods()[4])
 		}},
 		{name: cycles + "ClusterIP service", run: func(e *e2e) {
 			s := e.service("cycle", "")
-			e.cycle(s, e.pods()[0], s.vip(), e.pods()[3], e.pods()[4])
+			e.cycle(s, e.udpSocket(e.pods()[0], s.vip()), e.pods()[3], e.pods()[4])
 		}},
 		{name: cycles + "ClusterIP service with InternalTrafficPolicy set to Local", run: func(e *e2e) {
 			s := e.service("cycle", "internalTrafficPolicy: Local")
-			e.cycle(s, e.pods()[0], s.vip(), e.pods()[1], e.pods()[2])
+			e.cycle(s, e.udpSocket(e.pods()[0], s.vip()), e.pods()[1], e.pods()[2])
 		}},
 		{name: cycles + "ClusterIP service and client is hostNetwork (from the node)", run: func(e *e2e) {
 			s := e.service("cycle", "")
-			e.cycle(s, e.nodes[0], s.vip(), e.pods()[3], e.pods()[4])
+			e.cycle(s, e.reopened(e.nodes[0], s.vip()), e.pods()[3], e.pods()[4])
+		}},
+		{name: "an unconnected socket of the node goes on when server pod cycles", run: func(e *e2e) {
+			s := e.service("cycle", "type: NodePort")
+			e.cycle(s, e.unconnected(e.nodes[0].host, s.vip()), e.pods()[3], e.pods()[4])
+			e.cycle(s, e.unconnected(e.nodes[0].host, s.nodePortBy("udp", e.nodes[0])), e.pods()[3], e.pods()[0])
 		}},
 		{name: "should be able to preserve UDP traffic when initial unready endpoints get ready", run: (*e2e).unreadyGetReady},
 		{name: "proxy implementation should not be vulnerable to the invalid conntrack state bug [Privileged]", run: (*e2e).outOfWindow},
@@ -59,10 +64,9 @@ func TestConntrack(t *testing.T) {
 
 // cycle replaces the pod behind a socket in all ways that a pod may be replaced: at
 // once, with nobody there for a while, and with both there for a while.
-func (e *e2e) cycle(s *service, c client, at netip.AddrPort, first, second *pod) {
+func (e *e2e) cycle(s *service, socket *socket, first, second *pod) {
 	stop := e.serve(first, s.target)
 	s.endpoints(s.ready(first)...)
-	socket := e.udpSocket(c, at)
 	socket.reaches(first)
 
 	stop()
@@ -237,7 +241,9 @@ func (e *e2e) echo(conn net.Conn) {
 // know, and its reset ends the connection.
 func (e *e2e) outOfWindow() {
 	client, server := e.pods()[0], e.pods()[3]
-	s := e.service("boom", "").backends(server)
+	s := e.newService("boom", e.family(), e.port())
+	s.annotations = hostSockets // its packets are translated
+	s.apply("").backends(server)
 	e.reaches(client, s.vip(), server)
 	atClient, atServer := e.sniff(client), e.sniff(server)
 	conn, _, err := dial(client, "tcp", s.vip(), 0)

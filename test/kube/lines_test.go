@@ -7,9 +7,6 @@ package kube_test
 import (
 	"fmt"
 	"net/netip"
-	"os"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -27,10 +24,6 @@ type line struct {
 	alone bool
 }
 
-// pendingFile lists the lines that cannot pass yet, as list/name/family: one that
-// passes must leave the list.
-const pendingFile = "../pending.txt"
-
 // unmet ends a line: panics carry it to runLine.
 type unmet struct{ text string }
 
@@ -47,9 +40,10 @@ type e2e struct {
 }
 
 // runLines runs lines in a cluster of their own, beside each other where they can.
-func runLines(t *testing.T, lines []line) {
-	pending := readPending(t)
-	c := newCluster(t)
+func runLines(t *testing.T, lines []line) { runLinesWith(t, options{}, lines) }
+
+func runLinesWith(t *testing.T, o options, lines []line) {
+	c := newCluster(t, o)
 	for _, alone := range []bool{false, true} {
 		t.Run(map[bool]string{false: "together", true: "alone"}[alone], func(t *testing.T) {
 			for _, l := range lines {
@@ -65,8 +59,7 @@ func runLines(t *testing.T, lines []line) {
 						if !alone {
 							t.Parallel()
 						}
-						key := strings.Split(t.Name(), "/")[0] + "/" + l.name + "/" + family
-						c.runLine(t, l, family, pending[key])
+						c.runLine(t, l, family)
 					})
 				}
 			}
@@ -74,19 +67,10 @@ func runLines(t *testing.T, lines []line) {
 	}
 }
 
-func (c *cluster) runLine(t *testing.T, l line, family string, pending bool) {
+func (c *cluster) runLine(t *testing.T, l line, family string) {
 	e := &e2e{cluster: c, t: t, ns: c.api.Namespace(t), v6: family == "ipv6", patience: patience, serving: make(map[netip.AddrPort]func())}
-	if pending {
-		e.patience = 3 * time.Second
-	}
 	defer e.stop()
-	err := e.attempt(l.run)
-	switch {
-	case err == nil && pending:
-		t.Errorf("it passes: take it from %s", pendingFile)
-	case err != nil && pending:
-		t.Logf("pending: %v", err)
-	case err != nil:
+	if err := e.attempt(l.run); err != nil {
 		t.Error(err)
 	}
 }
@@ -136,30 +120,6 @@ func (e *e2e) eventually(what string, f func() error) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-}
-
-var pendingList = sync.OnceValues(func() (map[string]bool, error) {
-	b, err := os.ReadFile(pendingFile)
-	if err != nil && !os.IsNotExist(err) {
-		return nil, err
-	}
-	out := make(map[string]bool)
-	for text := range strings.Lines(string(b)) {
-		text = strings.TrimSpace(text)
-		if text != "" && !strings.HasPrefix(text, "#") {
-			out[text] = true
-		}
-	}
-	return out, nil
-})
-
-func readPending(t *testing.T) map[string]bool {
-	t.Helper()
-	out, err := pendingList()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
 }
 
 // ports are given out once, to all lines: pods are shared.

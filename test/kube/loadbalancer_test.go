@@ -53,7 +53,7 @@ func TestLoadBalancers(t *testing.T) {
 	for where, pods := range map[string][2]int{"different nodes": {0, 3}, "the same nodes": {0, 1}} {
 		lines = append(lines, line{name: cycles + where, run: func(e *e2e) {
 			b := e.balanced("type: LoadBalancer")
-			e.cycle(b.service, e.outside, b.at, e.pods()[pods[0]], e.pods()[pods[1]])
+			e.cycle(b.service, e.udpSocket(e.outside, b.at), e.pods()[pods[0]], e.pods()[pods[1]])
 		}})
 	}
 	runLines(t, append(lines, localPolicy()...))

@@ -25,6 +25,7 @@ type node struct {
 	*host
 	c      *cluster
 	number int
+	group  *netlab.Cgroup // of its processes and its pods'
 	pods   []*pod
 
 	mu  sync.Mutex
@@ -131,8 +132,11 @@ func (n *node) launch() {
 func (n *node) spawn(kubeconfig string) {
 	n.c.t.Helper()
 	args := append([]string{
-		"run", "--kubeconfig", kubeconfig, "--socket-lb", "off", "--hostname-override", n.name, "--pin-path", n.pins(), "--external-ips", join(vipNets),
+		"run", "--kubeconfig", kubeconfig, "--socket-lb", n.c.sockets(), "--cgroup", n.group.Path, "--hostname-override", n.name, "--pin-path", n.pins(), "--external-ips", join(vipNets),
 	}, n.detectLocal()...)
+	if words := n.c.options.nodePorts[n.name]; words != "" {
+		args = append(args, "--nodeport-addresses", words)
+	}
 	cmd := exec.Command(waggle, args...)
 	cmd.Stderr = n
 	p, err := n.Start(cmd)

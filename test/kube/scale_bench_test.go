@@ -201,7 +201,7 @@ func quantile(all []time.Duration, percent int) time.Duration {
 // What a node's daemon takes with 10,000 services: memory, and of one CPU while nothing
 // changes, and while 100 endpoints a second come and go.
 func BenchmarkAgent(b *testing.B) {
-	c := newCluster(b)
+	c := newCluster(b, options{})
 	for _, n := range c.nodes[1:] {
 		n.kill()
 	}

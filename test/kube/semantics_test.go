@@ -21,7 +21,11 @@ import (
 // A pod of another node is an outsider at a node's port. Where --cluster-cidr tells pods,
 // as at the first node, it is none, as with kube-proxy: so such a pod asks the others.
 func TestSemantics(t *testing.T) {
-	runLines(t, slices.Concat(addressLines, outwardLines(), hairpinLines, []line{restrictedLine}, endpointLines(), frontendLines, existingLines))
+	runLines(t, semantics())
+}
+
+func semantics() []line {
+	return slices.Concat(addressLines, outwardLines(), hairpinLines, []line{restrictedLine}, endpointLines(), frontendLines, existingLines)
 }
 
 // The frontends that are reached from outside of the cluster too. They are served by the
@@ -106,17 +110,27 @@ var restrictedLine = line{name: "loadBalancerSourceRanges drops others, at load 
 	}
 }}
 
-// hairpinLines are about pods that are their own backend: they never see themselves as
-// the client.
+// hairpinLines are about pods that are their own backend.
 var hairpinLines = []line{
 	{name: "a pod reaches itself by a cluster IP", run: func(e *e2e) {
 		s := e.service("hairpin", "").backends(e.pods()[0])
-		e.seenAs(e.nodes[0].masked(e), e.pods()[0], s.vip(), e.pods()[0])
+		e.hairpin(e.pods()[0], s.vip())
 	}},
 	{name: "a pod reaches itself by another node", run: func(e *e2e) {
 		s := e.service("hairpin", "type: NodePort").backends(e.pods()[0])
 		e.seenAs(e.nodes[1].masked(e), e.pods()[0], s.nodePort(e.nodes[1], 0), e.pods()[0])
 	}},
+}
+
+// hairpin has a pod reach itself. Who connects by a socket that is led never leaves the
+// pod, and is seen as it is; what comes back from the node has the node as its source.
+func (e *e2e) hairpin(p *pod, at netip.AddrPort) {
+	tcp := p.itself(e)
+	if e.sockets() != "all" {
+		tcp = p.node.masked(e)
+	}
+	e.seenBy("tcp", tcp, p, at, p)
+	e.seenBy("udp", p.node.masked(e), p, at, p)
 }
 
 // outwardLines are those of each frontend that outsiders use.
@@ -190,7 +204,11 @@ func (o outward) poolLines() []line {
 		}}, line{name: "a pod reaches itself by " + o.name + ", " + policy, run: func(e *e2e) {
 			s, at := o.at(e, c.spec)
 			s.backends(e.pods()[0])
-			e.seenAs(e.nodes[0].masked(e), e.pods()[0], at, e.pods()[0])
+			if c.policy == "Cluster" {
+				e.seenAs(e.nodes[0].masked(e), e.pods()[0], at, e.pods()[0])
+				return
+			}
+			e.hairpin(e.pods()[0], at)
 		}}, line{name: "a process of the node is the backend: " + o.name + ", " + policy, run: func(e *e2e) {
 			p := e.nodes[0].hostPod()
 			s, at := o.at(e, c.spec)

@@ -28,7 +28,9 @@ type service struct {
 	families string // of its cluster IPs, as in YAML: "IPv4, IPv6"
 	target   uint16 // the port at which its pods serve, unless ports say otherwise
 	ports    []servicePort
-	object   kubetest.Object
+	// annotations are of its metadata, as YAML in braces leaves them.
+	annotations string
+	object      kubetest.Object
 }
 
 // servicePort is a port of a Service's spec, or with its target of an EndpointSlice.
@@ -91,7 +93,7 @@ func (s *service) yaml(spec string) string {
 	if spec != "" {
 		fields = append(fields, spec)
 	}
-	return fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s}\nspec: {%s}", s.name, strings.Join(fields, ", "))
+	return fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s, annotations: {%s}}\nspec: {%s}", s.name, s.annotations, strings.Join(fields, ", "))
 }
 
 // delete deletes the Service, and leaves its EndpointSlices for a while: for ever, as
@@ -289,6 +291,12 @@ func (e *e2e) reachesBy(network string, c client, to netip.AddrPort, pods ...*po
 
 // seenAs is reaches, and each pod must see the client as source says.
 func (e *e2e) seenAs(source func(*pod) netip.Addr, c client, to netip.AddrPort, pods ...*pod) {
+	for _, network := range networks {
+		e.seenBy(network, source, c, to, pods...)
+	}
+}
+
+func (e *e2e) seenBy(network string, source func(*pod) netip.Addr, c client, to netip.AddrPort, pods ...*pod) {
 	check := func(r reply) error {
 		for _, p := range pods {
 			if p.name == r.pod && r.source != source(p) {
@@ -297,9 +305,7 @@ func (e *e2e) seenAs(source func(*pod) netip.Addr, c client, to netip.AddrPort, 
 		}
 		return nil
 	}
-	for _, network := range networks {
-		e.answered(network, c, to, check, pods...)
-	}
+	e.answered(network, c, to, check, pods...)
 }
 
 // answered waits until the pods, each of them and nobody else, have answered a few times

@@ -109,42 +109,6 @@ func echoed(conn net.Conn, message []byte) (pod string, err error) {
 	}
 }
 
-// socket is a UDP socket that is kept for long.
-type socket struct {
-	e    *e2e
-	conn net.Conn
-	sent int
-}
-
-// udpSocket opens one with a port of its own.
-func (e *e2e) udpSocket(c client, to netip.AddrPort) *socket {
-	d := &net.Dialer{LocalAddr: &net.UDPAddr{Port: int(e.port())}}
-	conn, err := c.DialWith(context.Background(), d, "udp", to.String())
-	e.try(err)
-	e.stops = append(e.stops, func() { conn.Close() })
-	return &socket{e: e, conn: conn}
-}
-
-// ask sends a datagram like no other before and returns who answers it.
-func (s *socket) ask() (pod string, err error) {
-	if err := s.conn.SetDeadline(time.Now().Add(oneTry)); err != nil {
-		return "", err
-	}
-	s.sent++
-	return echoed(s.conn, fmt.Appendf(nil, "%d", s.sent))
-}
-
-// reaches waits until one of these pods answers.
-func (s *socket) reaches(pods ...*pod) {
-	s.e.eventually(fmt.Sprintf("the socket %s reaches %v", s.conn.LocalAddr(), names(pods)), func() error {
-		pod, err := s.ask()
-		if err == nil && !slices.Contains(names(pods), pod) {
-			return fmt.Errorf("%s answers", pod)
-		}
-		return err
-	})
-}
-
 // traffic is clients that connect again and again.
 type traffic struct {
 	e       *e2e

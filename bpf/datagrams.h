@@ -25,7 +25,7 @@ static __noinline bool keeps(struct socket *s, const struct packet *p)
 	if (svc && is_once(p, svc))
 		return false;
 	/* if the service is gone too, it runs on */
-	return b->state == BACKEND_ACTIVE || !find_frontend(p);
+	return b->state == BACKEND_ACTIVE || !find_led(p);
 }
 
 static __always_inline bool is_at(const struct socket *s, const struct packet *p)

@@ -21,12 +21,23 @@ static __noinline bool serves_node_ports(const addr_t addr)
 	return flags && *flags & NODE_ADDR_PORTS;
 }
 
-/* The node port that a packet is to. */
+/* 127.0.0.0/8 and ::1: each namespace has its own. */
+static __always_inline bool is_loopback(const addr_t addr)
+{
+	const __u32 *a = (const __u32 *)addr;
+
+	if (a[0] || a[1])
+		return false;
+	return (a[2] == bpf_htonl(0xffff) && addr[12] == 127) || (!a[2] && a[3] == bpf_htonl(1));
+}
+
+/* The node port that a packet is to. Those at loopback addresses are for sockets alone. */
 static __noinline struct vip *find_node_port(const struct packet *p)
 {
 	struct vip_key k = {.port = p->key.dport, .proto = p->key.proto};
 
-	if (!bit_is_set(&node_port_bits, p->key.dport) || !serves_node_ports(p->key.daddr))
+	if (!bit_is_set(&node_port_bits, p->key.dport) || is_loopback(p->key.daddr) ||
+	    !serves_node_ports(p->key.daddr))
 		return NULL;
 	if (p->v4)
 		((__u32 *)k.addr)[2] = bpf_htonl(0xffff);

@@ -337,3 +337,18 @@ func bare(t *testing.T, src, dst netip.AddrPort) []byte {
 	}
 	return frame[14:]
 }
+
+// 127.0.0.1 and ::1 are each machine's own: who sends to them from elsewhere is no client,
+// even if they serve node ports to the machine itself.
+func TestNodePortsOfLoopbackAreNotTheNetworks(t *testing.T) {
+	loopback := map[string]netip.Addr{"ipv4": netip.MustParseAddr("127.0.0.1"), "ipv6": netip.IPv6Loopback()}
+	each(t, func(t *testing.T, p *programs, f family, proto lb.Protocol) {
+		p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 1)
+		p.nodePort(f, 30000, proto, 0)
+		own := loopback[f.name]
+		p.do(set(p.PeerBits, vipBit(own)))
+		p.do(p.NodeAddrs.Put(own.As16(), uint32(bpf.LBNodeAddrFlagsNODE_ADDR_ASSIGNED|bpf.LBNodeAddrFlagsNODE_ADDR_PORTS)))
+		in := packet.Packet{Src: f.client, Dst: netip.AddrPortFrom(own, 30000), Protocol: proto, Flags: packet.SYN}
+		p.want(p.TcIngress, in, next, in)
+	})
+}

@@ -6,6 +6,7 @@ package bpf_test
 
 import (
 	"bytes"
+	"maps"
 	"slices"
 	"testing"
 
@@ -214,6 +215,31 @@ func TestUntranslatedPacketToAFrontendIsDroppedAtEgress(t *testing.T) {
 		if d := p.drops(); d[bpf.LBDropReasonDROP_UNTRANSLATED] != 1 || len(d) != 1 {
 			t.Errorf("drops %v", d)
 		}
+	})
+}
+
+// What a socket leaves alone, as it is to be dropped, is told by why that is.
+func TestUntranslatedPacketIsDroppedForWhatItsSocketSaw(t *testing.T) {
+	each(t, func(t *testing.T, p *programs, f family, proto lb.Protocol) {
+		var s bpf.LBService
+		p.do(p.Services.Lookup(uint32(1), &s))
+		s.Local = uint64(bpf.LBRuleRULE_CURSOR)<<56 | uint64(bpf.LBRuleFlagsRULE_EMPTY_DROP)<<60
+		p.do(p.Services.Put(uint32(1), s))
+		in := packet.Packet{Src: f.client, Dst: f.vip, Protocol: proto, Flags: packet.SYN}
+		want := make(map[bpf.LBDropReason]uint64)
+		leaves := func(flags bpf.LBVipFlags, why bpf.LBDropReason) {
+			p.flagged(f, proto, flags)
+			p.want(p.TcEgress, in, drop, in)
+			want[why]++
+			if got := p.drops(); !maps.Equal(got, want) {
+				t.Errorf("with flags %d: drops %v, want %v", flags, got, want)
+			}
+		}
+		leaves(bpf.LBVipFlagsVIP_LOCAL, bpf.LBDropReasonDROP_NO_LOCAL)
+		leaves(bpf.LBVipFlagsVIP_LOCAL|bpf.LBVipFlagsVIP_SHORT_CIRCUIT, bpf.LBDropReasonDROP_UNTRANSLATED)
+		leaves(bpf.LBVipFlagsVIP_LOCAL|bpf.LBVipFlagsVIP_RESTRICTED, bpf.LBDropReasonDROP_SOURCE_RANGE)
+		p.do(p.SourceRanges.Put(bpf.LBSourceKey{Len: 32 + 128, Service: 1, Addr: f.client.Addr().As16()}, uint32(1)))
+		leaves(bpf.LBVipFlagsVIP_RESTRICTED, bpf.LBDropReasonDROP_UNTRANSLATED)
 	})
 }
 

@@ -19,12 +19,16 @@ static __always_inline void lead(struct work *w, const struct packet *p, bool ma
 	w->flow.backend_hash = b->hash;
 }
 
+/* Whether a pool has nobody, and others have: it drops what it does not take. */
+static __always_inline bool is_elsewhere(__u64 word)
+{
+	return !(word >> 32 & 0xffffff) && word >> 60 & RULE_EMPTY_DROP;
+}
+
 /* To a service whose pool has nobody for it. */
 static __always_inline enum verdict nobody(const struct service *svc, __u32 pool)
 {
-	__u64 word = pool_word(svc, pool);
-
-	if (!(word >> 32 & 0xffffff) && word >> 60 & RULE_EMPTY_DROP)
+	if (is_elsewhere(pool_word(svc, pool)))
 		return drop(DROP_NO_LOCAL);
 	return refuse(DROP_EMPTY_POOL, VERDICT_ICMP);
 }
@@ -192,15 +196,37 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 	return to_backend(skb, &p);
 }
 
+/* The pool that a frontend picks from for who is on this machine. */
+static __always_inline __u32 pool_here(const struct vip *v)
+{
+	return v->flags & VIP_LOCAL && !(v->flags & VIP_SHORT_CIRCUIT) ? POOL_LOCAL : POOL_CLUSTER;
+}
+
+/* Why a packet to a frontend leaves: its socket was left alone, as it is to be dropped. */
+static __noinline enum drop_reason why_untranslated(const struct packet *p, const struct vip *v)
+{
+	struct service *svc;
+
+	if (!p || !v)
+		return DROP_UNTRANSLATED;
+	svc = bpf_map_lookup_elem(&services, &v->service);
+	if (v->flags & VIP_RESTRICTED && !is_admitted(p->key.saddr, v->service))
+		return DROP_SOURCE_RANGE;
+	if (svc && is_elsewhere(pool_word(svc, pool_here(v))))
+		return DROP_NO_LOCAL;
+	return DROP_UNTRANSLATED;
+}
+
 /* Egress, of a packet that is no flow's. */
 static __always_inline enum verdict leaving(struct __sk_buff *skb, const struct packet *p)
 {
+	struct vip *v;
+
 	/* a bridge passes on what is for others: that is none of ours */
-	if (skb->pkt_type == PACKET_OTHERHOST)
+	if (skb->pkt_type == PACKET_OTHERHOST || !bit_is_set(&vip_bits, addr_bit(p->key.daddr)))
 		return VERDICT_PASS;
-	if (bit_is_set(&vip_bits, addr_bit(p->key.daddr)) && find_frontend(p))
-		return drop(DROP_UNTRANSLATED);
-	return VERDICT_PASS;
+	v = find_frontend(p);
+	return v ? drop(why_untranslated(p, v)) : VERDICT_PASS;
 }
 
 static __always_inline enum verdict egress(struct __sk_buff *skb, __u32 l3)

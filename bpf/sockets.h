@@ -59,16 +59,6 @@ static __always_inline bool is_none(const addr_t addr)
 	return !a[0] && (!a[1] || a[1] == bpf_htonl(0xffff));
 }
 
-/* 127.0.0.0/8 and ::1: each namespace has its own. */
-static __always_inline bool is_loopback(const addr_t addr)
-{
-	const __u32 *a = (const __u32 *)addr;
-
-	if (a[0] || a[1])
-		return false;
-	return (a[2] == bpf_htonl(0xffff) && addr[12] == 127) || (!a[2] && a[3] == bpf_htonl(1));
-}
-
 static __always_inline void set_v4(addr_t to, __u32 addr)
 {
 	__u32 *a = (__u32 *)to;
@@ -163,6 +153,12 @@ static __always_inline struct vip *find_loopback(const struct packet *p)
 	return serves_node_ports(first) ? bpf_map_lookup_elem(&vips, &k) : NULL;
 }
 
+/* The frontend that a socket wants to go to. */
+static __always_inline struct vip *find_led(const struct packet *p)
+{
+	return is_loopback(p->key.daddr) ? find_loopback(p) : find_frontend(p);
+}
+
 /* Completes the source. Whether there is all of it that a pick may need. */
 static __always_inline bool has_source(struct packet *p, bool host)
 {
@@ -214,7 +210,7 @@ static __noinline enum reach reach(struct bpf_sock_addr *ctx, struct packet *p, 
 	if (!host && (host_sockets_only || p->key.proto != IPPROTO_TCP || is_kernels(ctx) ||
 		      is_loopback(p->key.daddr)))
 		return REACH_ALONE;
-	v = is_loopback(p->key.daddr) ? find_loopback(p) : find_frontend(p);
+	v = find_led(p);
 	if (!v)
 		return find_vip(p->key.daddr, 0, 0) && !is_assigned(p->key.daddr)
 			       ? refused(DROP_UNKNOWN_PORT)
@@ -222,8 +218,7 @@ static __noinline enum reach reach(struct bpf_sock_addr *ctx, struct packet *p, 
 	svc = bpf_map_lookup_elem(&services, &v->service);
 	if (!svc || !leads(v, svc, host))
 		return REACH_ALONE;
-	/* all who come this way are on this machine */
-	pool = v->flags & VIP_LOCAL && !(v->flags & VIP_SHORT_CIRCUIT) ? POOL_LOCAL : POOL_CLUSTER;
+	pool = pool_here(v);
 	word = pool_word(svc, pool);
 	known = has_source(p, host);
 	if (!known && (v->flags & VIP_RESTRICTED || asks_source(svc, word)))
@@ -235,7 +230,7 @@ static __noinline enum reach reach(struct bpf_sock_addr *ctx, struct packet *p, 
 	*id = choose(p, v->service, pool);
 	if (*id)
 		return REACH_BACKEND;
-	if (!(word >> 32 & 0xffffff) && word >> 60 & RULE_EMPTY_DROP)
+	if (is_elsewhere(word))
 		return REACH_ALONE;
 	return refused(DROP_EMPTY_POOL);
 }

@@ -95,6 +95,8 @@ var rules = []string{
 	"direct: remembered",
 	"direct: to a node port's number",
 	"drop: nobody is local, and others have backends",
+	"egress: not translated, as it is restricted",
+	"egress: not translated, as nobody is local",
 	"egress: untranslated",
 	"flow: a hint is mended",
 	"forward: SYN of a live flow stays",

@@ -154,9 +154,8 @@ func (m *model) egress(a arrival, p *pkt) {
 		return
 	}
 	if a.kind() != forOthers && m.vipBits.has(p.dst) {
-		if _, frontend := m.frontend(p); frontend {
-			m.hit("egress: untranslated")
-			m.drop(bpf.LBDropReasonDROP_UNTRANSLATED)
+		if v, frontend := m.frontend(p); frontend {
+			m.untranslated(p, v)
 			return
 		}
 	}
@@ -165,6 +164,26 @@ func (m *model) egress(a arrival, p *pkt) {
 	}
 	m.hit("pass: of no flow, at egress")
 	m.pass(p)
+}
+
+// untranslated: a packet to a frontend leaves as it is.
+func (m *model) untranslated(p *pkt, v bpf.LBVip) {
+	if !m.admits(v, p.src) {
+		m.hit("egress: not translated, as it is restricted")
+		m.drop(bpf.LBDropReasonDROP_SOURCE_RANGE)
+		return
+	}
+	of := poolCluster
+	if v.Flags&vipLocal != 0 && v.Flags&vipShort == 0 { // who is here has the other
+		of = poolLocal
+	}
+	if r := m.services[v.Service].in(of); r.count() == 0 && r.flags&emptyDrop != 0 {
+		m.hit("egress: not translated, as nobody is local")
+		m.drop(bpf.LBDropReasonDROP_NO_LOCAL)
+		return
+	}
+	m.hit("egress: untranslated")
+	m.drop(bpf.LBDropReasonDROP_UNTRANSLATED)
 }
 
 // fromBackend: a reply, or whatever the backend sends on the flow's tuple.

@@ -23,6 +23,14 @@ func nodePortCases() []testCase {
 			}
 			e.wantPicks("2")
 		}},
+		{"a node port at a loopback address is not the network's", 0, func(e *env) {
+			own := netip.MustParseAddr(map[lb.Family]string{lb.IPv4: "127.0.0.1", lb.IPv6: "::1"}[e.family])
+			e.rig.AssignLocal(own, true)
+			e.aroundAt(netip.PrefixFrom(e.anyAddr(), 0), e.changed("1", e.atNode))
+			p := e.fromClient(e.client(), netip.AddrPortFrom(own, e.nodePort().Port()), SYN)
+			e.wants(p, passed(p))
+			e.wantPicksAt(e.nodePort(), "1")
+		}},
 		{"flows of a node port are followed, and counted with the service's", 0, func(e *env) {
 			e.around(e.changed("1", e.atNode))
 			c := e.openAt(e.client(), e.nodePort())

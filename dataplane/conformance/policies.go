@@ -22,10 +22,16 @@ const nodeNet, podNet = 20, 52
 // and pods.
 func (e *env) around(services ...*lb.Service) {
 	e.Helper()
+	e.aroundAt(netip.PrefixFrom(e.node(), e.family.Bits()), services...)
+}
+
+// aroundAt is around, with node ports at other addresses.
+func (e *env) aroundAt(ports netip.Prefix, services ...*lb.Service) {
+	e.Helper()
 	e.rig.MasqueradeWith(e.family, e.node())
 	e.rig.AssignLocal(e.node(), true)
 	e.applySnapshot(e.snapshot(services...).WithNode(lb.Node{
-		NodePorts:     []netip.Prefix{netip.PrefixFrom(e.node(), e.family.Bits())},
+		NodePorts:     []netip.Prefix{ports},
 		Pods:          []netip.Prefix{e.network(podNet)},
 		ServiceRanges: []netip.Prefix{e.network(vipNet)},
 	}))

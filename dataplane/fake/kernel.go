@@ -179,7 +179,7 @@ func (k *Kernel) counters() dataplane.Counters {
 // else one for any port, else a node port; nil: none.
 func (k *Kernel) lookup(addr netip.AddrPort, proto lb.Protocol) (lb.Frontend, *service) {
 	places := []netip.AddrPort{addr, netip.AddrPortFrom(addr.Addr(), 0)}
-	if k.local[addr.Addr()] && within(addr.Addr(), k.held.Node().NodePorts) {
+	if k.local[addr.Addr()] && !addr.Addr().IsLoopback() && within(addr.Addr(), k.held.Node().NodePorts) {
 		unspecified := netip.IPv6Unspecified()
 		if addr.Addr().Is4() {
 			unspecified = netip.IPv4Unspecified()

@@ -5,8 +5,10 @@
 package kube_test
 
 import (
+	"context"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -69,6 +71,16 @@ func (e *e2e) sends(c client, s *service, led bool) {
 func TestNodePortAddresses(t *testing.T) {
 	lines := []line{
 		{name: "a pod's loopback addresses are its own", run: (*e2e).podsOwnLoopback},
+		{name: "a socket bound to a loopback address reaches processes of its node alone", run: func(e *e2e) {
+			n := e.nodes[1]
+			c := bound{n.host, e.loopback()[0]}
+			s := e.service("bound", "type: NodePort").backends(n.hostPod())
+			at := netip.AddrPortFrom(c.at, s.nodePort(n, 0).Port())
+			e.reaches(c, at, n.hostPod())
+			s.backends(n.pods[0])
+			e.fails(c, at)
+			e.reaches(n, at, n.pods[0])
+		}},
 		{name: "clients of loopback addresses have affinity", run: func(e *e2e) {
 			s := e.service("sticky", "type: NodePort, sessionAffinity: ClientIP").backends(e.pods()[1:5]...)
 			for i, network := range networks {
@@ -97,6 +109,20 @@ func TestNodePortAddresses(t *testing.T) {
 		"node1": "localhost," + join(podNets), // there the bridge has its address
 		"node2": "all",
 	}}, lines)
+}
+
+// bound is a client whose sockets are bound to an address.
+type bound struct {
+	*host
+	at netip.Addr
+}
+
+func (b bound) DialWith(ctx context.Context, d *net.Dialer, network, address string) (net.Conn, error) {
+	d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(b.at, 0))
+	if network == "udp" {
+		d.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(b.at, 0))
+	}
+	return b.host.DialWith(ctx, d, network, address)
 }
 
 // loopback are some addresses that each network namespace has for itself.

@@ -267,7 +267,7 @@ func (e *e2e) outOfWindow() {
 		})
 		for _, off := range []uint32{1 << 30, ^uint32(100000)} {
 			bad := segment
-			bad.Seq, bad.Payload = segment.Seq+off, fmt.Appendf(nil, "boom %d", off)
+			bad.Seq, bad.Payload = segment.Seq+off, fmt.Appendf(nil, "boom %d at %d", off, s.target)
 			frame, err := bad.Bytes()
 			e.try(err)
 			e.try(way.from.Send(frame))

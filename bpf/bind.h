@@ -10,11 +10,6 @@
 /* Whether they are refused. */
 const volatile bool refuse_binds = false;
 
-/* The bit that is used of what sockets and their kin begin with. */
-struct sock_common {
-	__u8 skc_ipv6only : 1;
-} __attribute__((preserve_access_index));
-
 static __always_inline bool is_ipv6_only(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *typed = ctx->sk;

@@ -11,19 +11,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ChooseSweep leaves of the sweeper's two programs what the kernel takes: the
-// iterator, or sweep_piece where the kernel refuses iterators over elements with
-// EPERM, as hardened ones do. In the place of the other stands a program that
-// does nothing.
-func ChooseSweep(spec *ebpf.CollectionSpec) error {
-	has, err := hasElementIterator()
-	if err != nil {
-		return err
-	}
-	if has {
-		WithoutProgram(spec, "sweep_piece")
-	} else {
-		WithoutProgram(spec, "sweep")
+// Choose leaves of each pair of programs what the kernel takes, and in the place
+// of the other a program that does nothing. The first of a pair is an iterator
+// over the elements of a map, which hardened kernels refuse with EPERM: sweep, else
+// sweep_piece; and walk_sockets, else walk_files.
+func Choose(spec *ebpf.CollectionSpec) error {
+	for target, pair := range map[string][2]string{
+		"bpf_map_elem": {"sweep", "sweep_piece"}, "bpf_sk_storage_map": {"walk_sockets", "walk_files"},
+	} {
+		has, err := hasIterator(target)
+		if err != nil {
+			return err
+		}
+		if has {
+			WithoutProgram(spec, pair[1])
+		} else {
+			WithoutProgram(spec, pair[0])
+		}
 	}
 	return nil
 }
@@ -37,16 +41,16 @@ func WithoutProgram(spec *ebpf.CollectionSpec, name string) {
 	}
 }
 
-func hasElementIterator() (bool, error) {
+func hasIterator(target string) (bool, error) {
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "probe", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter, AttachTo: "bpf_map_elem", License: "Dual BSD/GPL",
+		Name: "probe", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter, AttachTo: target, License: "Dual BSD/GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
 	})
 	if errors.Is(err, unix.EPERM) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("try an iterator over elements: %w", err)
+		return false, fmt.Errorf("try an iterator over elements (%s): %w", target, err)
 	}
 	return true, p.Close()
 }

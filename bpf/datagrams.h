@@ -75,6 +75,7 @@ static __noinline int move_back(struct bpf_sock_addr *ctx, struct socket *s, str
 	to = *before;
 	to.seen = now();
 	to.flags = s->flags;
+	to.moves = s->moves + 1;
 	discount(s);
 	keep_peer(ctx, s);
 	*s = to;

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -77,17 +76,17 @@ func loadSpec(t *testing.T, vars map[string]any, without ...string) *programs {
 			t.Fatal(err)
 		}
 	}
+	others := map[string]*ebpf.ProgramSpec{"sweep": spec.Programs["sweep_piece"], "walk_sockets": spec.Programs["walk_files"]}
+	if err := bpf.Choose(spec); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range without {
-		if name == "sweep" {
+		if other := others[name]; other != nil {
 			bpf.WithoutProgram(spec, name)
+			spec.Programs[other.Name] = other
 			continue
 		}
 		spec.Programs[name].Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}
-	}
-	if !slices.Contains(without, "sweep") { // else it is to be the other
-		if err := bpf.ChooseSweep(spec); err != nil {
-			t.Fatal(err)
-		}
 	}
 	p := &programs{t: t, slots: 1}
 	if err := spec.LoadAndAssign(&p.LBObjects, nil); err != nil {

@@ -60,10 +60,11 @@
 #include "sockets.h"
 #include "datagrams.h"
 #include "bind.h"
+#include "walk.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
-/* bpf2go generates the enums that something refers to. */
+/* bpf2go generates the types that something refers to. */
 const enum limits *anchor_limits __attribute__((unused));
 const enum position *anchor_position __attribute__((unused));
 const enum flow_state *anchor_flow_state __attribute__((unused));
@@ -80,6 +81,7 @@ const enum node_addr_flags *anchor_node_addr_flags __attribute__((unused));
 const enum socket_flags *anchor_socket_flags __attribute__((unused));
 const struct bind_event *anchor_bind_event __attribute__((unused));
 const enum pools *anchor_pools __attribute__((unused));
+const struct walked_socket *anchor_walked_socket __attribute__((unused));
 
 /* Of enum tcx_action_base, which older uapi headers lack. Passing is always NEXT: others' programs
  * on the same device must still run.

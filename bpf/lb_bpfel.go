@@ -394,7 +394,7 @@ type LBSocket struct {
 	Seen        uint32
 	Proto       uint8
 	Flags       uint8
-	Pad         uint16
+	Moves       uint16
 }
 
 type LBSocketFlags uint32
@@ -443,6 +443,20 @@ type LBVipKey struct {
 	Port  uint16
 	Proto uint8
 	Pad   uint8
+}
+
+type LBWalkedSocket struct {
+	_          structs.HostLayout
+	Cookie     uint64
+	Socket     LBSocket
+	Netns      uint32
+	Device     uint32
+	Local      [16]uint8
+	Remote     [16]uint8
+	LocalPort  uint16
+	RemotePort uint16
+	Family     uint16
+	Pad        uint16
 }
 
 type LBWork struct {
@@ -517,6 +531,8 @@ const (
 	LBProgTcEgressL3          = "tc_egress_l3"
 	LBProgTcIngress           = "tc_ingress"
 	LBProgTcIngressL3         = "tc_ingress_l3"
+	LBProgWalkFiles           = "walk_files"
+	LBProgWalkSockets         = "walk_sockets"
 	LBVarAnchorBackendState   = "anchor_backend_state"
 	LBVarAnchorBindEvent      = "anchor_bind_event"
 	LBVarAnchorDeviceFlags    = "anchor_device_flags"
@@ -533,6 +549,7 @@ const (
 	LBVarAnchorServiceOptions = "anchor_service_options"
 	LBVarAnchorSocketFlags    = "anchor_socket_flags"
 	LBVarAnchorVipFlags       = "anchor_vip_flags"
+	LBVarAnchorWalkedSocket   = "anchor_walked_socket"
 	LBVarAnyPort              = "any_port"
 	LBVarChecksumByHelper     = "checksum_by_helper"
 	LBVarClockJiffies         = "clock_jiffies"
@@ -618,6 +635,8 @@ type LBProgramSpecs struct {
 	TcEgressL3       *ebpf.ProgramSpec `ebpf:"tc_egress_l3"`
 	TcIngress        *ebpf.ProgramSpec `ebpf:"tc_ingress"`
 	TcIngressL3      *ebpf.ProgramSpec `ebpf:"tc_ingress_l3"`
+	WalkFiles        *ebpf.ProgramSpec `ebpf:"walk_files"`
+	WalkSockets      *ebpf.ProgramSpec `ebpf:"walk_sockets"`
 }
 
 // LBMapSpecs contains maps before they are loaded into the kernel.
@@ -686,6 +705,7 @@ type LBVariableSpecs struct {
 	AnchorServiceOptions *ebpf.VariableSpec `ebpf:"anchor_service_options"`
 	AnchorSocketFlags    *ebpf.VariableSpec `ebpf:"anchor_socket_flags"`
 	AnchorVipFlags       *ebpf.VariableSpec `ebpf:"anchor_vip_flags"`
+	AnchorWalkedSocket   *ebpf.VariableSpec `ebpf:"anchor_walked_socket"`
 	AnyPort              *ebpf.VariableSpec `ebpf:"any_port"`
 	ChecksumByHelper     *ebpf.VariableSpec `ebpf:"checksum_by_helper"`
 	ClockJiffies         *ebpf.VariableSpec `ebpf:"clock_jiffies"`
@@ -837,6 +857,7 @@ type LBVariables struct {
 	AnchorServiceOptions *ebpf.Variable `ebpf:"anchor_service_options"`
 	AnchorSocketFlags    *ebpf.Variable `ebpf:"anchor_socket_flags"`
 	AnchorVipFlags       *ebpf.Variable `ebpf:"anchor_vip_flags"`
+	AnchorWalkedSocket   *ebpf.Variable `ebpf:"anchor_walked_socket"`
 	AnyPort              *ebpf.Variable `ebpf:"any_port"`
 	ChecksumByHelper     *ebpf.Variable `ebpf:"checksum_by_helper"`
 	ClockJiffies         *ebpf.Variable `ebpf:"clock_jiffies"`
@@ -884,6 +905,8 @@ type LBPrograms struct {
 	TcEgressL3       *ebpf.Program `ebpf:"tc_egress_l3"`
 	TcIngress        *ebpf.Program `ebpf:"tc_ingress"`
 	TcIngressL3      *ebpf.Program `ebpf:"tc_ingress_l3"`
+	WalkFiles        *ebpf.Program `ebpf:"walk_files"`
+	WalkSockets      *ebpf.Program `ebpf:"walk_sockets"`
 }
 
 func (p *LBPrograms) Close() error {
@@ -907,6 +930,8 @@ func (p *LBPrograms) Close() error {
 		p.TcEgressL3,
 		p.TcIngress,
 		p.TcIngressL3,
+		p.WalkFiles,
+		p.WalkSockets,
 	)
 }
 

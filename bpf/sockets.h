@@ -26,8 +26,30 @@ volatile struct {
 	addr_t v4, v6;
 } host_source;
 
-/* The part of the kernel's socket that is used; CO-RE finds it. */
+/* The parts of the kernel's socket that are used; CO-RE finds them. */
+struct ns_common {
+	__u32 inum;
+} __attribute__((preserve_access_index));
+
+struct net {
+	struct ns_common ns;
+} __attribute__((preserve_access_index));
+
+typedef struct {
+	struct net *net;
+} __attribute__((preserve_access_index)) possible_net_t;
+
+struct sock_common {
+	__u32 skc_daddr, skc_rcv_saddr;
+	__u16 skc_dport, skc_num, skc_family;
+	__u8 skc_ipv6only : 1;
+	int skc_bound_dev_if;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr, skc_v6_rcv_saddr;
+} __attribute__((preserve_access_index));
+
 struct sock {
+	struct sock_common __sk_common;
 	__u8 sk_kern_sock : 1;
 } __attribute__((preserve_access_index));
 

@@ -189,11 +189,25 @@ struct socket {
 	__u64 service_hash;
 	__u32 seen; /* last datagram to the VIP, low 32 bits of jiffies */
 	__u8 proto;
-	__u8 flags; /* enum socket_flags */
-	__u16 pad;
+	__u8 flags;  /* enum socket_flags */
+	__u16 moves; /* how often it went back to where it was before */
 };
 
 _Static_assert(sizeof(struct socket) == 64, "a socket's element is one cache line");
+
+/* A socket as a walk met it. */
+struct walked_socket {
+	__u64 cookie;
+	struct socket socket;
+	__u32 netns;  /* inode number of its network namespace */
+	__u32 device; /* to which it is bound; 0: to none */
+	addr_t local; /* what the kernel knows, not what it was led from */
+	addr_t remote;
+	__u16 local_port;
+	__u16 remote_port;
+	__u16 family;
+	__u16 pad;
+};
 
 /* One of the places that an unconnected socket was led from and to, beside the last. */
 struct socket_peer {

@@ -17,6 +17,8 @@
 //	                        filter it is
 //	links/IFINDEX-clsact    says that the device's clsact qdisc is ours
 //	cgroup/connect4, …      what holds a program to the control group: a link
+//	walk_sockets            a file: who reads it walks the sockets that were
+//	                        led; walk_files where the kernel refuses that one
 //	former-N/               all that a version with another layout had, while
 //	                        its connections go on
 //
@@ -89,6 +91,8 @@ type Loader struct {
 	opts    Options
 	spec    *ebpf.CollectionSpec
 	mover   *ebpf.ProgramSpec // of the flow table's growth
+	walker  *ebpf.ProgramSpec // of the walk over sockets
+	walk    *pinnedLink       // nil: the kernel refuses it
 	lock    *os.File
 	shared  map[string]*ebpf.Map
 	current *Generation
@@ -130,19 +134,20 @@ func Open(opts Options) (*Loader, error) {
 			return nil, fmt.Errorf("read the compiled programs: %w", err)
 		}
 	}
-	if err := bpf.ChooseSweep(spec); err != nil {
+	if err := bpf.Choose(spec); err != nil {
 		return nil, err
 	}
 	opts.Sizes.write(spec)
 	mover := spec.Programs["move_piece"]
 	bpf.WithoutProgram(spec, "move_piece")
+	walker := takeWalker(spec)
 	if err := ensureBPFFS(opts.PinPath); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Join(opts.PinPath, linksDir), 0o700); err != nil {
 		return nil, fmt.Errorf("make the pin path: %w", err)
 	}
-	l := &Loader{opts: opts, spec: spec, mover: mover, shared: make(map[string]*ebpf.Map)}
+	l := &Loader{opts: opts, spec: spec, mover: mover, walker: walker, shared: make(map[string]*ebpf.Map)}
 	var err error
 	if l.lock, err = lock(opts.PinPath); err != nil {
 		return nil, err
@@ -184,6 +189,9 @@ func (l *Loader) open() error {
 		return err
 	}
 	if l.sockets, err = newSockets(filepath.Join(l.opts.PinPath, cgroupDir), l.opts.Cgroup, l.opts.Log); err != nil {
+		return err
+	}
+	if err := l.startWalk(); err != nil {
 		return err
 	}
 	return errors.Join(l.hooks.adopt(), l.sockets.adopt())
@@ -275,6 +283,9 @@ func (l *Loader) Close() error {
 		errs = append(errs, l.current.Close())
 	}
 	errs = append(errs, l.hooks.close(), l.sockets.close())
+	if l.walk != nil {
+		errs = append(errs, l.walk.Close())
+	}
 	if l.lock != nil {
 		errs = append(errs, l.lock.Close())
 	}

@@ -312,7 +312,7 @@ func mustSpec(t *testing.T) *ebpf.CollectionSpec {
 	t.Helper()
 	spec, err := bpf.LoadLB()
 	if err == nil {
-		err = bpf.ChooseSweep(spec)
+		err = bpf.Choose(spec)
 	}
 	if err != nil {
 		t.Fatal(err)

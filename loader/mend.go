@@ -89,6 +89,10 @@ func (l *Loader) Repin() (paths []string, err error) {
 		again, err := s.repin()
 		note(s.pin, again, err)
 	}
+	if l.walk != nil {
+		again, err := l.walk.repin()
+		note(l.walk.pin, again, err)
+	}
 	qdiscs, err := l.hooks.clsact.repinQdiscs()
 	return append(paths, qdiscs...), errors.Join(append(errs, err)...)
 }

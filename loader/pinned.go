@@ -217,7 +217,7 @@ func ours(pinPath string) (paths []string, err error) {
 		}
 		paths = append(paths, g)
 	}
-	for _, name := range slices.Concat(sharedMaps, countPins(), onceShared, []string{nextMap}) {
+	for _, name := range slices.Concat(sharedMaps, countPins(), onceShared, walks[:], []string{nextMap}) {
 		paths = append(paths, filepath.Join(pinPath, name))
 	}
 	return slices.DeleteFunc(paths, func(p string) bool {

@@ -221,7 +221,7 @@ func (d *Dataplane) readerOf(config map[string]*cilium.Map) *reader {
 		serviceInfo: config["service_info"], load: d.loader.Map("load"), stats: d.loader.Map("stats"),
 		drops: d.loader.Map("drops"), meta: d.loader.Map("meta"),
 		affinity: d.loader.Map("affinity"), names: d.names,
-		flows: flows.Table{Map: d.loader.Map("flows"), Next: d.loader.Map("flows_next")},
+		flows: flows.Table{Map: d.loader.Map("flows"), Next: d.loader.Map("flows_next")}, walk: d.loader.Walk(),
 	}
 }
 

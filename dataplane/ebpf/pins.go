@@ -39,7 +39,7 @@ func OpenPins(pinPath string) (*Pins, error) {
 	return &Pins{pinPath: pinPath, pinned: p, second: second, reader: &reader{
 		services: m["services"], backends: m["backends"], vips: m["vips"], sources: m["source_ranges"], serviceInfo: m["service_info"],
 		load: m["load"], stats: m["stats"], drops: m["drops"], meta: m["meta"], affinity: m["affinity"], names: n,
-		flows: flows.Table{Map: m["flows"], Next: m["flows_next"], Again: second.open},
+		flows: flows.Table{Map: m["flows"], Next: m["flows_next"], Again: second.open}, walk: loader.PinnedWalk(pinPath),
 	}}, nil
 }
 

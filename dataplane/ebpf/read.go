@@ -11,6 +11,7 @@ import (
 	cilium "github.com/cilium/ebpf"
 
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps/backends"
 	"github.com/waggle-lb/waggle/maps/flows"
 	"github.com/waggle-lb/waggle/maps/info"
@@ -27,6 +28,7 @@ type reader struct {
 	load, stats, drops, meta              *cilium.Map
 	affinity                              *cilium.Map
 	flows                                 flows.Table
+	walk                                  loader.SocketWalk
 	names                                 *names
 }
 

@@ -5,6 +5,7 @@ package ebpf
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -24,7 +25,7 @@ const (
 	confirmAfter = 200 * time.Millisecond
 )
 
-// Recount counts the flows of all backends and compares. It changes nothing,
+// Recount counts the flows and sockets of all backends and compares. It changes nothing,
 // whatever it finds: nothing that may happen to a process or a program makes a
 // count differ (the programs run to their end, and count in the same run in which
 // they change the table), so a difference is a bug of the programs, which a
@@ -37,7 +38,7 @@ func (r *reader) Recount(ctx context.Context) (dataplane.Recount, error) {
 // and is a difference if it still does.
 func (r *reader) recount(ctx context.Context, breath time.Duration) (dataplane.Recount, error) {
 	began := time.Now()
-	out, err := r.compareCounts(ctx, breath)
+	out, movable, err := r.compareCounts(ctx, breath)
 	if err != nil {
 		return dataplane.Recount{}, err
 	}
@@ -45,18 +46,19 @@ func (r *reader) recount(ctx context.Context, breath time.Duration) (dataplane.R
 		if err := pause(ctx, confirmAfter); err != nil {
 			return dataplane.Recount{}, err
 		}
-		again, err := r.compareCounts(ctx, breath)
+		again, later, err := r.compareCounts(ctx, breath)
 		if err != nil {
 			return dataplane.Recount{}, err
 		}
-		out = confirmed(&out, again)
+		out = confirmed(&out, again, movable.moved(later))
 	}
 	out.Took = time.Since(began)
 	return out, nil
 }
 
-// confirmed is second without what first did not have.
-func confirmed(first *dataplane.Recount, second dataplane.Recount) dataplane.Recount {
+// confirmed is second without what first did not have, and without what so many
+// sockets may have made that moved between the two.
+func confirmed(first *dataplane.Recount, second dataplane.Recount, moved uint64) dataplane.Recount {
 	before := make(map[uint32]dataplane.Miscount, len(first.Wrong))
 	for _, m := range first.Wrong {
 		before[m.ID] = m
@@ -65,8 +67,13 @@ func confirmed(first *dataplane.Recount, second dataplane.Recount) dataplane.Rec
 	second.Difference = 0
 	for _, m := range second.Wrong {
 		b, ok := before[m.ID]
-		if ok && b.Backend == m.Backend {
-			m.Difference = min(m.Difference, b.Difference)
+		if ok && b.Backend == m.Backend && min(m.Difference, b.Difference) > moved {
+			if moved > 0 && !m.AtLeast {
+				m.AtLeast = true
+				second.Compared--
+				second.Skipped++
+			}
+			m.Difference = min(m.Difference, b.Difference) - moved
 			second.Difference += m.Difference
 			wrong = append(wrong, m)
 		} else if !m.AtLeast { // it will be seen again, if it is one
@@ -83,33 +90,33 @@ type census struct {
 	names         map[uint32]lb.BackendID
 	before, after []mark
 	found         []dataplane.Load // longer: ids that nobody had before may be there
+	// all says that the walk met all sockets: else a backend may have more.
+	all bool
 }
 
-// compareCounts counts once. A flow that begins counts first in the load and then
-// in the connections, and these are read the other way around before the
-// table is, so that what began meanwhile shows in both.
-func (r *reader) compareCounts(ctx context.Context, breath time.Duration) (out dataplane.Recount, err error) {
+// compareCounts counts once. What begins, a flow or a socket, counts first in the
+// load and then in the connections, and these are read the other way around
+// before the table and the sockets are, so that what began meanwhile shows in
+// both. movable are the sockets that may go elsewhere without it.
+func (r *reader) compareCounts(ctx context.Context, breath time.Duration) (out dataplane.Recount, movable moves, err error) {
 	names, last, err := r.counted()
 	if err != nil {
-		return out, err
+		return out, nil, err
 	}
-	c := census{names: names, before: make([]mark, last+1), after: make([]mark, last+1)}
-	if err := r.readConnections(c.before); err != nil {
-		return out, err
-	}
-	if err := r.readLoad(c.before); err != nil {
-		return out, err
+	c := census{names: names, before: make([]mark, last+1), after: make([]mark, last+1), all: r.walk.All}
+	if err := errors.Join(r.readConnections(c.before), r.readLoad(c.before)); err != nil {
+		return out, nil, err
 	}
 	if c.found, err = r.countFlows(ctx, breath); err != nil {
-		return out, err
+		return out, nil, err
 	}
-	if err := r.readLoad(c.after); err != nil {
-		return out, err
+	if movable, err = r.countSockets(ctx, c.found); err != nil {
+		return out, nil, err
 	}
-	if err := r.readConnections(c.after); err != nil {
-		return out, err
+	if err := errors.Join(r.readLoad(c.after), r.readConnections(c.after)); err != nil {
+		return out, nil, err
 	}
-	return c.compare(), nil
+	return c.compare(), movable, nil
 }
 
 // compare compares every backend that has an id, a count or a flow.
@@ -128,7 +135,7 @@ func (c *census) compare() (out dataplane.Recount) {
 		if !known && found == none && c.before[id].Load == none && c.after[id].Load == none {
 			continue
 		}
-		difference, quiet := miscounted(c.before[id], c.after[id], found)
+		difference, quiet := c.miscounted(id, found)
 		if quiet {
 			out.Compared++
 		} else {
@@ -213,7 +220,19 @@ func (r *reader) countFlows(ctx context.Context, breath time.Duration) ([]datapl
 	return found, err
 }
 
-// miscounted compares the flows that were found of a backend with what its
+// miscounted is what differs of a backend. What the walk may not have met is no
+// difference.
+func (c *census) miscounted(id uint32, found dataplane.Load) (difference uint64, quiet bool) {
+	before, after := c.before[id], c.after[id]
+	if short := after.Active - found.Active; !c.all && short > 0 {
+		found.Active += short
+		difference, _ = miscounted(before, after, found)
+		return difference, false
+	}
+	return miscounted(before, after, found)
+}
+
+// miscounted compares the flows and sockets that were found of a backend with what its
 // counts said before and after.
 //
 // quiet says that nothing changed meanwhile, so that the counts must be exact. A

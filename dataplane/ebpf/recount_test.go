@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -114,8 +115,41 @@ func TestADifferenceIsOneIfItIsSeenTwice(t *testing.T) {
 		wrong(1, 4, false), wrong(3, 1, false), wrong(4, 1, false), wrong(5, 6, true), wrong(6, 1, true),
 	}}
 	want := dataplane.Recount{Compared: 6, Skipped: 3, Difference: 6, Wrong: []dataplane.Miscount{wrong(1, 4, false), wrong(5, 2, true)}}
-	if d := cmp.Diff(want, confirmed(&first, second), cmp.Comparer(func(a, b lb.BackendID) bool { return a == b })); d != "" {
+	sameID := cmp.Comparer(func(a, b lb.BackendID) bool { return a == b })
+	again := second
+	again.Wrong = slices.Clone(second.Wrong)
+	if d := cmp.Diff(want, confirmed(&first, again, 0), sameID); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+	want = dataplane.Recount{Compared: 5, Skipped: 4, Difference: 2, Wrong: []dataplane.Miscount{wrong(1, 2, true)}}
+	if d := cmp.Diff(want, confirmed(&first, second, 2), sameID); d != "" {
+		t.Errorf("with two sockets that moved (-want +got):\n%s", d)
+	}
+}
+
+func TestSocketsThatMoveAreKnown(t *testing.T) {
+	before := moves{1: 0, 2: 7, 3: 0, 4: 9, 5: 0xffff}
+	later := moves{1: 0, 2: 8, 5: 0, 6: 3} // 3 never moved, 4 did, 6 is new
+	if n := before.moved(later); n != 3 {
+		t.Errorf("%d moved, want 2, 4 and 5", n)
+	}
+}
+
+// What a walk does not meet cannot be told from what does not count.
+func TestAWalkThatDoesNotMeetAllFindsNoLack(t *testing.T) {
+	quiet := []mark{{}, {Load: load(5, 1), connections: 9}}
+	for _, c := range []struct {
+		all        bool
+		found      dataplane.Load
+		difference uint64
+		compared   int
+	}{
+		{true, load(3, 1), 2, 1}, {false, load(3, 1), 0, 0}, {false, load(3, 2), 1, 0}, {false, load(5, 1), 0, 1}, {false, load(6, 1), 1, 1},
+	} {
+		got := (&census{names: map[uint32]lb.BackendID{1: backendID(1)}, before: quiet, after: quiet, found: []dataplane.Load{{}, c.found}, all: c.all}).compare()
+		if got.Difference != c.difference || got.Compared != c.compared || got.Skipped != 1-c.compared {
+			t.Errorf("all %v, found %+v: %+v, want a difference of %d", c.all, c.found, got, c.difference)
+		}
 	}
 }
 

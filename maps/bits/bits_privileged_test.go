@@ -42,7 +42,7 @@ func load(t *testing.T) *world {
 	}
 	spec.Maps["flows"].MaxEntries = 1 << 12
 	w := &world{t: t}
-	w.do(bpf.ChooseSweep(spec))
+	w.do(bpf.Choose(spec))
 	w.do(spec.LoadAndAssign(&w.LBObjects, nil))
 	w.vip, err = bits.Open(w.VipBits)
 	w.do(err)

@@ -69,7 +69,7 @@ func newBench(runs, packets int) (*bench, error) {
 	if err := bpf.SizeStats(spec); err != nil {
 		return nil, err
 	}
-	if err := bpf.ChooseSweep(spec); err != nil {
+	if err := bpf.Choose(spec); err != nil {
 		return nil, err
 	}
 	if err := spec.LoadAndAssign(&b.lb, nil); err != nil {

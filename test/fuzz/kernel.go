@@ -94,7 +94,7 @@ func load(o loadOptions, devices []*device, tap int) (*kernel, error) {
 			}
 		}
 	}
-	if err := bpf.ChooseSweep(spec); err != nil {
+	if err := bpf.Choose(spec); err != nil {
 		return nil, err
 	}
 	k := &kernel{capacity: o.capacity, start: o.start, devices: devices, tap: tap, out: make([]byte, maxFrame+512), in: make([]byte, maxFrame+512)}

@@ -95,10 +95,11 @@ func TestPinsThatSomebodyRemovedComeBack(t *testing.T) {
 			{"a map of the configuration", []string{gen + "/vips"}, 1},
 			{"the configuration's name", []string{configLink}, 1},
 			{"the configuration", []string{gen}, len(g.config())},
+			{"the walk over sockets", []string{l.walker.Name}, 1},
 			{"a program's record", []string{linksDir + "/" + filepath.Base(links[0])}, 1},
 			{"all records", []string{linksDir}, len(links)},
 			{"several", []string{"flows", gen, configLink}, 2 + len(g.config())},
-			{"everything", []string{""}, len(sharedMaps) + len(countMaps) + len(g.config()) + 1 + len(links)},
+			{"everything", []string{""}, len(sharedMaps) + len(countMaps) + len(g.config()) + 1 + len(links) + 1},
 		} {
 			for _, path := range tc.gone {
 				p.removeAll(filepath.Join(p.pins, path))

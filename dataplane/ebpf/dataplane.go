@@ -83,6 +83,9 @@ type Dataplane struct {
 	entries atomic.Uint32
 	// flowsMax is how many it may grow to have.
 	flowsMax uint32
+	// lost wakes the ender of sockets, socketsEnded is how many it ended.
+	lost         chan struct{}
+	socketsEnded atomic.Uint64
 
 	mu     sync.Mutex // guards what follows
 	loader *loader.Loader
@@ -133,7 +136,7 @@ func New(opts Options) (*Dataplane, error) {
 	}
 	return &Dataplane{
 		log: opts.Log, watcher: w, names: n, ports: ports, idle: idle, limits: limits, drain: cmp.Or(opts.Drain, DefaultDrain), fixed: opts.fixed,
-		flowsMax: opts.Sizes.FlowsMax, loader: l, leases: newLeases(), following: newFollowing(),
+		flowsMax: opts.Sizes.FlowsMax, lost: make(chan struct{}, 1), loader: l, leases: newLeases(), following: newFollowing(),
 	}, nil
 }
 
@@ -153,9 +156,11 @@ func (d *Dataplane) Close() error {
 func (d *Dataplane) Apply(snap *lb.Snapshot) dataplane.Report {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer d.tellLost()
 	var rep dataplane.Report
 	if d.gen != nil {
 		rep = d.state.apply(snap)
+		d.tellLost() // a larger generation has another state
 		rep.Err = errors.Join(rep.Err, d.changeNode(snap.Node()))
 	} else {
 		var err error

@@ -56,6 +56,11 @@ func (p *protocolSet) add(protocol lb.Protocol) bool {
 	return false
 }
 
+func (p protocolSet) has(protocol lb.Protocol) bool {
+	i := slices.Index(setOrder[:], protocol)
+	return i >= 0 && p>>i&1 == 1
+}
+
 func (p protocolSet) all() iter.Seq[lb.Protocol] {
 	return func(yield func(lb.Protocol) bool) {
 		for i, q := range setOrder {

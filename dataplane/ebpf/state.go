@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
 	"github.com/waggle-lb/waggle/maps/backends"
@@ -111,6 +110,8 @@ type state struct {
 	// stuck are ids that no backend has, but whose load is not zero: nobody
 	// can take over such a count.
 	stuck []uint32
+	// left says that a backend ceased to serve since the ender of sockets was told.
+	left bool
 	// anyPort says that a backend with port 0 is or was there.
 	anyPort bool
 
@@ -223,13 +224,18 @@ func (s *state) store(b *backend) {
 		Hash: b.hash, Addr: b.in.Addr, Weight: b.in.Weight, LastWeight: b.lastWeight, Service: b.owner.index, Order: b.order,
 		State: backends.Active, Outside: b.in.Outside, Upper: b.in.Upper, Lower: b.in.Lower,
 	}
+	_, was := s.unhealthy[b]
 	delete(s.unhealthy, b)
 	switch {
 	case b.draining:
 		r.State = backends.Draining
+		s.leaves(b)
 	case b.in.Unhealthy:
 		r.State = backends.Unhealthy
 		s.unhealthy[b] = struct{}{}
+		if !was {
+			s.leaves(b)
+		}
 	}
 	s.t.backends.Write(b.id, r)
 	s.t.load.Judge(b.id, b.in.Upper, b.in.Lower)
@@ -344,11 +350,10 @@ func (s *state) reap() error {
 // flushLost tells the sweeper whether there are flows to be ended because their
 // backend is gone.
 func (s *state) flushLost() error {
-	const reset = bpf.LBServiceOptionsSERVICE_LOST_RESET
 	var any uint32
 	for _, lost := range []map[*backend]struct{}{s.draining, s.unhealthy} {
 		for b := range lost {
-			if b.owner.settings.Options&reset != 0 && !s.t.load.IsZero(b.id) {
+			if resetsLost(b) && !s.t.load.IsZero(b.id) {
 				any = 1
 			}
 		}

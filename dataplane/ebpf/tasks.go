@@ -14,9 +14,10 @@ import (
 
 // Tasks returns what has to run beside Apply: the one that follows devices and
 // addresses, the one that ends idle flows, the one that says what runs out, the
-// one that audits the counts, and the one that ends what another layout left.
+// one that audits the counts, the one that ends sockets whose backend is gone, and
+// the one that ends what another layout left.
 func (d *Dataplane) Tasks() []task.Task {
-	tasks := []task.Task{&follower{d: d}, &sweeper{d: d}, &shortageWatcher{d: d}, &auditor{d: d}, &drainer{d: d, after: d.drain}}
+	tasks := []task.Task{&follower{d: d}, &sweeper{d: d}, &shortageWatcher{d: d}, &auditor{d: d}, &socketEnder{d: d}, &drainer{d: d, after: d.drain}}
 	if path, _ := d.loader.Cgroup(); path != "" {
 		tasks = append(tasks, &bindWatcher{d: d, told: make(map[bindKey]time.Time)})
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
 	"github.com/waggle-lb/waggle/maps/bits"
@@ -42,6 +43,7 @@ func (s *state) write(p *plan) error {
 		return err
 	}
 	delete(s.gone, p.rec)
+	s.left = s.left || len(p.rec.backends) > len(p.svc.Backends) // it has come again, for their sockets too
 	return s.dropSources(p)
 }
 
@@ -91,6 +93,7 @@ func infoOf(svc *lb.Service) info.Service {
 // writeSettings writes what a service says beside its pool.
 func (s *state) writeSettings(p *plan) {
 	if to := settingsOf(p.svc); to != p.rec.settings {
+		s.left = s.left || to.Options&^p.rec.settings.Options&bpf.LBServiceOptionsSERVICE_LOST_RESET != 0
 		p.rec.settings = to
 		s.t.services.Set(p.rec.index, to)
 	}

@@ -6,6 +6,7 @@ package backends
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"unsafe"
@@ -146,6 +147,19 @@ func (i IDs) Put(hashes []uint64, ids []uint32) error {
 		return fmt.Errorf("write %d entries to map %s: %w", len(hashes), i.Map, err)
 	}
 	return nil
+}
+
+// Has reports whether the hash is there, what Later collects left out.
+func (i IDs) Has(hash uint64) (bool, error) {
+	var id uint32
+	err := i.Map.Lookup(hash, &id)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read map %s: %w", i.Map, err)
+	}
+	return true, nil
 }
 
 // Delete removes the hash, which may be absent.

@@ -91,6 +91,9 @@ type Status struct {
 	// "qdisc", "pin". Followed counts what came and went: "device", "address".
 	// Both since the process began.
 	Mended, Followed map[string]uint64
+	// SocketsEnded is how many were connected to a backend that no longer serves,
+	// and ended, since the process began.
+	SocketsEnded uint64
 	// Broken is what is out of order now and cannot be mended.
 	Broken []string
 	// Maps are those that can fill up.

@@ -23,11 +23,12 @@ const (
 	// gatherFor is how long the ender waits for more backends to leave: one walk
 	// is for all of them.
 	gatherFor = 100 * time.Millisecond
-	// endAgainAfter is how long it waits for sockets that it did not find: who
-	// connects is led first, and connected then.
+	// endAgainAfter is when it looks again, where there were such sockets: who
+	// connects is led first and connected then, and a walk amid changes may miss
+	// one.
 	endAgainAfter = time.Second
-	// endTries is how often it looks for those. Refused sockets of TCP are never
-	// found: they are nowhere, and need nothing.
+	// endTries is how often it looks. It cannot go on until there are none: those
+	// that it ended are there until they are closed.
 	endTries = 3
 )
 
@@ -52,10 +53,10 @@ func (t *socketEnder) Run(ctx context.Context) error {
 	t.said = make(map[string]bool)
 	var again <-chan time.Time
 	for tries, first := endTries, true; ; first = false {
-		left, err := t.d.endSockets(ctx, first)
+		met, err := t.d.endSockets(ctx, first)
 		t.say(err)
 		again = nil
-		if tries--; left > 0 && tries > 0 {
+		if tries--; met > 0 && tries > 0 {
 			again = time.After(endAgainAfter)
 		}
 		select {
@@ -104,71 +105,76 @@ func (d *Dataplane) tellLost() {
 }
 
 // endSockets ends the sockets that are connected to backends which no longer
-// serve, and returns how many it did not find. It looks only if there may be any,
-// or always.
-func (d *Dataplane) endSockets(ctx context.Context, always bool) (left int, err error) {
+// serve, and returns how many it met that are to be ended, or were. It looks only
+// if there may be any, or always.
+func (d *Dataplane) endSockets(ctx context.Context, always bool) (met int, err error) {
 	// who saw the sets of before has noted where its socket goes
 	if err := loader.Synchronize(); err != nil {
 		return 0, err
 	}
-	walk, any := d.lostSockets()
-	if !any && !always {
+	walk, lost := d.lostHashes()
+	if len(lost) == 0 && !always {
 		return 0, nil
 	}
-	var met []bpf.LBWalkedSocket
+	var connected []bpf.LBWalkedSocket
 	err = sockets.Each(walk.Open, func(w *bpf.LBWalkedSocket) error {
-		if sockets.Connected(w) {
-			met = append(met, *w)
+		_, at := lost[w.Socket.BackendHash]
+		if sockets.Connected(w) && (at || lb.Protocol(w.Socket.Proto) == lb.UDP) { // whose backend may be gone for good
+			connected = append(connected, *w)
 		}
 		return ctx.Err()
 	})
 	if err != nil {
 		return 0, err
 	}
-	dead := d.deadOf(met)
+	dead, met := d.deadOf(connected)
 	var errs []error
 	total := 0
 	for namespace, list := range dead {
 		n, err := nlx.DestroySockets(namespace, list)
-		total, left = total+n, left+len(list)-n
+		total += n
 		errs = append(errs, err)
 	}
 	if total > 0 {
 		d.log.Info("ended sockets that were connected to backends which no longer serve", "sockets", total, "namespaces", len(dead))
 		d.socketsEnded.Add(uint64(total))
 	}
-	return left, errors.Join(errs...)
+	return met, errors.Join(errs...)
 }
 
-// lostSockets returns the walk that would find sockets to be ended; any: there may
-// be some.
-func (d *Dataplane) lostSockets() (walk loader.SocketWalk, any bool) {
+// lostHashes are those of backends that no longer serve and may have sockets to be
+// ended, which the walk finds.
+func (d *Dataplane) lostHashes() (loader.SocketWalk, map[uint64]struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for range d.state.lostBackends() {
-		any = true
-		break
+	lost := make(map[uint64]struct{})
+	for b := range d.state.lostBackends() {
+		lost[b.hash] = struct{}{}
 	}
-	return d.loader.Walk(), any
+	return d.loader.Walk(), lost
 }
 
-// deadOf are the sockets of met that are to be ended, by network namespace.
-func (d *Dataplane) deadOf(met []bpf.LBWalkedSocket) map[uint64][]nlx.Socket {
+// deadOf are those of connected sockets that are to be ended, by network namespace,
+// and how many there are with those that are not connected yet, or no longer.
+func (d *Dataplane) deadOf(connected []bpf.LBWalkedSocket) (out map[uint64][]nlx.Socket, met int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	lost := make(map[uint64]*backend)
 	for b := range d.state.lostBackends() {
 		lost[b.hash] = b
 	}
-	out := make(map[uint64][]nlx.Socket)
-	for i := range met {
-		w := &met[i]
-		if d.state.ends(w, lost[w.Socket.BackendHash]) {
-			n := uint64(w.Netns)
-			out[n] = append(out[n], socketOf(w))
+	out = make(map[uint64][]nlx.Socket)
+	for i := range connected {
+		w := &connected[i]
+		if !d.state.ends(w, lost[w.Socket.BackendHash]) {
+			continue
+		}
+		met++
+		if w.Remote == w.Socket.Addr && w.RemotePort == w.Socket.Port {
+			out[uint64(w.Netns)] = append(out[uint64(w.Netns)], socketOf(w))
 		}
 	}
-	return out
+	return out, met
 }
 
 func socketOf(w *bpf.LBWalkedSocket) nlx.Socket {

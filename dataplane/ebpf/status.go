@@ -31,6 +31,7 @@ func (d *Dataplane) Status() (s dataplane.Status, err error) {
 	s.Grows = d.limits.byMap()
 	s.Grows["flows"] = s.Max
 	s.Mended, s.Followed, s.Broken = d.following.counts()
+	s.SocketsEnded = d.socketsEnded.Load()
 	ring, err := ringOf(d.loader.Map("half_open_ends"))
 	s.HalfOpen = ring.Count
 	return s, err

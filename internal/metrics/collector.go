@@ -99,6 +99,7 @@ func collectStatus(s scrape, st *dataplane.Status) {
 	for what, n := range st.Followed {
 		s.send(followed, float64(n), what)
 	}
+	s.send(ended, float64(st.SocketsEnded))
 	s.send(broken, float64(len(st.Broken)))
 	if st.Audited.IsZero() {
 		return

@@ -72,6 +72,7 @@ var (
 
 	mended   = counter("waggle_mended_total", "What others took away and waggle put back since it started: programs off their devices, a clsact qdisc with what was on it, pins.", "what")
 	followed = counter("waggle_followed_total", "Devices and addresses of this machine that came or went since waggle started.", "what")
+	ended    = counter("waggle_sockets_ended_total", "Sockets that waggle ended since it started, as the backend that they were connected to no longer serves.")
 	broken   = gauge("waggle_broken", "What is out of order and waggle cannot mend, in devices, addresses and pins: `waggle status` and the log say what.")
 
 	collectErrors = counter("waggle_collect_errors_total", "How often something could not be read for these metrics. The log says what.")
@@ -83,7 +84,7 @@ func definitions() []*definition {
 		backendConnections, backendPackets, backendBytes, backendFlows, backendWeight, backendOverloaded, backendsLeftOut,
 		serviceInfo, serviceBackends, drops, flowEntries, flowEntriesLimit, flowEntriesMax, halfOpenFlows,
 		auditDifference, auditBackends, auditTime, auditDuration,
-		generation, applies, applyTime, applyDuration, failedServices, refused, waiting, mended, followed, broken,
+		generation, applies, applyTime, applyDuration, failedServices, refused, waiting, mended, followed, ended, broken,
 		buildInfo, collectErrors,
 	}
 }

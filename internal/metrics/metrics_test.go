@@ -90,7 +90,7 @@ func newWorld(t *testing.T) (*world, Options) {
 	}
 	w.status = dataplane.Status{
 		Generation: 3, Entries: 24, Limit: 524288, HalfOpen: 2,
-		Mended: map[string]uint64{"program": 1, "pin": 0}, Followed: map[string]uint64{"device": 4}, Broken: []string{"a", "b"},
+		Mended: map[string]uint64{"program": 1, "pin": 0}, Followed: map[string]uint64{"device": 4}, SocketsEnded: 5, Broken: []string{"a", "b"},
 		Audit: dataplane.Recount{Compared: 4, Skipped: 1, Difference: 6, Took: 170 * time.Millisecond}, Audited: time.UnixMilli(1_700_000_000_250),
 	}
 	loop := control.Status{

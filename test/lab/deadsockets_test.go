@@ -259,3 +259,43 @@ func TestSocketsOfAServiceThatIsGoneRunOn(t *testing.T) {
 	s.write(s.lostRules(s.Servers()[:1]))
 	s.wantEnded(all, nil, "server1")
 }
+
+// A daemon that may not enter other namespaces ends the sockets of its own, and says
+// once what is missing.
+func TestSocketsOfNamespacesThatMayNotBeEnteredStay(t *testing.T) {
+	s := lostScene(t)
+	s.kill()
+	s.under = bounded(0, unitCapabilities(t)...)
+	s.start()
+	for i := range s.Servers() {
+		s.onlyAt(i)
+		host, pod := s.client(s.Director, "udp", vip4), s.client(s.Clients()[0].Namespace, "tcp", netip.AddrPortFrom(netlab.VIP4, resetPort))
+		s.onlyAt(1 - i)
+		host.abort(t)
+		s.eventually("the log says what is missing", func() error {
+			if n := count(s.logText(), "needs CAP_SYS_ADMIN"); n != 1 {
+				return fmt.Errorf("%d lines", n)
+			}
+			return nil
+		})
+		if err := pod.talk(); err != nil {
+			t.Errorf("%s: %v, want it to go on", pod.what, err)
+		}
+	}
+}
+
+// onlyAt has one server, and waits until it is that.
+func (s *scene) onlyAt(server int) {
+	s.t.Helper()
+	s.write(s.lostRules(s.Servers()[server:][:1]))
+	s.eventually("one server is left", func() error {
+		for range 2 {
+			c := s.client(s.Director, "udp", vip4)
+			c.c.Close()
+			if c.server != fmt.Sprintf("server%d", server) {
+				return fmt.Errorf("%s answers", c.server)
+			}
+		}
+		return nil
+	})
+}

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -27,10 +28,16 @@ var deaf = netip.AddrPortFrom(netlab.VIP4, 81)
 // counts is what `waggle stats` says of counts.
 type counts struct{ Backends, Skipped, Difference int }
 
-func (s *scene) counts() counts {
+// counts recounts, under words before the command line.
+func (s *scene) counts(under ...string) counts {
 	s.t.Helper()
+	line := append(slices.Clone(under), waggle, "stats", "-o", "json", "--pin-path", s.pins)
+	out, err := exec.Command(line[0], line[1:]...).Output()
+	if err != nil {
+		s.t.Fatalf("%v: %v", line, err)
+	}
 	var stats struct{ Counts counts }
-	if err := json.Unmarshal([]byte(s.must("stats", "-o", "json")), &stats); err != nil {
+	if err := json.Unmarshal(out, &stats); err != nil {
 		s.t.Fatal(err)
 	}
 	return stats.Counts
@@ -151,6 +158,12 @@ func TestSocketsCountAsTheWalkFindsThem(t *testing.T) {
 
 	s.kill()
 	s.wantLoad("with the daemon dead", n)
+	if got := s.counts(bounded(0)...); got.Skipped != 0 || got.Difference != 0 {
+		t.Errorf("without capabilities the recount says %+v", got)
+	}
+	if got := s.counts("unshare", "--pid", "--fork", "--mount-proc"); got.Difference != 0 {
+		t.Errorf("where the processes are not seen the recount says %+v", got)
+	}
 	open[2].Close()
 	n--
 	s.wantLoad("closed with the daemon dead", n)

@@ -14,12 +14,14 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/internal/netlab"
+	"github.com/waggle-lb/waggle/maps/sockets"
 )
 
 // deaf is a frontend of the scene whose backend does not listen.
@@ -259,4 +261,84 @@ func (s *scene) miscounts() {
 			s.t.Errorf("with load %+v the recount says %+v, want a difference of %d", l, got, 1-i)
 		}
 	}
+}
+
+// walked are the sockets that the walk beside the pins meets.
+func (s *scene) walked() (out []bpf.LBWalkedSocket) {
+	s.t.Helper()
+	pins, err := filepath.Glob(filepath.Join(s.pins, "walk_*"))
+	if err != nil || len(pins) != 1 {
+		s.t.Fatalf("%v, %v, want one walk", pins, err)
+	}
+	open := func() (io.ReadCloser, error) { return os.Open(pins[0]) }
+	err = sockets.Each(open, func(w *bpf.LBWalkedSocket) error {
+		out = append(out, *w)
+		return nil
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
+// TestASocketThatGoesBackAndForthIsNoDifference: it is at two backends in turn, without
+// a new connection.
+func TestASocketThatGoesBackAndForthIsNoDifference(t *testing.T) {
+	s := ledScene(t, "all")
+	both := []netip.AddrPort{vip4, deaf}
+	s.write(textAt(both, "rr", s.Servers()[0]))
+	s.eventually("the services are there", func() error {
+		if n := len(s.items("services")); n != 2*len(both) {
+			return fmt.Errorf("%d services", n)
+		}
+		return nil
+	})
+	pc, err := s.Director.ListenPacket(context.Background(), "udp4", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	send := func() error {
+		for _, to := range both {
+			if _, err := pc.WriteTo([]byte("?"), net.UDPAddrFromAddrPort(to)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for range 3 {
+		if err := send(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	met := s.walked()
+	if len(met) != 1 || met[0].Socket.Moves != 4 || !sockets.Counts(&met[0]) || sockets.Connected(&met[0]) {
+		t.Errorf("the walk meets %+v, want one socket that went back four times", met)
+	}
+	s.wantLoad("where it is now", 1)
+	stop, sent := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				sent <- nil
+				return
+			default:
+			}
+			if err := send(); err != nil {
+				sent <- err
+				return
+			}
+		}
+	}()
+	for range 20 {
+		if got := s.counts(); got.Difference != 0 {
+			t.Errorf("the recount says %+v", got)
+		}
+	}
+	close(stop)
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	s.wantLoad("at rest", 1)
 }

@@ -53,7 +53,7 @@ var suites = []suite{
 		"6.1":  {"-test.run", "TestConformance/ipv4/TCP/^(flow|masquerade|affinity|lost)$"},
 		"6.12": {"-test.run", "TestConformance/ipv6/UDP/^(reuse|refuse|schedule|hash|one-packet)$"},
 	}},
-	{pkg: labs, flags: []string{"-vlans"}, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed|TestVLANs)$", sample: map[string][]string{
+	{pkg: labs, flags: []string{"-vlans"}, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsEndWhenTheirBackendLeaves)$", sample: map[string][]string{
 		"6.1":  {"-test.run", "^(TestADeviceThatAppearsIsServed|TestVLANs)$"},
 		"6.12": {"-test.run", "^TestTCPThroughTheVIPIsByteExact$"},
 	}},

@@ -5,27 +5,30 @@
  */
 #pragma once
 
-/* Whether a socket goes on where it was led, as a flow of UDP would. */
-static __noinline bool keeps(struct socket *s, const struct packet *p)
+/*
+ * Id of the backend at which a socket goes on, as a flow of UDP would; 0: it does not. The hint may
+ * be stale where nothing counts.
+ */
+static __noinline __u32 keeps(struct socket *s, const struct packet *p)
 {
 	__u64 hash = s->backend_hash;
 	struct backend *b = backend_at(s->backend);
 	__u32 *mended, lives = timeout_of(STATE_UDP); /* 0: for ever */
-	struct service *svc;
+	__u32 id = s->backend;
 
-	if (lives && now() - s->seen >= lives * hz)
-		return false;
+	if (s->flags & SOCKET_ONCE || (lives && now() - s->seen >= lives * hz))
+		return 0;
 	if (!b || b->hash != hash) {
 		mended = bpf_map_lookup_elem(&backend_ids, &hash);
-		b = mended ? backend_at(*mended) : NULL;
+		if (!mended)
+			return 0;
+		id = *mended;
+		b = backend_at(id);
 		if (!b || b->hash != hash)
-			return false;
+			return 0;
 	}
-	svc = bpf_map_lookup_elem(&services, &b->service);
-	if (svc && is_once(p, svc))
-		return false;
 	/* if the service is gone too, it runs on */
-	return b->state == BACKEND_ACTIVE || !find_led(p);
+	return b->state == BACKEND_ACTIVE || !find_wanted(p) ? id : 0;
 }
 
 static __always_inline bool is_at(const struct socket *s, const struct packet *p)
@@ -43,7 +46,7 @@ static __noinline int keep_peer(struct bpf_sock_addr *ctx, struct socket *s)
 	if (!s)
 		return 0;
 	last = *s;
-	last.flags = 0; /* what it counted moves on */
+	last.flags &= SOCKET_ONCE; /* what it counted moves on */
 	copy_addr(k.addr, last.vip);
 	k.port = last.vip_port;
 	bpf_map_update_elem(&socket_peers, &k, &last, BPF_ANY);
@@ -65,22 +68,27 @@ static __noinline struct socket *find_peer(struct bpf_sock_addr *ctx, const addr
 	return bpf_map_lookup_elem(&socket_peers, &k);
 }
 
-/* Moves a socket to a place where it was before; copies that, as the map may take it for others. */
-static __noinline int move_back(struct bpf_sock_addr *ctx, struct socket *s, struct socket *before)
+/*
+ * Moves a socket to a place where it was before, whose backend has this id; copies that, as the map
+ * may take it for others.
+ */
+static __noinline int move_back(struct bpf_sock_addr *ctx, struct socket *s, struct socket *before,
+				__u32 id)
 {
 	struct socket to;
 
 	if (!s || !before)
 		return 0;
 	to = *before;
+	to.backend = id;
 	to.seen = now();
-	to.flags = s->flags;
+	to.flags = s->flags & SOCKET_CONNECTED;
 	to.moves = s->moves + 1;
 	discount(s);
 	keep_peer(ctx, s);
 	*s = to;
-	if (to.flags & SOCKET_COUNTED)
-		add_load(to.backend, 1);
+	if (!is_kernels(ctx))
+		count_socket(s);
 	return 0;
 }
 
@@ -115,10 +123,13 @@ static __noinline int sends(struct bpf_sock_addr *ctx, struct packet *p, struct 
 			s->seen = now();
 			return SOCKET_LED;
 		}
+		discount(s); /* before the pick, as the end of a flow is */
 	} else if (s->backend_hash) {
 		before = find_peer(ctx, p->key.daddr, p->key.dport, false);
-		if (before && is_at(before, p) && keeps(before, p)) {
-			move_back(ctx, s, before);
+		if (before && is_at(before, p))
+			id = keeps(before, p);
+		if (id) {
+			move_back(ctx, s, before, id);
 			return SOCKET_LED;
 		}
 	}

@@ -402,6 +402,7 @@ type LBSocketFlags uint32
 const (
 	LBSocketFlagsSOCKET_COUNTED   LBSocketFlags = 1
 	LBSocketFlagsSOCKET_CONNECTED LBSocketFlags = 2
+	LBSocketFlagsSOCKET_ONCE      LBSocketFlags = 4
 )
 
 type LBSocketPeer struct {

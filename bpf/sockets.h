@@ -135,7 +135,8 @@ static __always_inline bool from6(struct bpf_sock_addr *ctx, struct packet *p, b
 	from[1] = sk->src_ip6[1];
 	from[2] = sk->src_ip6[2];
 	from[3] = sk->src_ip6[3];
-	if (sends && (ctx->msg_src_ip6[2] || ctx->msg_src_ip6[3])) {
+	if (sends && (ctx->msg_src_ip6[0] || ctx->msg_src_ip6[1] || ctx->msg_src_ip6[2] ||
+		      ctx->msg_src_ip6[3])) {
 		from[0] = ctx->msg_src_ip6[0];
 		from[1] = ctx->msg_src_ip6[1];
 		from[2] = ctx->msg_src_ip6[2];
@@ -176,7 +177,7 @@ static __always_inline struct vip *find_loopback(const struct packet *p)
 }
 
 /* The frontend that a socket wants to go to. */
-static __always_inline struct vip *find_led(const struct packet *p)
+static __noinline struct vip *find_wanted(const struct packet *p)
 {
 	return is_loopback(p->key.daddr) ? find_loopback(p) : find_frontend(p);
 }
@@ -232,7 +233,7 @@ static __noinline enum reach reach(struct bpf_sock_addr *ctx, struct packet *p, 
 	if (!host && (host_sockets_only || p->key.proto != IPPROTO_TCP || is_kernels(ctx) ||
 		      is_loopback(p->key.daddr)))
 		return REACH_ALONE;
-	v = find_led(p);
+	v = find_wanted(p);
 	if (!v)
 		return find_vip(p->key.daddr, 0, 0) && !is_assigned(p->key.daddr)
 			       ? refused(DROP_UNKNOWN_PORT)
@@ -245,8 +246,11 @@ static __noinline enum reach reach(struct bpf_sock_addr *ctx, struct packet *p, 
 	known = has_source(p, host);
 	if (!known && (v->flags & VIP_RESTRICTED || asks_source(svc, word)))
 		return REACH_ALONE;
-	if (!host && !p->key.sport && asks_port(word))
-		return REACH_ALONE;
+	if (!p->key.sport && asks_port(word)) {
+		if (!host)
+			return REACH_ALONE;
+		p->key.sport = bpf_get_prandom_u32(); /* as the kernel will choose one */
+	}
 	if (v->flags & VIP_RESTRICTED && !is_admitted(p->key.saddr, v->service))
 		return REACH_ALONE;
 	*id = choose(p, v->service, pool);
@@ -257,13 +261,27 @@ static __noinline enum reach reach(struct bpf_sock_addr *ctx, struct packet *p, 
 	return refused(DROP_EMPTY_POOL);
 }
 
-/* Takes back what a socket counts: it stands where the hint says. */
-static __always_inline void discount(struct socket *s)
+/* What a socket is in the word of its backend's load: what a flow of it would be. */
+static __always_inline __u64 one_socket(const struct socket *s)
+{
+	return one_entry(s->proto == IPPROTO_TCP ? STATE_ESTABLISHED : STATE_UDP);
+}
+
+/* Counts a socket where its hint says. */
+static __always_inline void count_socket(struct socket *s)
+{
+	s->flags |= SOCKET_COUNTED;
+	add_load(s->backend, one_socket(s));
+}
+
+/* Takes that back; whether there was anything. */
+static __always_inline bool discount(struct socket *s)
 {
 	if (!(s->flags & SOCKET_COUNTED))
-		return;
+		return false;
 	s->flags &= ~SOCKET_COUNTED;
-	add_load(s->backend, -1);
+	add_load(s->backend, -one_socket(s));
+	return true;
 }
 
 /*
@@ -279,19 +297,22 @@ static __always_inline bool note(struct bpf_sock_addr *ctx, struct socket *s,
 	if (!b || !b->hash)
 		return false;
 	svc = bpf_map_lookup_elem(&services, &b->service);
-	if (svc && !is_once(p, svc) && !is_kernels(ctx))
-		flags |= SOCKET_COUNTED;
+	if (!svc)
+		return false;
 	copy_addr(s->vip, p->key.daddr);
 	copy_addr(s->addr, b->addr);
 	s->vip_port = p->key.dport;
 	s->port = b->port ? b->port : p->key.dport;
 	s->backend = id;
 	s->backend_hash = b->hash;
+	s->service_hash = svc->hash;
 	s->seen = now();
 	s->proto = p->key.proto;
 	s->flags = flags;
-	if (flags & SOCKET_COUNTED)
-		add_load(id, 1);
+	if (is_once(p, svc))
+		s->flags |= SOCKET_ONCE;
+	else if (!is_kernels(ctx))
+		count_socket(s);
 	count_connection(id);
 	return true;
 }
@@ -312,24 +333,28 @@ static __always_inline int refuse_socket(int error)
 static __noinline int connects(struct bpf_sock_addr *ctx, struct packet *p, struct socket **to)
 {
 	struct bpf_sock *sk = ctx->sk;
+	enum reach r = REACH_ALONE;
+	bool counted = false;
 	struct socket *s;
-	enum reach r;
 	__u32 id = 0;
 
 	if (!sk)
 		return SOCKET_PASSES;
 	s = bpf_sk_storage_get(&sockets, sk, NULL, 0);
-	if (s) {
-		discount(s); /* before the pick, which is not to see it */
-		s->backend_hash = 0;
+	if (s)
+		counted = discount(s); /* before the pick, which is not to see it */
+	if (concerns(p))
+		r = reach(ctx, p, &id);
+	if (r == REACH_REFUSED) {
+		/* what UDP was connected to, it still is */
+		if (s && counted && p->key.proto == IPPROTO_UDP)
+			count_socket(s);
+		return refuse_socket(ECONNREFUSED);
 	}
-	if (!concerns(p))
-		return SOCKET_PASSES;
-	r = reach(ctx, p, &id);
+	if (s)
+		s->backend_hash = 0;
 	if (r == REACH_ALONE)
 		return SOCKET_PASSES;
-	if (r == REACH_REFUSED)
-		return refuse_socket(ECONNREFUSED);
 	s = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!s)
 		return refuse_socket(ENOMEM);

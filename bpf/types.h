@@ -173,9 +173,10 @@ struct backend_load {
 } __attribute__((aligned(8)));
 
 enum socket_flags {
-	SOCKET_COUNTED = 1 << 0, /* it is one of its backend's active connections */
+	SOCKET_COUNTED = 1 << 0, /* it counts at its backend as a flow does: UDP is inactive */
 	SOCKET_CONNECTED =
-		1 << 1, /* by connect: UDP that is not may go elsewhere with a datagram */
+		1 << 1,	      /* by connect: UDP that is not may go elsewhere with a datagram */
+	SOCKET_ONCE = 1 << 2, /* a datagram was scheduled by itself: the next one is, too */
 };
 
 /* Where a socket was led last: from a VIP to a backend. It lives as long as the socket. */

@@ -49,6 +49,11 @@ type rig struct {
 	followed *cilium.Program // of the generation that has the offset and what is assigned
 	node     lb.Node         // what the snapshot said then: a change looks at the real devices
 
+	// cgroup is the control group whose sockets are led, if any are; in is where the
+	// dataplane is opened, nil: here.
+	cgroup string
+	in     func(func() error) error
+
 	// stop is the step at which every growth of the flow table ends. If grows,
 	// one begins with the first configuration; if moves, all flows are moved
 	// after each packet.
@@ -71,14 +76,23 @@ var room = map[string]uint32{
 // the suite needs.
 func newRig(t testing.TB, entries map[string]uint32) *rig {
 	t.Helper()
+	r := closedRig(t, entries)
+	r.open()
+	return r
+}
+
+// closedRig is one that has no dataplane yet.
+func closedRig(t testing.TB, entries map[string]uint32) *rig {
+	t.Helper()
 	r := &rig{
 		t: t, pins: fmt.Sprintf("/sys/fs/bpf/waggle-test-%d-rig%d", os.Getpid(), rigs.Add(1)), entries: maps.Clone(room),
 		assigned: map[netip.Addr]bool{},
 	}
 	maps.Copy(r.entries, entries)
-	r.open()
 	t.Cleanup(func() {
-		r.release()
+		if r.d != nil {
+			r.release()
+		}
 		if _, err := Cleanup(r.pins); err != nil {
 			t.Error(err)
 		}
@@ -107,13 +121,20 @@ func (r *rig) open() {
 	if r.limits != (Limits{}) {
 		fixed = nil
 	}
-	r.d, err = New(Options{PinPath: r.pins, Log: slog.New(slog.DiscardHandler), Timeouts: r.timeouts, Limits: r.limits, Sizes: loader.Sizes{FlowsMax: r.flowsMax}, spec: spec, fixed: fixed, interrupt: func(s loader.GrowthStep) error {
-		if r.onStep != nil {
-			return r.onStep(s)
-		}
-		return r.interrupt(s)
-	}})
-	r.do(err)
+	open := func() (err error) {
+		r.d, err = New(Options{PinPath: r.pins, Cgroup: r.cgroup, Log: slog.New(slog.DiscardHandler), Timeouts: r.timeouts, Limits: r.limits, Sizes: loader.Sizes{FlowsMax: r.flowsMax}, spec: spec, fixed: fixed, interrupt: func(s loader.GrowthStep) error {
+			if r.onStep != nil {
+				return r.onStep(s)
+			}
+			return r.interrupt(s)
+		}})
+		return err
+	}
+	if r.in == nil {
+		r.do(open())
+		return
+	}
+	r.do(r.in(open))
 }
 
 func (r *rig) do(err error) {

@@ -44,6 +44,9 @@ const binariesVariable = "WAGGLE_LAB_BINARIES"
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	if name := os.Getenv(helperVariable); name != "" {
+		return runHelper(name)
+	}
 	dir, built := os.LookupEnv(binariesVariable)
 	if !built {
 		var err error

@@ -7,6 +7,7 @@ package lab_test
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -215,3 +216,5 @@ func connectUnspecified(fd int) error {
 	}
 	return nil
 }
+
+func netAddr(a netip.AddrPort) net.Addr { return net.UDPAddrFromAddrPort(a) }

@@ -5,6 +5,8 @@
  */
 #pragma once
 
+#define KEPT_NOWHERE ~0u /* what a flow sends would be dropped */
+
 /*
  * Id of the backend at which a socket goes on, as a flow of UDP would; 0: it does not. The hint may
  * be stale where nothing counts.
@@ -14,6 +16,7 @@ static __noinline __u32 keeps(struct socket *s, const struct packet *p)
 	__u64 hash = s->backend_hash;
 	struct backend *b = backend_at(s->backend);
 	__u32 *mended, lives = timeout_of(STATE_UDP); /* 0: for ever */
+	struct service *svc;
 	__u32 id = s->backend;
 
 	if (s->flags & SOCKET_ONCE || (lives && now() - s->seen >= lives * hz))
@@ -27,8 +30,12 @@ static __noinline __u32 keeps(struct socket *s, const struct packet *p)
 		if (!b || b->hash != hash)
 			return 0;
 	}
-	/* if the service is gone too, it runs on */
-	return b->state == BACKEND_ACTIVE || !find_wanted(p) ? id : 0;
+	if (b->state == BACKEND_ACTIVE)
+		return id;
+	svc = bpf_map_lookup_elem(&services, &b->service);
+	if (svc && svc->options & SERVICE_LOST_DROP)
+		return KEPT_NOWHERE;
+	return find_wanted(p) ? 0 : id; /* if the service is gone too, it runs on */
 }
 
 static __always_inline bool is_at(const struct socket *s, const struct packet *p)
@@ -108,7 +115,7 @@ static __noinline bool move_to(struct bpf_sock_addr *ctx, struct packet *p, stru
 static __noinline int sends(struct bpf_sock_addr *ctx, struct packet *p, struct socket **to)
 {
 	struct bpf_sock *sk = ctx->sk;
-	struct socket *s, *before;
+	struct socket *s, *before = NULL;
 	enum reach r;
 	__u32 id = 0;
 
@@ -119,19 +126,21 @@ static __noinline int sends(struct bpf_sock_addr *ctx, struct packet *p, struct 
 		return refuse_socket(ENOMEM);
 	*to = s;
 	if (is_at(s, p)) {
-		if (keeps(s, p)) {
-			s->seen = now();
-			return SOCKET_LED;
-		}
-		discount(s); /* before the pick, as the end of a flow is */
+		id = keeps(s, p);
+		if (!id)
+			discount(s); /* before the pick, as the end of a flow is */
 	} else if (s->backend_hash) {
 		before = find_peer(ctx, p->key.daddr, p->key.dport, false);
 		if (before && is_at(before, p))
 			id = keeps(before, p);
-		if (id) {
+	}
+	if (id == KEPT_NOWHERE)
+		return SOCKET_PASSES;
+	if (id) {
+		if (before)
 			move_back(ctx, s, before, id);
-			return SOCKET_LED;
-		}
+		s->seen = now();
+		return SOCKET_LED;
 	}
 	r = reach(ctx, p, &id);
 	if (r == REACH_ALONE)

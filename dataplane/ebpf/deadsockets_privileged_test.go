@@ -11,8 +11,8 @@ import (
 	"github.com/waggle-lb/waggle/lb"
 )
 
-// datagrams is a service of UDP, at the first VIP.
-func datagrams(lost lb.Lost, servers ...int) *lb.Service {
+// ofDatagrams is a service of UDP, at the first VIP.
+func ofDatagrams(lost lb.Lost, servers ...int) *lb.Service {
 	svc := serve("dns", servers, 1)
 	svc.Frontends[0].Protocol, svc.Lost = lb.UDP, lost
 	return svc
@@ -38,17 +38,17 @@ func TestTheEnderIsWokenIfABackendLeft(t *testing.T) {
 		woken bool
 	}{
 		{"the first", []*lb.Service{streams(lb.LostKeep, 1, 2)}, false},
-		{"a service is new", []*lb.Service{streams(lb.LostKeep, 1, 2), datagrams(lb.LostKeep, 1, 2)}, false},
-		{"a backend is new", []*lb.Service{streams(lb.LostKeep, 1, 2, 3), datagrams(lb.LostKeep, 1, 2, 3)}, false},
-		{"one of TCP left", []*lb.Service{streams(lb.LostKeep, 1, 2), datagrams(lb.LostKeep, 1, 2, 3)}, false},
-		{"one of UDP left", []*lb.Service{streams(lb.LostKeep, 1, 2), datagrams(lb.LostKeep, 1, 2)}, true},
-		{"one of UDP is unhealthy", []*lb.Service{streams(lb.LostKeep, 1, 2), unhealthy(datagrams(lb.LostKeep, 1, 2))}, true},
-		{"it stays so", []*lb.Service{streams(lb.LostKeep, 1, 2), unhealthy(datagrams(lb.LostKeep, 1, 2, 4))}, false},
-		{"TCP is to be reset", []*lb.Service{streams(lb.LostReset, 1, 2), unhealthy(datagrams(lb.LostKeep, 1, 2, 4))}, true},
-		{"one that is reset left", []*lb.Service{streams(lb.LostReset, 1), unhealthy(datagrams(lb.LostKeep, 1, 2, 4))}, true},
+		{"a service is new", []*lb.Service{streams(lb.LostKeep, 1, 2), ofDatagrams(lb.LostKeep, 1, 2)}, false},
+		{"a backend is new", []*lb.Service{streams(lb.LostKeep, 1, 2, 3), ofDatagrams(lb.LostKeep, 1, 2, 3)}, false},
+		{"one of TCP left", []*lb.Service{streams(lb.LostKeep, 1, 2), ofDatagrams(lb.LostKeep, 1, 2, 3)}, false},
+		{"one of UDP left", []*lb.Service{streams(lb.LostKeep, 1, 2), ofDatagrams(lb.LostKeep, 1, 2)}, true},
+		{"one of UDP is unhealthy", []*lb.Service{streams(lb.LostKeep, 1, 2), unhealthy(ofDatagrams(lb.LostKeep, 1, 2))}, true},
+		{"it stays so", []*lb.Service{streams(lb.LostKeep, 1, 2), unhealthy(ofDatagrams(lb.LostKeep, 1, 2, 4))}, false},
+		{"TCP is to be reset", []*lb.Service{streams(lb.LostReset, 1, 2), unhealthy(ofDatagrams(lb.LostKeep, 1, 2, 4))}, true},
+		{"one that is reset left", []*lb.Service{streams(lb.LostReset, 1), unhealthy(ofDatagrams(lb.LostKeep, 1, 2, 4))}, true},
 		{"a service is gone", []*lb.Service{streams(lb.LostReset, 1)}, true},
-		{"it came again, without one", []*lb.Service{streams(lb.LostReset, 1), datagrams(lb.LostKeep, 2)}, true},
-		{"all are as they were", []*lb.Service{streams(lb.LostReset, 1), datagrams(lb.LostKeep, 2)}, false},
+		{"it came again, without one", []*lb.Service{streams(lb.LostReset, 1), ofDatagrams(lb.LostKeep, 2)}, true},
+		{"all are as they were", []*lb.Service{streams(lb.LostReset, 1), ofDatagrams(lb.LostKeep, 2)}, false},
 	} {
 		r.apply(c.state...)
 		woken := false
@@ -71,10 +71,10 @@ func TestWhichSocketsEnd(t *testing.T) {
 		vip  int
 		ends bool
 	}{
-		{"datagrams", datagrams(lb.LostKeep, 1), 1, true},
-		{"datagrams where all is reset", datagrams(lb.LostReset, 1), 1, true},
-		{"datagrams that are to be dropped", datagrams(lb.LostDrop, 1), 1, false},
-		{"datagrams to what is no VIP any more", datagrams(lb.LostKeep, 1), 9, false},
+		{"datagrams", ofDatagrams(lb.LostKeep, 1), 1, true},
+		{"datagrams where all is reset", ofDatagrams(lb.LostReset, 1), 1, true},
+		{"datagrams that are to be dropped", ofDatagrams(lb.LostDrop, 1), 1, false},
+		{"datagrams to what is no VIP any more", ofDatagrams(lb.LostKeep, 1), 9, false},
 		{"streams", streams(lb.LostKeep, 1), 2, false},
 		{"streams that are to be reset", streams(lb.LostReset, 1), 2, true},
 		{"streams that are to be dropped", streams(lb.LostDrop, 1), 2, false},

@@ -162,7 +162,8 @@ static __noinline struct socket *led_to(struct bpf_sock_addr *ctx, const struct 
 	if (s->backend_hash && s->port == p->key.dport && s->proto == p->key.proto &&
 	    same_addr(s->addr, p->key.daddr))
 		return s;
-	if (p->key.proto != IPPROTO_UDP)
+	/* one that is connected to what is no VIP hears nobody else */
+	if (p->key.proto != IPPROTO_UDP || (!s->backend_hash && s->flags & SOCKET_CONNECTED))
 		return NULL;
 	return find_peer(ctx, p->key.daddr, p->key.dport, true);
 }

@@ -351,8 +351,10 @@ static __noinline int connects(struct bpf_sock_addr *ctx, struct packet *p, stru
 			count_socket(s);
 		return refuse_socket(ECONNREFUSED);
 	}
-	if (s)
+	if (s) {
 		s->backend_hash = 0;
+		s->flags = SOCKET_CONNECTED;
+	}
 	if (r == REACH_ALONE)
 		return SOCKET_PASSES;
 	s = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);

@@ -200,3 +200,56 @@ func TestSingleDatagramsDoNotCount(t *testing.T) {
 	}
 	s.holds(1)
 }
+
+// A socket that connects to a server itself is told so, though it was led there before.
+func TestAConnectedSocketForgetsVIPs(t *testing.T) {
+	s := ledScene(t, "all")
+	s.write(s.twoVIPs(vip4, s.Servers()[:1], s.Servers()[1:]))
+	other := otherVIP(vip4)
+	u := rawSocketIn(t, s.Director, unix.AF_INET, unix.SOCK_DGRAM, 0)
+	u.learns(s, other)
+	for _, vip := range []netip.AddrPort{vip4, other, vip4} {
+		u.asks(vip)
+	}
+	for _, server := range s.Servers() {
+		direct := netip.AddrPortFrom(server.V4, 8080)
+		u.must(direct)
+		u.wantPeer(direct)
+		u.write("?")
+		if _, _, from := u.receive(); from != direct {
+			t.Errorf("the answer is from %s, want %s", from, direct)
+		}
+	}
+	u.disconnect()
+	u.asks(vip4)
+}
+
+// Where the pick is by the client's port, the machine's sockets are spread though
+// theirs is chosen later.
+func TestPortsThatAreChosenLaterSpread(t *testing.T) {
+	s := ledScene(t, "all")
+	s.write(strings.ReplaceAll(s.text(s.Servers()...), "-s rr\n", "-s sh -b sh-port\n"))
+	for _, vip := range vips {
+		for name, kind := range map[string]int{"tcp": unix.SOCK_STREAM, "udp": unix.SOCK_DGRAM} {
+			s.eventually(fmt.Sprintf("%s to %s spreads", name, vip), func() error {
+				seen := map[string]bool{}
+				for range 40 {
+					c := rawSocketIn(t, s.Director, domainOf(vip), kind, 0)
+					c.must(vip)
+					if kind == unix.SOCK_DGRAM {
+						c.write("?")
+						who, _, _ := c.receive()
+						seen[who] = true
+					} else {
+						seen[c.greeted()] = true
+					}
+					c.close()
+				}
+				if len(seen) != 2 {
+					return fmt.Errorf("40 sockets came to %v", seen)
+				}
+				return nil
+			})
+		}
+	}
+}

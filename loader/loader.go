@@ -98,7 +98,6 @@ type Loader struct {
 	current *Generation
 	hooks   hooks
 	sockets sockets
-	netns   uint64     // cookie of the network namespace
 	links   []nlx.Link // as SetDevices had them last
 }
 

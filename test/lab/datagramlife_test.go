@@ -6,6 +6,7 @@ package lab_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -68,10 +69,10 @@ func TestOneSocketAsksTwoVIPs(t *testing.T) {
 }
 
 // learns asks until the daemon serves the VIP.
-func (r *rawSocket) learns(s *scene, vip netip.AddrPort) {
-	r.t.Helper()
-	s.eventually(fmt.Sprintf("%s is served", vip), func() error {
-		probe := rawSocketIn(r.t, s.Director, domainOf(vip), unix.SOCK_DGRAM, 0)
+func (s *rawSocket) learns(in *scene, vip netip.AddrPort) {
+	s.t.Helper()
+	in.eventually(fmt.Sprintf("%s is served", vip), func() error {
+		probe := rawSocketIn(s.t, in.Director, domainOf(vip), unix.SOCK_DGRAM, 0)
 		defer probe.close()
 		if err := probe.send("?", vip); err != nil {
 			return err
@@ -163,7 +164,7 @@ func TestConnectedDatagrams(t *testing.T) {
 				t.Errorf("the answer %q is from %s, want %s", rest, from, vip)
 			}
 			s.holds(1)
-			if err := u.connect(netip.AddrPortFrom(vip.Addr(), 81)); err != unix.ECONNREFUSED {
+			if err := u.connect(netip.AddrPortFrom(vip.Addr(), 81)); !errors.Is(err, unix.ECONNREFUSED) {
 				t.Errorf("an unknown port: %v, want %v", err, unix.ECONNREFUSED)
 			}
 		}

@@ -117,8 +117,8 @@ type Fill struct {
 	Used, Limit uint32
 }
 
-// Recount compares the counts of backends, Active and Inactive, with the flows
-// that there are.
+// Recount compares the counts of backends, Active and Inactive, with the flows and
+// sockets that there are.
 type Recount struct {
 	// Compared is how many backends were compared. Skipped are those that
 	// could not be, as connections came and went meanwhile: of them only a
@@ -128,7 +128,7 @@ type Recount struct {
 	Difference uint64
 	// Wrong are the backends whose counts differ, the worst first.
 	Wrong []Miscount
-	// Flows is how many flows were counted, Took how long that took.
+	// Flows is how many flows and sockets were counted, Took how long that took.
 	Flows uint64
 	Took  time.Duration
 }
@@ -138,7 +138,7 @@ type Miscount struct {
 	// Backend is zero if no backend has the id any more.
 	Backend lb.BackendID
 	ID      uint32
-	// Counted is what its counts say, Found how many flows there are.
+	// Counted is what its counts say, Found how many flows and sockets there are.
 	Counted, Found Load
 	// Difference is how far they are apart; of a backend that was skipped, at
 	// least: its flows changed meanwhile.

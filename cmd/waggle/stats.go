@@ -21,8 +21,8 @@ connections are right, and how many packets were refused or dropped, by reason a
 with what each reason means. Reasons that never occurred are left out of the table;
 -o wide shows all of them.
 
-The flows of each backend are counted, and compared with what its counts of active
-and inactive connections say. A difference is a bug: please report it.`,
+The flows and sockets of each backend are counted, and compared with what its counts
+of active and inactive connections say. A difference is a bug: please report it.`,
 		Example: `  waggle stats
   waggle stats -o wide
   waggle stats -o json | jq '.counts.difference'

@@ -26,7 +26,7 @@ const (
 	auditSays = 10
 )
 
-// auditor recounts the flows of all backends, keeps the result for who asks, and
+// auditor recounts the flows and sockets of all backends, keeps the result for who asks, and
 // logs what differs. It repairs nothing: see Recount.
 type auditor struct {
 	task.Readiness
@@ -110,7 +110,7 @@ func (l *auditLog) note(r *dataplane.Recount) {
 		if m.Backend == (lb.BackendID{}) {
 			service, backend = "none", "none"
 		}
-		l.log.Error("connection counts differ from the flow table: this is a bug of waggle, please report it",
+		l.log.Error("connection counts differ from the flows and sockets that there are: this is a bug of waggle, please report it",
 			"service", service, "backend", backend, "id", m.ID,
 			"active", m.Counted.Active, "active_flows", m.Found.Active, "inactive", m.Counted.Inactive, "inactive_flows", m.Found.Inactive)
 	}

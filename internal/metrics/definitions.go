@@ -57,7 +57,7 @@ var (
 	flowEntriesMax   = gauge("waggle_flow_entries_max", "Places that the flow table may grow to have: --flows-max. Full with these it refuses new flows.")
 	halfOpenFlows    = gauge("waggle_half_open_flows", "Flows of which nothing shows that their client is there. If there are many the oldest make room for new ones.")
 
-	auditDifference = gauge("waggle_audit_difference", "How far the counts of backends are from the flows that there are, all together. It must be 0: else please report it.")
+	auditDifference = gauge("waggle_audit_difference", "How far the counts of backends are from the flows and sockets that there are, all together. It must be 0: else please report it.")
 	auditBackends   = gauge("waggle_audit_backends", "Backends that the last audit compared, and those that it skipped, as their connections came and went meanwhile.", "result")
 	auditTime       = gauge("waggle_audit_timestamp_seconds", "When the last audit was done, in seconds since 1970. There is one a minute.")
 	auditDuration   = gauge("waggle_audit_duration_seconds", "How long the last audit took.")

@@ -20,6 +20,7 @@ import (
 	"testing"
 
 	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/dataplane/ebpf"
 	"github.com/waggle-lb/waggle/internal/netlab"
 	"github.com/waggle-lb/waggle/maps/sockets"
 )
@@ -331,9 +332,14 @@ func TestASocketThatGoesBackAndForthIsNoDifference(t *testing.T) {
 			}
 		}
 	}()
-	for range 20 {
-		if got := s.counts(); got.Difference != 0 {
-			t.Errorf("the recount says %+v", got)
+	pins, err := ebpf.OpenPins(s.pins)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pins.Close()
+	for range 100 {
+		if got, err := pins.Recount(t.Context()); err != nil || got.Difference != 0 {
+			t.Errorf("the recount says %+v, %v", got, err)
 		}
 	}
 	close(stop)

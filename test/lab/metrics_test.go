@@ -180,7 +180,7 @@ func TestACountThatIsWrongIsShownEverywhere(t *testing.T) {
 	s.eventually("the log names the backend", func() error {
 		s.logMu.Lock()
 		defer s.logMu.Unlock()
-		if !strings.Contains(s.log.String(), "connection counts differ from the flow table") {
+		if !strings.Contains(s.log.String(), "connection counts differ from the flows and sockets") {
 			return errors.New("no word of it")
 		}
 		return nil

@@ -69,10 +69,10 @@ func TestOneSocketAsksTwoVIPs(t *testing.T) {
 }
 
 // learns asks until the daemon serves the VIP.
-func (s *rawSocket) learns(in *scene, vip netip.AddrPort) {
+func (s *rawSocket) learns(at *scene, vip netip.AddrPort) {
 	s.t.Helper()
-	in.eventually(fmt.Sprintf("%s is served", vip), func() error {
-		probe := rawSocketIn(s.t, in.Director, domainOf(vip), unix.SOCK_DGRAM, 0)
+	at.eventually(fmt.Sprintf("%s is served", vip), func() error {
+		probe := rawSocketIn(s.t, at.Director, domainOf(vip), unix.SOCK_DGRAM, 0)
 		defer probe.close()
 		if err := probe.send("?", vip); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -26,8 +27,8 @@ var socketHookTypes = []ebpf.AttachType{
 	ebpf.AttachCGroupInet4Bind, ebpf.AttachCGroupInet6Bind, ebpf.AttachCgroupInetSockRelease,
 }
 
-// wantHooks wants so many programs at each hook of a control group.
-func wantHooks(t *testing.T, c *netlab.Cgroup, want int) {
+// hooked is an error unless each hook of a control group has so many programs.
+func hooked(t *testing.T, c *netlab.Cgroup, want int) error {
 	t.Helper()
 	dir, err := os.Open(c.Path)
 	if err != nil {
@@ -40,9 +41,10 @@ func wantHooks(t *testing.T, c *netlab.Cgroup, want int) {
 			t.Fatal(err)
 		}
 		if len(q.Programs) != want {
-			t.Errorf("%v of %s has %d programs, want %d", at, c.Path, len(q.Programs), want)
+			return fmt.Errorf("%v of %s has %d programs, want %d", at, c.Path, len(q.Programs), want)
 		}
 	}
+	return nil
 }
 
 // isLed reports whether the sockets of a namespace are: to a port that no service has
@@ -86,20 +88,19 @@ func TestWhoseSocketsAreLed(t *testing.T) {
 	pod := s.Clients()[0].Namespace
 	want := func(host, ofPod bool, hooksOf ...*netlab.Cgroup) {
 		t.Helper()
+		for _, c := range []*netlab.Cgroup{first, second} {
+			n := 0
+			if slices.Contains(hooksOf, c) {
+				n = 1
+			}
+			// the kernel takes programs off a moment after the last link is gone
+			s.eventually("the hooks are as they should be", func() error { return hooked(t, c, n) })
+		}
 		if got := isLed(t, s.Director); got != host {
 			t.Errorf("the machine's own sockets are led: %v, want %v", got, host)
 		}
 		if got := isLed(t, pod); got != ofPod {
 			t.Errorf("a pod's sockets are led: %v, want %v", got, ofPod)
-		}
-		for _, c := range []*netlab.Cgroup{first, second} {
-			n := 0
-			for _, have := range hooksOf {
-				if have == c {
-					n = 1
-				}
-			}
-			wantHooks(t, c, n)
 		}
 	}
 	want(true, false, first)

@@ -49,8 +49,9 @@ soak: packages ## what takes long (root): 5,000 connections a second, storms of 
 	$(GO) test -tags privileged -count 1 -v -timeout 30m ./dataplane/ebpf -run SetBeforeOrAfter -picks 30000000
 	$(GO) test -tags privileged -count 1 -v -timeout 40m ./test/lab -run NothingGrows -churn 20m
 
-fuzz: packages ## 50M packets through the programs, against a model (root), and rules files; PACKETS=N SEED=N, FUZZTIME=2m
+fuzz: packages ## 50M packets through the programs, against a model (root), sockets against packets, and rules files; PACKETS=N SEED=N, FUZZTIME=2m
 	$(GO) run ./test/fuzz -packets $(or $(PACKETS),50000000) $(if $(SEED),-seed $(SEED))
+	$(GO) test -tags privileged -count 1 -timeout 2h ./dataplane/ebpf -run PickedForAsPackets -socket-cases 5000 $(if $(SEED),-socket-seed $(SEED))
 	$(GO) test -run '^$$' -fuzz FuzzYAML -fuzztime $(or $(FUZZTIME),2m) ./sync/file
 	$(GO) test -run '^$$' -fuzz FuzzIPVSADM -fuzztime $(or $(FUZZTIME),2m) ./sync/file
 

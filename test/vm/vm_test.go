@@ -49,7 +49,7 @@ var suites = []suite{
 		"6.1":  {"-test.run", "^Test(Every|Pieces|ErrorsAboutMasq|MasqueradedFl|AMasq)"},
 		"6.12": {"-test.run", "^Test(Every|RuleC|ALaterFragmentThat|Few|MasqueradedSCTP)"},
 	}},
-	{pkg: "./dataplane/ebpf", flags: []string{"-flows", "10000", "-together", "2s"}, sample: map[string][]string{
+	{pkg: "./dataplane/ebpf", flags: []string{"-flows", "10000", "-together", "2s", "-socket-cases", "10"}, sample: map[string][]string{
 		"6.1":  {"-test.run", "TestConformance/ipv4/TCP/^(flow|masquerade|affinity|lost)$"},
 		"6.12": {"-test.run", "TestConformance/ipv6/UDP/^(reuse|refuse|schedule|hash|one-packet)$"},
 	}},

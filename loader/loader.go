@@ -16,7 +16,8 @@
 //	                        tcx link, or a symbolic link that says which
 //	                        filter it is
 //	links/IFINDEX-clsact    says that the device's clsact qdisc is ours
-//	cgroup/connect4, …      what holds a program to the control group: a link
+//	cgroup/connect4, …      what holds a program to the control group: a link;
+//	                        with -ID, to one whose sockets are led no more
 //	walk_sockets            a file: who reads it walks the sockets that were
 //	                        led; walk_files where the kernel refuses that one
 //	former-N/               all that a version with another layout had, while

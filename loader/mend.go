@@ -54,7 +54,7 @@ func (l *Loader) Repin() (paths []string, err error) {
 	gen := filepath.Join(l.opts.PinPath, genPrefix+strconv.Itoa(l.current.Number))
 	var errs []error
 	dirs := []string{gen, l.hooks.dir}
-	if len(l.sockets.links) > 0 {
+	if len(l.sockets.all()) > 0 {
 		dirs = append(dirs, l.sockets.dir)
 	}
 	for _, dir := range dirs {
@@ -85,7 +85,7 @@ func (l *Loader) Repin() (paths []string, err error) {
 		again, err := a.repin()
 		note(filepath.Join(l.hooks.dir, pinOf(at)), again, err)
 	}
-	for _, s := range l.sockets.links {
+	for _, s := range l.sockets.all() {
 		again, err := s.repin()
 		note(s.pin, again, err)
 	}

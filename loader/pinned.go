@@ -200,10 +200,11 @@ func ours(pinPath string) (paths []string, err error) {
 		return nil, err
 	}
 	paths = append(append(links, qdiscs...), filepath.Join(pinPath, linksDir))
-	for _, h := range socketHooks {
-		paths = append(paths, filepath.Join(pinPath, cgroupDir, h.name))
+	hooks, err := filepath.Glob(filepath.Join(pinPath, cgroupDir, "*"))
+	if err != nil {
+		return nil, err
 	}
-	paths = append(paths, filepath.Join(pinPath, cgroupDir))
+	paths = append(append(paths, hooks...), filepath.Join(pinPath, cgroupDir))
 	for _, name := range []string{configLink, configLink + nextSuffix} {
 		paths = append(paths, filepath.Join(pinPath, name))
 	}

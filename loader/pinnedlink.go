@@ -71,6 +71,18 @@ func (l *pinnedLink) repin() (bool, error) {
 	return true, nil
 }
 
+// rename moves the pin.
+func (l *pinnedLink) rename(pin string) error {
+	if pin == l.pin {
+		return nil
+	}
+	if err := l.Pin(pin); err != nil { // the link knows its former pin
+		return fmt.Errorf("move the pin to %s: %w", pin, err)
+	}
+	l.pin = pin
+	return nil
+}
+
 // detach leaves the link to Close: with its last handle it is gone.
 func (l *pinnedLink) detach() error {
 	if _, err := l.pinned(); err != nil {

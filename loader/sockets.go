@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -50,6 +53,13 @@ type sockets struct {
 	log         *slog.Logger
 	links       map[string]*pinnedLink
 	stale, lost map[string]bool
+	former      []formerHook
+}
+
+// formerHook is one of a control group whose sockets are not led any more.
+type formerHook struct {
+	socketHook
+	link *pinnedLink
 }
 
 // newSockets takes a control group, which must be one of version 2; "": none.
@@ -74,26 +84,68 @@ func newSockets(dir, cgroup string, log *slog.Logger) (sockets, error) {
 }
 
 // adopt takes what an earlier process attached. What is on another control group, or
-// is not wanted any more, is removed.
+// not wanted any more, is former: sockets that it led are followed to their end, so
+// what they count is taken back.
 func (s *sockets) adopt() error {
-	for _, h := range socketHooks {
-		pin := filepath.Join(s.dir, h.name)
-		l, err := adoptLink(pin)
-		if errors.Is(err, fs.ErrNotExist) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read the pinned links: %w", err)
+	}
+	for _, e := range entries { // by name: those that are not former come before
+		name, _, _ := strings.Cut(e.Name(), "-")
+		at := slices.IndexFunc(socketHooks, func(h socketHook) bool { return h.name == name })
+		if at < 0 {
 			continue
 		}
+		pin := filepath.Join(s.dir, e.Name())
+		l, err := adoptLink(pin)
 		if err != nil {
 			return fmt.Errorf("adopt %s: %w", pin, err)
 		}
-		if !s.running(l) {
-			if err := errors.Join(l.Unpin(), l.Close()); err != nil {
-				return fmt.Errorf("remove %s, which is on another control group: %w", pin, err)
-			}
-			continue
+		if err := s.take(socketHooks[at], l); err != nil {
+			return fmt.Errorf("adopt %s: %w", pin, err)
 		}
-		s.links[h.name] = l
 	}
 	return nil
+}
+
+// take makes a link one of this control group's, or a former one. One whose control
+// group is gone is removed.
+func (s *sockets) take(h socketHook, l *pinnedLink) error {
+	info, err := l.Info()
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	at := info.Cgroup()
+	if at == nil || at.CgroupId == 0 || (s.running(l) && s.links[h.name] != nil) {
+		return errors.Join(l.Unpin(), l.Close())
+	}
+	name := h.name
+	if !s.running(l) {
+		name = fmt.Sprintf("%s-%d", h.name, at.CgroupId)
+	}
+	if err := l.rename(filepath.Join(s.dir, name)); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	if s.running(l) {
+		s.links[h.name] = l
+	} else {
+		s.former = append(s.former, formerHook{h, l})
+	}
+	return nil
+}
+
+// endFormer takes programs off where sockets begin, of former control groups: those
+// of this one are there.
+func (s *sockets) endFormer() error {
+	var errs []error
+	s.former = slices.DeleteFunc(s.former, func(f formerHook) bool {
+		if f.begins {
+			errs = append(errs, f.link.Unpin(), f.link.Close())
+		}
+		return f.begins
+	})
+	return errors.Join(errs...)
 }
 
 func (s *sockets) running(l *pinnedLink) bool {
@@ -116,6 +168,11 @@ func (s *sockets) swap(g *Generation) {
 			s.log.Error("a control group keeps a program of before", "error", err)
 		}
 	}
+	for _, f := range s.former {
+		if err := f.link.update(f.program(g)); err != nil {
+			s.log.Error("a former control group keeps a program of before", "hook", f.name, "error", err)
+		}
+	}
 }
 
 func (s *sockets) update(g *Generation, h socketHook) error {
@@ -132,7 +189,7 @@ func (s *sockets) update(g *Generation, h socketHook) error {
 func (l *Loader) SetSockets() (changes []Change, err error) {
 	s := &l.sockets
 	if s.cgroup == "" {
-		return nil, nil
+		return nil, s.endFormer()
 	}
 	var errs []error
 	for _, h := range socketHooks {
@@ -160,7 +217,7 @@ func (l *Loader) SetSockets() (changes []Change, err error) {
 		delete(s.lost, h.name)
 		changes = append(changes, c)
 	}
-	return changes, errors.Join(append(errs, l.endFormerSockets())...)
+	return changes, errors.Join(append(errs, s.endFormer(), l.endFormerSockets())...)
 }
 
 func (s *sockets) attach(g *Generation, h socketHook) error {
@@ -201,9 +258,18 @@ func (l *Loader) endFormerSockets() error {
 	return errors.Join(errs...)
 }
 
+// all are the links, former ones too.
+func (s *sockets) all() []*pinnedLink {
+	out := slices.Collect(maps.Values(s.links))
+	for _, f := range s.former {
+		out = append(out, f.link)
+	}
+	return out
+}
+
 func (s *sockets) close() error {
 	var errs []error
-	for _, l := range s.links {
+	for _, l := range s.all() {
 		errs = append(errs, l.Close())
 	}
 	return errors.Join(errs...)

@@ -143,14 +143,51 @@ func TestProgramsOfAControlGroup(t *testing.T) {
 	other, err := h.lab.AddCgroup()
 	h.do(err)
 	l = h.opened(other.Path)
-	h.want(h.group.Path, 0)
+	h.want(h.group.Path, all) // until others lead
 	h.set(l, all, 0)
 	h.want(other.Path, all)
+	h.want(h.group.Path, followers()) // of those that were led
+	h.publish(l)
+	for _, f := range l.sockets.former {
+		info, err := f.link.Info()
+		h.do(err)
+		if own := id(t, f.program(l.current)); info.Program != own {
+			t.Errorf("a former %s runs program %d, want %d", f.name, info.Program, own)
+		}
+	}
+	pin = l.sockets.former[0].link.pin
+	h.do(os.Remove(pin))
+	paths, err = l.Repin()
+	if h.do(err); len(paths) != 1 || paths[0] != pin || !strings.Contains(filepath.Base(pin), "-") {
+		t.Errorf("pins %v came back, want %s", paths, pin)
+	}
 	h.close()
 
 	l = h.opened("")
 	h.set(l, 0, 0)
+	h.want(other.Path, followers())
+	h.want(h.group.Path, followers())
+	h.close()
+
+	l = h.opened(h.group.Path)
+	h.set(l, all-followers(), 0)
+	h.want(h.group.Path, all)
+	h.want(other.Path, followers())
+	h.close()
+	_, err = Cleanup(h.pins)
+	h.do(err)
+	h.want(h.group.Path, 0)
 	h.want(other.Path, 0)
+}
+
+// followers is how many programs follow sockets that were led.
+func followers() (n int) {
+	for _, h := range socketHooks {
+		if !h.begins {
+			n++
+		}
+	}
+	return n
 }
 
 func TestCleanupLeavesNothingOnAControlGroup(t *testing.T) {
@@ -173,16 +210,10 @@ func TestAnotherLayoutLeadsNothingMore(t *testing.T) {
 	h.set(l, len(socketHooks), 0)
 	h.do(l.setAside(99))
 	h.close()
-	begin := 0
-	for _, hook := range socketHooks {
-		if hook.begins {
-			begin++
-		}
-	}
 	l = h.opened(h.group.Path)
 	h.want(h.group.Path, len(socketHooks))
 	h.set(l, len(socketHooks), 0)
-	h.want(h.group.Path, 2*len(socketHooks)-begin)
+	h.want(h.group.Path, len(socketHooks)+followers())
 	h.do(l.EndFormer())
 	h.want(h.group.Path, len(socketHooks))
 }

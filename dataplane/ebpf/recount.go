@@ -224,12 +224,12 @@ func (r *reader) countFlows(ctx context.Context, breath time.Duration) ([]datapl
 // difference.
 func (c *census) miscounted(id uint32, found dataplane.Load) (difference uint64, quiet bool) {
 	before, after := c.before[id], c.after[id]
-	if short := after.Active - found.Active; !c.all && short > 0 {
-		found.Active += short
-		difference, _ = miscounted(before, after, found)
-		return difference, false
+	if c.all || (found.Active >= after.Active && found.Inactive >= after.Inactive) {
+		return miscounted(before, after, found)
 	}
-	return miscounted(before, after, found)
+	found = dataplane.Load{Active: max(found.Active, after.Active), Inactive: max(found.Inactive, after.Inactive)}
+	difference, _ = miscounted(before, after, found)
+	return difference, false
 }
 
 // miscounted compares the flows and sockets that were found of a backend with what its

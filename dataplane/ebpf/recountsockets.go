@@ -31,7 +31,11 @@ func (r *reader) countSockets(ctx context.Context, found []dataplane.Load) (move
 	movable := make(moves)
 	err := sockets.Each(r.walk.Open, func(w *bpf.LBWalkedSocket) error {
 		if sockets.Counts(w) && int(w.Socket.Backend) < len(found) {
-			found[w.Socket.Backend].Active++
+			if sockets.Active(w) {
+				found[w.Socket.Backend].Active++
+			} else {
+				found[w.Socket.Backend].Inactive++
+			}
 			if !sockets.Connected(w) {
 				movable[w.Cookie] = w.Socket.Moves
 			}

@@ -20,11 +20,15 @@ import (
 // recordSize is that of struct walked_socket.
 var recordSize = binary.Size(bpf.LBWalkedSocket{})
 
-// Counts reports whether the socket is one active connection of its backend: of
-// the one with the id that its element says, whatever its hash.
+// Counts reports whether the socket is one connection of its backend: of the one with
+// the id that its element says, whatever its hash.
 func Counts(w *bpf.LBWalkedSocket) bool {
 	return w.Socket.Flags&uint8(bpf.LBSocketFlagsSOCKET_COUNTED) != 0
 }
+
+// Active reports whether what it counts as is an active connection: as flows of UDP,
+// those sockets are inactive.
+func Active(w *bpf.LBWalkedSocket) bool { return w.Socket.Proto != unix.IPPROTO_UDP }
 
 // Connected reports whether the socket is connected, so that it stays where it was
 // led; the others are led anew when they send.

@@ -59,13 +59,21 @@ func TestASocketIsMetOnce(t *testing.T) {
 	var got []uint64
 	err := Each(open, func(w *bpf.LBWalkedSocket) error {
 		got = append(got, w.Cookie)
-		if !Counts(w) || Connected(w) != (w.Cookie == 7) || w.Socket.Backend != uint32(w.Cookie)-4 {
+		if !Active(w) || !Counts(w) || Connected(w) != (w.Cookie == 7) || w.Socket.Backend != uint32(w.Cookie)-4 {
 			t.Errorf("%+v", w)
 		}
 		return nil
 	})
 	if err != nil || len(got) != 2 || got[0] != 7 || got[1] != 8 {
 		t.Errorf("met %v, %v", got, err)
+	}
+}
+
+func TestDatagramsAreInactive(t *testing.T) {
+	for proto, want := range map[uint8]bool{unix.IPPROTO_TCP: true, unix.IPPROTO_UDP: false} {
+		if got := Active(&bpf.LBWalkedSocket{Socket: bpf.LBSocket{Proto: proto}}); got != want {
+			t.Errorf("protocol %d is active: %v", proto, got)
+		}
 	}
 }
 

@@ -19,23 +19,29 @@ import (
 	"github.com/waggle-lb/waggle/internal/netlab"
 )
 
-// socketHookTypes are those of a control group that have a program while sockets are
-// led.
-var socketHookTypes = []ebpf.AttachType{
-	ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect, ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg,
-	ebpf.AttachCGroupUDP4Recvmsg, ebpf.AttachCGroupUDP6Recvmsg, ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername,
-	ebpf.AttachCGroupInet4Bind, ebpf.AttachCGroupInet6Bind, ebpf.AttachCgroupInetSockRelease,
-}
+// The hooks of a control group that have a program while sockets are led, and those
+// that follow sockets which were.
+var (
+	leading = []ebpf.AttachType{
+		ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect, ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg,
+		ebpf.AttachCGroupInet4Bind, ebpf.AttachCGroupInet6Bind,
+	}
+	following = []ebpf.AttachType{
+		ebpf.AttachCGroupUDP4Recvmsg, ebpf.AttachCGroupUDP6Recvmsg, ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername,
+		ebpf.AttachCgroupInetSockRelease,
+	}
+)
 
-// hooked is an error unless each hook of a control group has so many programs.
-func hooked(t *testing.T, c *netlab.Cgroup, want int) error {
+// hooked is an error unless each of these hooks of a control group has so many
+// programs.
+func hooked(t *testing.T, c *netlab.Cgroup, hooks []ebpf.AttachType, want int) error {
 	t.Helper()
 	dir, err := os.Open(c.Path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	for _, at := range socketHookTypes {
+	for _, at := range hooks {
 		q, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: at})
 		if err != nil {
 			t.Fatal(err)
@@ -76,8 +82,8 @@ func (s *scene) stops() {
 	s.run = nil
 }
 
-// Whose sockets are led is as the last daemon was told; nothing is left of what others
-// were told.
+// Whose sockets are led is as the last daemon was told; of what others were told is
+// left what follows sockets to their end.
 func TestWhoseSocketsAreLed(t *testing.T) {
 	s := ledScene(t, "host")
 	first := s.group
@@ -86,15 +92,20 @@ func TestWhoseSocketsAreLed(t *testing.T) {
 		t.Fatal(err)
 	}
 	pod := s.Clients()[0].Namespace
-	want := func(host, ofPod bool, hooksOf ...*netlab.Cgroup) {
+	want := func(host, ofPod bool, leads *netlab.Cgroup, follow ...*netlab.Cgroup) {
 		t.Helper()
 		for _, c := range []*netlab.Cgroup{first, second} {
-			n := 0
-			if slices.Contains(hooksOf, c) {
-				n = 1
+			lead, followed := 0, 0
+			if c == leads {
+				lead = 1
+			}
+			if c == leads || slices.Contains(follow, c) {
+				followed = 1
 			}
 			// the kernel takes programs off a moment after the last link is gone
-			s.eventually("the hooks are as they should be", func() error { return hooked(t, c, n) })
+			s.eventually("the hooks are as they should be", func() error {
+				return errors.Join(hooked(t, c, leading, lead), hooked(t, c, following, followed))
+			})
 		}
 		if got := isLed(t, s.Director); got != host {
 			t.Errorf("the machine's own sockets are led: %v, want %v", got, host)
@@ -111,19 +122,35 @@ func TestWhoseSocketsAreLed(t *testing.T) {
 	s.again("all", first)
 	want(true, true, first)
 	s.again("all", second)
-	want(false, false, second)
+	want(false, false, second, first)
 	for _, n := range []*netlab.Namespace{s.Director, pod} {
 		n.SetCgroup(second)
 	}
-	want(true, true, second)
+	want(true, true, second, first)
 	s.again("off", nil)
-	want(false, false)
+	want(false, false, nil, first, second)
 	s.again("host", second)
-	want(true, false, second)
+	want(true, false, second, first)
 	s.stops()
-	want(true, false, second) // with nobody there
+	want(true, false, second, first) // with nobody there
 	s.must("cleanup", "--pin-path", s.pins)
-	want(false, false)
+	want(false, false, nil)
+}
+
+// What was led goes on, and counts until it ends, when nothing more is led.
+func TestSocketsThatWereLedAreFollowed(t *testing.T) {
+	s := ledScene(t, "all")
+	stream := rawSocketIn(t, s.Director, unix.AF_INET, unix.SOCK_STREAM, 0)
+	stream.must(vip4)
+	datagrams := rawSocketIn(t, s.Director, unix.AF_INET, unix.SOCK_DGRAM, 0)
+	datagrams.asks(vip4)
+	s.wantLoad("two sockets are led", 2)
+	s.again("off", nil)
+	stream.wantPeer(vip4)
+	s.wantLoad("none are led any more", 2)
+	stream.close()
+	datagrams.close()
+	s.wantLoad("they end", 0)
 }
 
 // Where control groups of both versions are mounted, the root of version 2 is found.

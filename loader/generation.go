@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 
@@ -33,13 +34,22 @@ type Generation struct {
 	Number int
 
 	data, bss *ebpf.Map // the variables
+	// loading is the kernel's verifier at work, whose programs are to replace the
+	// first ones, or loadErr why not; nil: they are there.
+	loading  *sync.WaitGroup
+	programs bpf.LBPrograms
+	loadErr  error
 	// growing says that the programs know two flow tables.
 	growing bool
 }
 
 // Close releases the handles.
 func (g *Generation) Close() error {
-	return errors.Join(g.LBObjects.Close(), g.data.Close(), g.bss.Close(), g.Former.Close(), g.Carried.Close())
+	err := g.await()
+	if errors.Is(err, g.loadErr) {
+		err = nil // it was told
+	}
+	return errors.Join(err, g.LBObjects.Close(), g.data.Close(), g.bss.Close(), g.Former.Close(), g.Carried.Close())
 }
 
 // own returns what no other generation has, by name: its configuration, its
@@ -92,10 +102,11 @@ func (l *Loader) Previous() (*Config, error) {
 	return c, nil
 }
 
-// NewGeneration loads the programs with empty configuration maps of these
-// sizes, in elements by name; others have what is compiled in, and stats what load
-// needs. What has the size of load has at least that of the load there is. Packets see nothing of it
-// before Publish. The caller closes it, unless it is published.
+// NewGeneration makes empty configuration maps of these sizes, in elements by name;
+// others have what is compiled in, and stats what load needs. What has the size of load
+// has at least that of the load there is. The programs are loaded meanwhile: until
+// Publish, which waits for them, there is but Clock. Packets see nothing of it before
+// Publish. The caller closes it, unless it is published.
 func (l *Loader) NewGeneration(sizes map[string]uint32) (*Generation, error) {
 	g := &Generation{growing: l.Growing()}
 	spec := l.spec.Copy()
@@ -103,10 +114,12 @@ func (l *Loader) NewGeneration(sizes map[string]uint32) (*Generation, error) {
 		spec.Maps[name].MaxEntries = n
 	}
 	objs := struct {
-		*bpf.LBObjects
-		Data *ebpf.Map `ebpf:".data"`
-		Bss  *ebpf.Map `ebpf:".bss"`
-	}{LBObjects: &g.LBObjects}
+		*bpf.LBMaps
+		*bpf.LBVariables
+		Data  *ebpf.Map     `ebpf:".data"`
+		Bss   *ebpf.Map     `ebpf:".bss"`
+		Clock *ebpf.Program `ebpf:"clock"`
+	}{LBMaps: &g.LBMaps, LBVariables: &g.LBVariables}
 	shared, err := l.lasting(spec)
 	if err != nil {
 		return nil, err
@@ -114,11 +127,36 @@ func (l *Loader) NewGeneration(sizes map[string]uint32) (*Generation, error) {
 	if err := load(spec, shared, g.growing, &objs); err != nil {
 		return nil, err
 	}
-	g.data, g.bss = objs.Data, objs.Bss
+	g.data, g.bss, g.Clock = objs.Data, objs.Bss, objs.Clock
 	if err := l.carry(g); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
+	g.loadPrograms(spec, shared)
 	return g, nil
+}
+
+// loadPrograms begins to load the programs: that takes longer than most configurations
+// take to be written.
+func (g *Generation) loadPrograms(spec *ebpf.CollectionSpec, shared map[string]*ebpf.Map) {
+	all := g.own()
+	all["load"], all["stats"], all[nextMap] = g.Load, g.Stats, g.FlowsNext
+	maps.Copy(all, shared)
+	g.loading = new(sync.WaitGroup)
+	g.loading.Go(func() { g.loadErr = load(spec.Copy(), all, g.growing, &g.programs) })
+}
+
+// await waits until the programs are there.
+func (g *Generation) await() error {
+	if g.loading == nil {
+		return nil
+	}
+	g.loading.Wait()
+	if g.loadErr != nil {
+		return g.loadErr
+	}
+	clock := g.Clock
+	g.LBPrograms, g.loading = g.programs, nil
+	return clock.Close()
 }
 
 // load loads into to what it names, with maps in the place of those of their
@@ -147,6 +185,9 @@ func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, growing bool, to
 // which forwards, and SetDevices tries again. Publish returns the generation
 // before, if this process made it, for the caller to close.
 func (l *Loader) Publish(g *Generation) (old *Generation, err error) {
+	if err := g.await(); err != nil {
+		return nil, err
+	}
 	dir, err := l.pin(g)
 	if err != nil {
 		return nil, err

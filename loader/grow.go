@@ -200,6 +200,7 @@ func (l *Loader) reload(shared map[string]*ebpf.Map, growing bool) error {
 		return err
 	}
 	l.hooks.swap(&next)
+	l.sockets.swap(&next)
 	old := g.LBPrograms
 	g.LBPrograms, g.growing = next.LBPrograms, growing
 	if err := errors.Join(old.Close(), g.take(&g.Flows, shared[flowsMap]), g.take(&g.FlowsNext, shared[nextMap])); err != nil {

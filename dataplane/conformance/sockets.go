@@ -49,6 +49,7 @@ var notOfSockets = map[string]string{
 	"affinity/a closed connection keeps its client too":                                          lapses,
 	"restart/a connection keeps its client, whoever made it":                                     lapses,
 	"node-ports/a node port with external policy Local: the client is shown, or nobody is local": neighbours,
+	"node-ports/a node port at a loopback address is not the network's":                          neighbours,
 	"policies/policies change in place, and flows stay":                                          neighbours,
 	"policies/pods and the machine itself have all backends by external policy Local":            neighbours,
 	"node-ports/node ports outlive the process":                                                  untouched,

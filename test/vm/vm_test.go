@@ -53,8 +53,8 @@ var suites = []suite{
 		"6.1":  {"-test.run", "TestConformance/ipv4/TCP/^(flow|masquerade|affinity|lost)$"},
 		"6.12": {"-test.run", "TestConformance/ipv6/UDP/^(reuse|refuse|schedule|hash|one-packet)$"},
 	}},
-	{pkg: labs, flags: []string{"-vlans"}, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsEndWhenTheirBackendLeaves)$", sample: map[string][]string{
-		"6.1":  {"-test.run", "^(TestADeviceThatAppearsIsServed|TestVLANs)$"},
+	{pkg: labs, flags: []string{"-vlans"}, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsAreLed|TestSocketsEndWhenTheirBackendLeaves)$", sample: map[string][]string{
+		"6.1":  {"-test.run", "^(TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsAreLed)$"},
 		"6.12": {"-test.run", "^TestTCPThroughTheVIPIsByteExact$"},
 	}},
 	// its tests on this machine leave what needs modules to the guests

@@ -276,7 +276,7 @@ func TestOrphanReplyEntryIsSwept(t *testing.T) {
 // Both ways of walking end the same flows; the second is tried on every kernel.
 func TestPiecesThatUserSpaceReadsAreSwept(t *testing.T) {
 	f := families()[1]
-	p := loadSpec(t, nil, "tc_ingress_l3", "tc_egress_l3", "sweep")
+	p := loadSpec(t, nil, append([]string{"sweep"}, noPacket...)...)
 	p.backend(1, f.servers[0], 1)
 	p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 1)
 	p.vip(f.vip, lb.UDP, 1)

@@ -40,12 +40,17 @@ const ringPlaces = 512
 
 func load(t *testing.T) *programs { return loadWith(t, nil) }
 
-// loadWith sets variables before loading. The programs for devices without an
-// Ethernet header are left out: no packet gets there, and the verifier needs
-// long.
+// noPacket are the programs for devices without an Ethernet header, and for sockets: no
+// packet gets there, and the verifier needs long.
+var noPacket = []string{
+	"tc_ingress_l3", "tc_egress_l3", "sock_connect4", "sock_connect6", "sock_sendmsg4", "sock_sendmsg6", "sock_recvmsg4", "sock_recvmsg6",
+	"sock_getpeername4", "sock_getpeername6", "sock_bind4", "sock_bind6", "sock_release",
+}
+
+// loadWith sets variables before loading, and leaves noPacket out.
 func loadWith(t *testing.T, vars map[string]any) *programs {
 	t.Helper()
-	return loadSpec(t, vars, "tc_ingress_l3", "tc_egress_l3")
+	return loadSpec(t, vars, noPacket...)
 }
 
 // loadSpec makes the programs named by without pass everything.
@@ -86,7 +91,11 @@ func loadSpec(t *testing.T, vars map[string]any, without ...string) *programs {
 			spec.Programs[other.Name] = other
 			continue
 		}
-		spec.Programs[name].Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}
+		passes := int32(-1)
+		if spec.Programs[name].Type != ebpf.SchedCLS {
+			passes = 1
+		}
+		spec.Programs[name].Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, passes), asm.Return()}
 	}
 	p := &programs{t: t, slots: 1}
 	if err := spec.LoadAndAssign(&p.LBObjects, nil); err != nil {

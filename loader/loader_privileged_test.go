@@ -75,7 +75,8 @@ func (p *place) do(err error) {
 	}
 }
 
-func (p *place) open() *Loader {
+// spec has maps that are quickly made, and programs that are quickly verified.
+func (p *place) spec() *ebpf.CollectionSpec {
 	p.t.Helper()
 	spec, err := bpf.LoadLB()
 	p.do(err)
@@ -84,11 +85,19 @@ func (p *place) open() *Loader {
 	}
 	for _, prog := range spec.Programs {
 		// what they do with packets is for others to test, and the verifier needs long
-		if prog.Type == ebpf.SchedCLS {
+		switch prog.Type {
+		case ebpf.SchedCLS:
 			prog.Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}
+		case ebpf.CGroupSockAddr, ebpf.CGroupSock:
+			prog.Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}
 		}
 	}
-	l, err := Open(Options{PinPath: p.pins, Log: slog.New(slog.DiscardHandler), Attach: p.method, Spec: spec})
+	return spec
+}
+
+func (p *place) open() *Loader {
+	p.t.Helper()
+	l, err := Open(Options{PinPath: p.pins, Log: slog.New(slog.DiscardHandler), Attach: p.method, Spec: p.spec()})
 	p.do(err)
 	return l
 }

@@ -46,7 +46,7 @@ func (h *hooked) opened(cgroup string) *Loader {
 	h.t.Helper()
 	var l *Loader
 	h.do(h.lab.Director.Do(func() (err error) {
-		l, err = Open(Options{PinPath: h.pins, Log: slog.New(slog.DiscardHandler), Spec: mustSpec(h.t), Cgroup: cgroup})
+		l, err = Open(Options{PinPath: h.pins, Log: slog.New(slog.DiscardHandler), Spec: h.spec(), Cgroup: cgroup})
 		return err
 	}))
 	h.last = l

@@ -20,15 +20,6 @@ static __always_inline bool is_ipv6_only(struct bpf_sock_addr *ctx)
 	return BPF_CORE_READ_BITFIELD_PROBED(sk, skc_ipv6only);
 }
 
-static __always_inline bool is_node_port(__u16 port, __u8 proto, bool v4)
-{
-	struct vip_key k = {.port = port, .proto = proto};
-
-	if (v4)
-		((__u32 *)k.addr)[2] = bpf_htonl(0xffff);
-	return bpf_map_lookup_elem(&vips, &k) != NULL;
-}
-
 /*
  * Whether an address that is bound, with its port, is one at which a node port is served. The
  * unspecified one of IPv6 is IPv4's too, if the socket says nothing else.
@@ -41,10 +32,10 @@ static __noinline bool takes_node_port(struct bpf_sock_addr *ctx, const struct p
 		return find_loopback(p);
 	if (!is_none(p->key.daddr))
 		return serves_node_ports(p->key.daddr) &&
-		       is_node_port(p->key.dport, p->key.proto, p->v4);
-	if (is_node_port(p->key.dport, p->key.proto, p->v4))
+		       find_port(p->key.dport, p->key.proto, p->v4);
+	if (find_port(p->key.dport, p->key.proto, p->v4))
 		return true;
-	return !p->v4 && !is_ipv6_only(ctx) && is_node_port(p->key.dport, p->key.proto, true);
+	return !p->v4 && !is_ipv6_only(ctx) && find_port(p->key.dport, p->key.proto, true);
 }
 
 /* Of a socket that is bound. */

@@ -31,17 +31,23 @@ static __always_inline bool is_loopback(const addr_t addr)
 	return (a[2] == bpf_htonl(0xffff) && addr[12] == 127) || (!a[2] && a[3] == bpf_htonl(1));
 }
 
+/* The node port of this number, wherever it is served. */
+static __always_inline struct vip *find_port(__u16 port, __u8 proto, bool v4)
+{
+	struct vip_key k = {.port = port, .proto = proto};
+
+	if (v4)
+		((__u32 *)k.addr)[2] = bpf_htonl(0xffff);
+	return bpf_map_lookup_elem(&vips, &k);
+}
+
 /* The node port that a packet is to. Those at loopback addresses are for sockets alone. */
 static __noinline struct vip *find_node_port(const struct packet *p)
 {
-	struct vip_key k = {.port = p->key.dport, .proto = p->key.proto};
-
 	if (!bit_is_set(&node_port_bits, p->key.dport) || is_loopback(p->key.daddr) ||
 	    !serves_node_ports(p->key.daddr))
 		return NULL;
-	if (p->v4)
-		((__u32 *)k.addr)[2] = bpf_htonl(0xffff);
-	return bpf_map_lookup_elem(&vips, &k);
+	return find_port(p->key.dport, p->key.proto, p->v4);
 }
 
 /* The frontend that a packet is to: its port's, else the one for any port, else a node port. */

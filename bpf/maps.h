@@ -125,31 +125,6 @@ struct {
 	__type(value, struct affinity_entry);
 } affinity SEC(".maps");
 
-/* Socket -> where it was led. Written by the hooks of sockets. */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u32);
-	__type(value, struct socket);
-} sockets SEC(".maps");
-
-/*
- * Socket and address -> where an unconnected socket was led before: of its VIPs and of their
- * backends, by which datagrams come back. Written by the hooks of sockets.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, MAX_SOCKET_PEERS);
-	__type(key, struct socket_peer);
-	__type(value, struct socket);
-} socket_peers SEC(".maps");
-
-/* Node ports that processes bound. Written by the hooks of sockets, read by the agent. */
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, BIND_BYTES);
-} binds_seen SEC(".maps");
-
 /* Datagram -> ports, known from its first fragment. Written by the programs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -172,63 +172,6 @@ struct backend_load {
 	__u32 pad;
 } __attribute__((aligned(8)));
 
-enum socket_flags {
-	SOCKET_COUNTED = 1 << 0, /* it counts at its backend as a flow does: UDP is inactive */
-	SOCKET_CONNECTED =
-		1 << 1,	      /* by connect: UDP that is not may go elsewhere with a datagram */
-	SOCKET_ONCE = 1 << 2, /* a datagram was scheduled by itself: the next one is, too */
-};
-
-/* Where a socket was led last: from a VIP to a backend. It lives as long as the socket. */
-struct socket {
-	addr_t vip;
-	addr_t addr; /* of the backend */
-	__u16 vip_port;
-	__u16 port;
-	__u32 backend;	    /* hint, as in struct flow */
-	__u64 backend_hash; /* 0: it was led nowhere */
-	__u64 service_hash;
-	__u32 seen; /* last datagram to the VIP, low 32 bits of jiffies */
-	__u8 proto;
-	__u8 flags;  /* enum socket_flags */
-	__u16 moves; /* how often it went back to where it was before */
-};
-
-_Static_assert(sizeof(struct socket) == 64, "a socket's element is one cache line");
-
-/* A socket as a walk met it. */
-struct walked_socket {
-	__u64 cookie;
-	struct socket socket;
-	__u32 netns;  /* inode number of its network namespace */
-	__u32 device; /* to which it is bound; 0: to none */
-	addr_t local; /* what the kernel knows, not what it was led from */
-	addr_t remote;
-	__u16 local_port;
-	__u16 remote_port;
-	__u16 family;
-	__u16 pad;
-};
-
-/* One of the places that an unconnected socket was led from and to, beside the last. */
-struct socket_peer {
-	__u64 cookie; /* of the socket */
-	addr_t addr;
-	__u16 port;
-	__u8 backend; /* 0: the address is a VIP's, 1: a backend's */
-	__u8 pad[5];
-};
-
-/* A process that bound a node port, or was refused it. */
-struct bind_event {
-	addr_t addr;
-	__u16 port;
-	__u8 proto;
-	__u8 refused;
-	__u32 pid; /* of the process, in the first PID namespace */
-	__u8 comm[16];
-};
-
 /* A client, or a network of them, of a service with affinity. */
 struct affinity_key {
 	addr_t client; /* its first bits, as the service's prefix says */

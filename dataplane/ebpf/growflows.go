@@ -206,17 +206,20 @@ func (d *Dataplane) moveFlows(ctx context.Context, g *growth, beats <-chan struc
 	}
 }
 
-// makeRoom ends what is due in both tables, as the larger one is full too, and
-// waits.
+// makeRoom waits, as the larger table is full too, and ends what is due in both: last,
+// so that what waits in the smaller one is moved before new flows have taken the room.
 func (d *Dataplane) makeRoom(ctx context.Context, waiting uint32, beats <-chan struct{}) error {
 	d.log.Warn("the larger flow table is full too: flows wait in the smaller one for others to end", "map", "flows_next", "waiting", waiting, "flag", "--flows-max")
+	if err := pause(ctx, walkEvery); err != nil {
+		return err
+	}
 	if err := d.flushLost(); err != nil {
 		return err
 	}
 	if err := d.walk(ctx, beats); err != nil {
 		return fmt.Errorf("walk both flow tables: %w", err)
 	}
-	return pause(ctx, walkEvery)
+	return nil
 }
 
 // mover moves entries from the flow table to the larger one.

@@ -89,7 +89,8 @@ func sourceOf(flags *runFlags, loop *control.Loop, log *slog.Logger) (source, er
 // apiServer follows one. Advice on addresses is for those who choose them: VIPs of a
 // cluster are on no device, and need no route.
 func apiServer(flags *kubeFlags, loop *control.Loop, log *slog.Logger) (source, error) {
-	src, err := flags.source(loop.Source("API server"), log)
+	apply := loop.Source("API server")
+	src, err := flags.source(func(snap *lb.Snapshot) { apply(snap) }, log)
 	if err != nil {
 		return source{}, err
 	}

@@ -35,6 +35,9 @@ type Options struct {
 	Window time.Duration
 	// RetryMin is the pause after the first failure; it doubles up to RetryMax.
 	RetryMin, RetryMax time.Duration
+	// Observe, if it is set, is told from the goroutine of Run how long each Apply
+	// took, whatever came of it.
+	Observe func(took time.Duration)
 }
 
 // Status is what a Loop knows of itself. It must not be changed.
@@ -57,6 +60,10 @@ type Status struct {
 	Took                time.Duration
 	// Retries counts the Applies since Desired changed that were not complete.
 	Retries int
+	// Queued is when the last delivery came, Overdue when the oldest one of those came
+	// that no state holds yet that was applied, Synced when one last was. A state is
+	// applied also if services in it failed. All are zero if there is none.
+	Queued, Overdue, Synced time.Time
 }
 
 // SourceStatus is what a Loop knows of one source.
@@ -89,6 +96,7 @@ type Loop struct {
 	mu      sync.Mutex
 	sources []*source
 	status  Status
+	waiting []delivery // those that no applied state holds yet, the oldest first
 
 	// For the goroutine of Run:
 	admitted *lb.Snapshot // what Apply was given last; nil before the first
@@ -104,6 +112,12 @@ type Loop struct {
 type source struct {
 	name  string
 	wants *lb.Snapshot
+}
+
+// delivery is one that waits to be applied.
+type delivery struct {
+	at      time.Time
+	applied []func()
 }
 
 // New makes a loop. Its sources are registered by Source.
@@ -130,17 +144,24 @@ func (l *Loop) String() string { return "control loop" }
 // source has delivered; so sources are registered before Run. Where two want
 // the same name or VIP, the one registered first has it. The function never
 // waits and may be called from any goroutine; the last call counts.
-func (l *Loop) Source(name string) func(*lb.Snapshot) {
+//
+// applied are called once a state is applied that holds the delivery, or one of the
+// source's that took its place: from the goroutine of Run, which waits for them, in
+// the order of the deliveries. Services that fail do not put it off: they go on as
+// they were, and one of them must not keep a whole machine from saying that it serves.
+func (l *Loop) Source(name string) func(snap *lb.Snapshot, applied ...func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := &source{name: name}
 	l.sources = append(l.sources, s)
-	return func(snap *lb.Snapshot) {
+	return func(snap *lb.Snapshot, applied ...func()) {
 		if snap == nil {
 			snap = &lb.Snapshot{} // delivered: nothing
 		}
 		l.mu.Lock()
 		s.wants = snap
+		l.status.Queued = time.Now()
+		l.waiting = append(l.waiting, delivery{l.status.Queued, applied})
 		l.mu.Unlock()
 		select {
 		case l.wake <- struct{}{}:
@@ -157,6 +178,9 @@ func (l *Loop) Status() Status {
 	s.Refused = maps.Clone(s.Refused)
 	for _, src := range l.sources {
 		s.Sources = append(s.Sources, SourceStatus{src.name, src.wants != nil, src.wants.Len()})
+	}
+	if len(l.waiting) > 0 {
+		s.Overdue = l.waiting[0].at
 	}
 	return s
 }
@@ -235,6 +259,7 @@ func (l *Loop) reconcile(fresh bool) (complete, applied bool, err error) {
 	for _, s := range l.sources {
 		sources = append(sources, *s)
 	}
+	held := len(l.waiting)
 	l.mu.Unlock()
 
 	desired, conflicts, err := merge(sources)
@@ -251,9 +276,11 @@ func (l *Loop) reconcile(fresh bool) (complete, applied bool, err error) {
 	complete = report.Err == nil && len(report.Failed) == 0
 	took := time.Since(began)
 	l.log(report, took)
+	if l.opts.Observe != nil {
+		l.opts.Observe(took)
+	}
 
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if fresh {
 		l.status.Retries = 0
 	}
@@ -264,5 +291,16 @@ func (l *Loop) reconcile(fresh bool) (complete, applied bool, err error) {
 	}
 	l.status.Applied, l.status.Took = began.Add(took), took
 	l.status.Desired, l.status.Refused, l.status.Report = desired, refused, report
+	var done []delivery
+	if report.Err == nil {
+		l.status.Synced = l.status.Applied
+		done, l.waiting = l.waiting[:held], slices.Clone(l.waiting[held:])
+	}
+	l.mu.Unlock()
+	for _, d := range done {
+		for _, applied := range d.applied {
+			applied()
+		}
+	}
 	return complete, true, nil
 }

@@ -15,8 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/waggle-lb/waggle/internal/task"
-	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/sync/kube"
 )
 
@@ -113,7 +111,7 @@ func prefixes(texts []string) (out []netip.Prefix, err error) {
 }
 
 // source makes the task that follows the API server.
-func (f *kubeFlags) source(deliver func(*lb.Snapshot), log *slog.Logger) (task.Task, error) {
+func (f *kubeFlags) source(deliver func(kube.Delivery), log *slog.Logger) (*kube.Source, error) {
 	config, err := kube.Config(f.config)
 	if err != nil {
 		return nil, err

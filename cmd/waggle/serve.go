@@ -15,6 +15,7 @@ import (
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/sync/control"
 	"github.com/waggle-lb/waggle/sync/file"
+	"github.com/waggle-lb/waggle/sync/kube"
 )
 
 // runDaemon puts source, loop and dataplane together and runs them until ctx
@@ -90,7 +91,7 @@ func sourceOf(flags *runFlags, loop *control.Loop, log *slog.Logger) (source, er
 // cluster are on no device, and need no route.
 func apiServer(flags *kubeFlags, loop *control.Loop, log *slog.Logger) (source, error) {
 	apply := loop.Source("API server")
-	src, err := flags.source(func(snap *lb.Snapshot) { apply(snap) }, log)
+	src, err := flags.source(func(d kube.Delivery) { apply(d.Snapshot) }, log)
 	if err != nil {
 		return source{}, err
 	}

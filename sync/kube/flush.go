@@ -36,6 +36,7 @@ func (s *Store) Flush() (*lb.Snapshot, []Problem, error) {
 		e.told = all
 		changed, gone := s.differences(e, next)
 		set, remove = append(set, changed...), append(remove, gone...)
+		s.facts.built(e, next)
 		if e.svc == nil && len(e.slices) == 0 {
 			delete(s.services, e.key)
 		}

@@ -16,8 +16,6 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/types"
-
 	"github.com/waggle-lb/waggle/lb/sched"
 )
 
@@ -95,8 +93,7 @@ type DetectLocal struct {
 
 // Object names an object of the API.
 type Object struct {
-	APIVersion, Kind, Namespace, Name string
-	UID                               types.UID
+	APIVersion, Kind, Namespace, Name, UID string
 }
 
 // Problem is something in an object that is not served as it says.
@@ -108,9 +105,7 @@ type Problem struct {
 
 // newProblem makes one, with no more text than an Event takes.
 func newProblem(o Object, reason, format string, args ...any) Problem {
-	const most = 1024 // bytes
-	text := fmt.Sprintf(format, args...)
-	return Problem{o, reason, strings.ToValidUTF8(text[:min(len(text), most)], "")}
+	return Problem{o, reason, cut(fmt.Sprintf(format, args...))}
 }
 
 // Check says what cannot be.

@@ -91,8 +91,8 @@ func (s *Source) nodeSink() *sink {
 			o := object.(*corev1.Node)
 			return func(st *Store) { st.SetNode(o) }
 		},
-		remove: func(*Store, types.NamespacedName) {}, // see Store.SetNode
-		keys:   func(*Store) []types.NamespacedName { return nil },
+		remove: func(st *Store, key types.NamespacedName) { st.DeleteNode(key.Name) },
+		keys:   func(st *Store) []types.NamespacedName { return []types.NamespacedName{{Name: st.t.NodeName}} },
 		listed: func(*Source) {},
 	}
 }

@@ -21,6 +21,7 @@ type service struct {
 	object      Object
 	created     time.Time
 	zoneWeights map[string]uint16
+	healthPort  uint16 // where load balancers ask; 0: nowhere
 	plans       []*plan
 	problems    []Problem
 }
@@ -48,8 +49,8 @@ func (t *Translation) readService(o *corev1.Service) *service {
 		return nil
 	}
 	s := &service{
-		object:  Object{"v1", "Service", o.Namespace, o.Name, o.UID},
-		created: o.CreationTimestamp.Time,
+		object:  Object{"v1", "Service", o.Namespace, o.Name, string(o.UID)},
+		created: o.CreationTimestamp.Time, healthPort: healthPort(o),
 	}
 	r := serviceReader{t: t, o: o, s: s}
 	r.model = lb.Service{Scheduler: r.scheduler(), Affinity: affinity(o), HostSockets: r.hostSockets()}

@@ -5,6 +5,7 @@ package kube
 import (
 	"net/netip"
 	"slices"
+	"time"
 	"unique"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -22,7 +23,8 @@ type slice struct {
 	family    lb.Family
 	ports     []slicePort
 	endpoints []endpoint
-	weight    int32 // of WeightAnnotation; noWeight without
+	weight    int32     // of WeightAnnotation; noWeight without
+	triggered time.Time // when what it says was triggered; zero if it does not say
 	problems  []Problem
 }
 
@@ -55,7 +57,7 @@ func (t *Translation) readSlice(o *discoveryv1.EndpointSlice) *slice {
 	if name == "" || headless || others && t.ProxyName == "" {
 		return nil
 	}
-	s := &slice{name: o.Name, service: types.NamespacedName{Namespace: o.Namespace, Name: name}, weight: noWeight}
+	s := &slice{name: o.Name, service: types.NamespacedName{Namespace: o.Namespace, Name: name}, weight: noWeight, triggered: triggered(o)}
 	switch o.AddressType {
 	case discoveryv1.AddressTypeIPv4:
 		s.family = lb.IPv4
@@ -64,7 +66,7 @@ func (t *Translation) readSlice(o *discoveryv1.EndpointSlice) *slice {
 	default:
 		return nil
 	}
-	r := sliceReader{s, Object{"discovery.k8s.io/v1", "EndpointSlice", o.Namespace, o.Name, o.UID}}
+	r := sliceReader{s, Object{"discovery.k8s.io/v1", "EndpointSlice", o.Namespace, o.Name, string(o.UID)}}
 	if text, ok := o.Annotations[WeightAnnotation]; ok {
 		r.weight(text)
 	}

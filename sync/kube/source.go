@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,15 +25,22 @@ type Options struct {
 	Translation
 	// Config is how to reach the API server; function Config makes one.
 	Config *rest.Config
-	// Deliver gets each new state, in order, from the goroutine of Run. Snapshots
-	// share the pointers of unchanged services with the one before.
-	Deliver func(*lb.Snapshot)
+	// Deliver gets each new state, in order, from the goroutine of Run.
+	Deliver func(Delivery)
 	// Log gets what happens, and what client-go logs.
 	Log *slog.Logger
 	// NodeTimeout is how long the first delivery waits, when all else is there, for
 	// this machine's Node to have an address, and in mode NodeCIDR those of its
 	// pods; 0: DefaultNodeTimeout. What comes later is taken up then.
 	NodeTimeout time.Duration
+}
+
+// Delivery is a state of what the API server says.
+type Delivery struct {
+	// Snapshot shares the pointers of unchanged services with the one before; it is that
+	// one if nothing in it changed.
+	Snapshot *lb.Snapshot
+	Facts
 }
 
 // Source is the task that follows an API server. While that cannot be reached, what
@@ -43,6 +51,7 @@ type Source struct {
 	queue    *queue
 	watchers []*watcher
 	reporter *reporter
+	began    time.Time
 
 	// For the goroutine of Run:
 	store *Store
@@ -69,7 +78,7 @@ func New(o Options) (*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client of API server %s: %w", o.Config.Host, err)
 	}
-	s := &Source{opts: o, queue: newQueue(), store: store}
+	s := &Source{opts: o, queue: newQueue(), store: store, began: time.Now()}
 	s.reporter = newReporter(c.events, o.NodeName, o.Log)
 	s.watchers = s.newWatchers(c)
 	return s, nil
@@ -77,6 +86,13 @@ func New(o Options) (*Source, error) {
 
 // String returns "API server https://192.0.2.1:6443".
 func (s *Source) String() string { return "API server " + s.opts.Config.Host }
+
+// Tell sends an Event, if the API server takes it. It never waits, and may be called from
+// any goroutine.
+func (s *Source) Tell(e Event) { s.reporter.tell(e) }
+
+// Node is this machine's.
+func (s *Source) Node() Object { return s.opts.NodeObject() }
 
 // Run delivers what the API server's objects say once all are known, then follows
 // their changes until ctx ends.
@@ -128,9 +144,12 @@ func (s *Source) deliver() {
 	if err != nil {
 		s.opts.Log.Error("the last good services stay", "error", err)
 	}
-	if next != s.last {
+	facts, news := s.store.Facts()
+	if next != nil && (news || next != s.last) {
+		// What was triggered before anybody was here to take it up was not late.
+		facts.Triggers = slices.DeleteFunc(facts.Triggers, func(t Trigger) bool { return !t.At.After(s.began) })
 		s.last = next
-		s.opts.Deliver(next)
+		s.opts.Deliver(Delivery{next, facts})
 		s.SetReady()
 	}
 	s.reporter.report(problems)

@@ -4,6 +4,7 @@ package kube_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -38,9 +39,13 @@ type follower struct {
 	ctx context.Context // ends before the test runs into its timeout
 
 	mu      sync.Mutex
-	changed chan struct{} // closed and made anew with each change of what follows
-	snaps   []*lb.Snapshot
-	lines   []string
+	changed chan struct{}  // closed and made anew with each change of what follows
+	snaps   []*lb.Snapshot // each once
+	last    kube.Delivery
+	// changes and triggers are of all deliveries together.
+	services, slices int
+	triggers         []kube.Trigger
+	lines            []string
 }
 
 // follow starts a source, which ends with the test. Options but those that each
@@ -51,7 +56,7 @@ func follow(t *testing.T, api *apiServer, set func(*kube.Options)) *follower {
 	o := kube.Options{
 		Translation: kube.Translation{NodeName: "here"},
 		Config:      api.config(),
-		Deliver:     func(snap *lb.Snapshot) { f.update(func() { f.snaps = append(f.snaps, snap) }) },
+		Deliver:     f.take,
 		Log:         slog.New(slog.NewTextHandler(f, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if set != nil {
@@ -75,6 +80,16 @@ func follow(t *testing.T, api *apiServer, set func(*kube.Options)) *follower {
 		free()
 	})
 	return f
+}
+
+func (f *follower) take(d kube.Delivery) {
+	f.update(func() {
+		if d.Snapshot != f.last.Snapshot {
+			f.snaps = append(f.snaps, d.Snapshot)
+		}
+		f.last = d
+		f.services, f.slices, f.triggers = f.services+d.Services, f.slices+d.Slices, append(f.triggers, d.Triggers...)
+	})
 }
 
 func (f *follower) update(g func()) {
@@ -486,8 +501,78 @@ func TestProblemsAreEvents(t *testing.T) {
 	}
 }
 
+func TestWhatHappensAgainIsAnEventAgain(t *testing.T) {
+	api := small(t)
+	f := follow(t, api, nil)
+	for n, e := range []kube.Event{
+		{Object: f.src.Node(), Normal: true, Action: "StartWaggle", Reason: "Starting", Text: "again"},
+		{Object: f.src.Node(), Normal: true, Action: "StartWaggle", Reason: "Starting", Text: "again"},
+		{Object: f.src.Node(), Action: "StartWaggle", Reason: "Failed", Text: strings.Repeat("x", 2000)},
+	} {
+		f.src.Tell(e)
+		if !api.until(f.ctx, func() bool { return len(api.events) == n+1 }) {
+			t.Fatalf("%d Events, want %d", len(api.events), n+1)
+		}
+		got := api.events[n]
+		if got.Reason != e.Reason || got.Action != e.Action || got.Type != map[bool]string{true: "Normal", false: "Warning"}[e.Normal] || got.Note != e.Text[:min(len(e.Text), 1024)] || got.Namespace != "default" {
+			t.Errorf("Event %v, want %v", got, e)
+		}
+		if r := got.Regarding; r.APIVersion != "v1" || r.Kind != "Node" || r.Name != "here" || r.UID != "here" || r.Namespace != "" {
+			t.Errorf("Event about %v, want Node here", r)
+		}
+	}
+}
+
+// requests takes down what it is told.
+type requests struct {
+	mu   sync.Mutex
+	said map[string]bool
+}
+
+func (r *requests) say(what ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.said[strings.TrimSpace(fmt.Sprintln(what...))] = true
+}
+
+func (r *requests) has(what string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.said[what]
+}
+
+func (r *requests) Done(code, method, host string)          { r.say("done", code, method, host) }
+func (r *requests) Retried(code, verb, host string)         { r.say("retried", verb, host) }
+func (r *requests) Took(verb, host string, _ time.Duration) { r.say("took", verb, host) }
+func (r *requests) Waited(verb, host string, _ time.Duration) {
+	r.say("waited", verb, host)
+}
+func (r *requests) Sent(verb, host string, n float64)     { r.say("sent", verb, host, n > 0) }
+func (r *requests) Received(verb, host string, n float64) { r.say("received", verb, host, n > 0) }
+
+func TestRequestsAreObserved(t *testing.T) {
+	r := &requests{said: make(map[string]bool)}
+	kube.ObserveRequests(r)
+	api := small(t)
+	f := follow(t, api, nil)
+	f.want(smallState)
+	f.src.Tell(kube.Event{Object: f.src.Node(), Action: "a", Reason: "r"})
+	for _, want := range []string{
+		"done 200 GET " + api.addr, "done 201 POST " + api.addr, "took GET " + api.addr, "took POST " + api.addr,
+		"waited GET " + api.addr, "sent POST " + api.addr + " true", "received GET " + api.addr + " true",
+	} {
+		for !r.has(want) {
+			select {
+			case <-f.ctx.Done():
+				t.Fatalf("nobody was told: %s; but %v", want, r.said)
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}
+}
+
 func TestASourceNeedsAllItsParts(t *testing.T) {
-	o := kube.Options{Config: &rest.Config{Host: "https://192.0.2.1"}, Deliver: func(*lb.Snapshot) {}, Log: slog.New(slog.DiscardHandler)}
+	o := kube.Options{Config: &rest.Config{Host: "https://192.0.2.1"}, Deliver: func(kube.Delivery) {}, Log: slog.New(slog.DiscardHandler)}
 	src, err := kube.New(o)
 	if err != nil {
 		t.Fatal(err)

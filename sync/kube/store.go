@@ -30,6 +30,7 @@ type Store struct {
 	dirty     map[*entry]bool
 	nodeDirty bool
 	problems  []Problem // of slices, since the last Flush
+	facts     facts
 }
 
 // entry is a Service and the slices that name it; either may be missing.
@@ -38,8 +39,9 @@ type entry struct {
 	svc    *service
 	slices []*slice // by name
 	// ids are of the services in the last snapshot; told the problems then.
-	ids  []lb.ServiceID
-	told []Problem
+	ids     []lb.ServiceID
+	told    []Problem
+	noLocal [2]NoLocal // of IPv4 and IPv6, then
 }
 
 // NewStore makes an empty store. It fails if t says what cannot be.
@@ -55,6 +57,7 @@ func NewStore(t Translation) (*Store, error) {
 		claims:    make(claims),
 		dirty:     make(map[*entry]bool),
 		nodeDirty: true,
+		facts:     newFacts(),
 	}, nil
 }
 
@@ -70,11 +73,19 @@ func (s *Store) SetSlice(o *discoveryv1.EndpointSlice) { s.setSlice(keyOf(o), s.
 // DeleteSlice removes one, if it is there.
 func (s *Store) DeleteSlice(key types.NamespacedName) { s.setSlice(key, nil) }
 
-// SetNode tells of this machine's Node; those of others are ignored. One that is
-// deleted is not forgotten: the machine is still there.
+// SetNode tells of this machine's Node; those of others are ignored.
 func (s *Store) SetNode(o *corev1.Node) {
 	if o.Name == s.t.NodeName {
+		s.facts.setEligible(eligible(o))
 		s.setNode(s.t.readNode(o))
+	}
+}
+
+// DeleteNode says that there is no Node of this name any more. What this machine's said is
+// not forgotten, as the machine is still there; but load balancers are not to choose it.
+func (s *Store) DeleteNode(name string) {
+	if name == s.t.NodeName {
+		s.facts.setEligible(false)
 	}
 }
 
@@ -92,6 +103,7 @@ func (s *Store) setService(key types.NamespacedName, svc *service) {
 	if e == nil && svc == nil {
 		return
 	}
+	s.facts.serviceChanged()
 	e = s.entry(key)
 	if e.svc != nil {
 		s.claims.remove(e.svc, s.mark)
@@ -104,6 +116,9 @@ func (s *Store) setService(key types.NamespacedName, svc *service) {
 
 func (s *Store) setSlice(key types.NamespacedName, next *slice) {
 	old := s.slices[key]
+	if old != nil || next != nil {
+		s.facts.sliceChanged(old, next)
+	}
 	if old != nil {
 		e := s.services[old.service]
 		at, _ := find(e.slices, key.Name)

@@ -68,6 +68,7 @@ func drawService(t *rapid.T, name string) *corev1.Service {
 	}
 	o.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicy(from("eTP", "Cluster", "Local"))
 	o.Spec.InternalTrafficPolicy = ptr(corev1.ServiceInternalTrafficPolicy(from("iTP", "Cluster", "Local")))
+	o.Spec.HealthCheckNodePort = int32(rapid.SampledFrom([]int{0, 32000, 32001}).Draw(t, "health check"))
 	for i := range rapid.IntRange(1, 2).Draw(t, "ports") {
 		o.Spec.Ports = append(o.Spec.Ports, corev1.ServicePort{
 			Name: []string{"a", "b"}[i], Port: int32(80 + i), NodePort: int32(rapid.SampledFrom([]int{0, 30080, 30081}).Draw(t, "node port")),
@@ -176,8 +177,9 @@ func TestChangesLeadToWhatTheObjectsSay(t *testing.T) {
 				c.step(t, store)
 			}
 			next, _ := flush(t, store)
-			want, _ := flush(t, c.from(t, tr))
-			if got, want := dump(next), dump(want); got != want {
+			anew := c.from(t, tr)
+			want, _ := flush(t, anew)
+			if got, want := dump(next)+dumpFacts(store), dump(want)+dumpFacts(anew); got != want {
 				t.Fatalf("after changes:\n%s\nfrom the objects:\n%s", got, want)
 			}
 			for svc := range next.All() {

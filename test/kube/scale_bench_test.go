@@ -114,11 +114,11 @@ func startAgent(b *testing.B, kubeconfig string) *agent {
 	src, err := kube.New(kube.Options{
 		Config: config, Log: log, NodeTimeout: time.Millisecond,
 		Translation: kube.Translation{NodeName: "bench", NodePortAddresses: []string{"localhost"}},
-		Deliver: func(snap *lb.Snapshot) {
+		Deliver: func(d kube.Delivery) {
 			if a.delivered.IsZero() {
 				a.delivered = time.Now()
 			}
-			deliver(snap)
+			deliver(d.Snapshot)
 		},
 	})
 	check(b, err)

@@ -43,6 +43,17 @@ func Listen(flag string, addr netip.AddrPort) (net.Listener, error) {
 	return l, nil
 }
 
+// NewServer makes a server that has no patience with slow clients. What it has to say of
+// them is logged at debug level.
+func NewServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: askWithin,
+		IdleTimeout:       idleFor,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
 // Server is the task that answers.
 type Server struct {
 	task.Readiness
@@ -66,12 +77,7 @@ func (s *Server) String() string { return s.Name + " at " + s.Listener.Addr().St
 
 // Run answers until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
-	server := &http.Server{
-		Handler:           s.Handler,
-		ReadHeaderTimeout: askWithin,
-		IdleTimeout:       idleFor,
-		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
-	}
+	server := NewServer(s.Handler, s.Log)
 	s.Log.InfoContext(ctx, "serving HTTP", "what", s.Name, "address", s.Listener.Addr().String())
 	s.SetReady() // a connection is accepted from Listen on
 	ended := make(chan error, 1)

@@ -22,8 +22,11 @@ type Dataplane interface {
 	Status() (dataplane.Status, error)
 }
 
-// Build is what the binary was built from.
-type Build struct{ Version, Revision, Go string }
+// Build is what the binary was built from. Modified says that the revision is not all.
+type Build struct {
+	Version, Revision, Go string
+	Modified              bool
+}
 
 // Options of a Handler.
 type Options struct {
@@ -34,6 +37,14 @@ type Options struct {
 	Reasons []string
 	Build   Build
 	Log     *slog.Logger
+	// Kube, if it is set, has kube-proxy's metrics.
+	Kube *Kube
+	// Mode is what /proxyMode says; "": there is no such path.
+	Mode string
+	// Config returns what /configz has, in JSON; nil: there is no such path.
+	Config func() any
+	// Profiling serves /debug/pprof/.
+	Profiling bool
 }
 
 // collector reads what there is at every scrape and keeps nothing. Errors leave

@@ -9,6 +9,7 @@ type definition struct {
 	name, help string
 	kind       prometheus.ValueType
 	labels     []string
+	buckets    []float64 // of a histogram
 	// perBackend says that there is a series for each backend.
 	perBackend bool
 	desc       *prometheus.Desc

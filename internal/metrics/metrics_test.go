@@ -100,7 +100,7 @@ func newWorld(t *testing.T) (*world, Options) {
 	}
 	return w, Options{
 		Dataplane: w, Loop: func() control.Status { return loop }, Reasons: []string{"empty_pool", "no_flow"},
-		Build: Build{"v0.1.0", "0123abc", "go1.26.0"}, Log: slog.New(slog.DiscardHandler),
+		Build: Build{Version: "v0.1.0", Revision: "0123abc", Go: "go1.26.0"}, Log: slog.New(slog.DiscardHandler),
 	}
 }
 
@@ -109,7 +109,7 @@ func newCollector(opts Options, most int) *collector {
 }
 
 // gathered is what a scrape shows, by a registry that mistrusts the collector.
-func gathered(t *testing.T, c *collector) string {
+func gathered(t *testing.T, c prometheus.Collector) string {
 	t.Helper()
 	reg := prometheus.NewPedanticRegistry()
 	reg.MustRegister(c)
@@ -237,31 +237,44 @@ func TestTheHandlerServesWithAndWithoutBackends(t *testing.T) {
 
 // The table of docs/metrics.md is made of the definitions.
 func TestTheDocsListTheMetrics(t *testing.T) {
-	const file, begin, end = "../../docs/metrics.md", "<!-- metrics: made by go test ./internal/metrics -update -->\n", "<!-- end -->\n"
+	const file, end = "../../docs/metrics.md", "<!-- end -->\n"
 	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	head, rest, ok := strings.Cut(string(b), begin)
-	_, tail, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		t.Fatalf("%s lacks %q or %q", file, begin, end)
-	}
+	text := string(b)
 	defined := make(map[string]bool)
-	for _, d := range definitions() {
-		defined[d.name] = true
+	for what, all := range map[string][]*definition{"metrics": definitions(), "kube-proxy": kubeDefinitions()} {
+		begin := "<!-- " + what + ": made by go test ./internal/metrics -update -->\n"
+		head, rest, ok := strings.Cut(text, begin)
+		_, tail, ok2 := strings.Cut(rest, end)
+		if !ok || !ok2 {
+			t.Fatalf("%s lacks %q or %q", file, begin, end)
+		}
+		text = head + begin + table(all) + end + tail
+		for _, d := range all {
+			defined[d.name] = true
+		}
 	}
-	for _, name := range regexp.MustCompile(`\bwaggle_\w+`).FindAllString(string(b), -1) {
-		if !defined[name] {
+	golden(t, file, text)
+	for _, name := range regexp.MustCompile(`\b(waggle|kubeproxy)_\w+`).FindAllString(text, -1) {
+		if !defined[strings.TrimSuffix(name, "_bucket")] {
 			t.Errorf("%s speaks of %s, which is not there", file, name)
 		}
 	}
-	var table strings.Builder
-	table.WriteString("| metric | type | labels | |\n|---|---|---|---|\n")
-	for _, d := range definitions() {
-		fmt.Fprintf(&table, "| %s | %s | %s | %s |\n", d.name, strings.ToLower(d.kind.ToDTO().String()), strings.Join(d.labels, " "), d.help)
+}
+
+func table(all []*definition) string {
+	var out strings.Builder
+	out.WriteString("| metric | type | labels | |\n|---|---|---|---|\n")
+	for _, d := range all {
+		kind := strings.ToLower(d.kind.ToDTO().String())
+		if d.buckets != nil {
+			kind = "histogram"
+		}
+		fmt.Fprintf(&out, "| %s | %s | %s | %s |\n", d.name, kind, strings.Join(d.labels, " "), d.help)
 	}
-	golden(t, file, head+begin+table.String()+end+tail)
+	return out.String()
 }
 
 // BenchmarkScrape is of 10,000 services with 10 backends each.

@@ -8,36 +8,23 @@ import (
 	"net"
 
 	"github.com/waggle-lb/waggle/dataplane/ebpf"
-	"github.com/waggle-lb/waggle/internal/httpd"
 	"github.com/waggle-lb/waggle/internal/metrics"
-	"github.com/waggle-lb/waggle/internal/task"
 	"github.com/waggle-lb/waggle/sync/control"
 )
 
-const metricsFlag = "metrics-bind-address"
-
-// listenMetrics takes the address of --metrics-bind-address; nil: there is none.
-func listenMetrics(flags *runFlags) (net.Listener, error) {
-	if !flags.metricsAddr.IsValid() {
-		return nil, nil
+// metricsOptions are what metrics are of.
+func metricsOptions(e *env, dp *ebpf.Dataplane, loop *control.Loop, log *slog.Logger) metrics.Options {
+	return metrics.Options{
+		Dataplane: dp, Loop: loop.Status, Reasons: e.reasons(), Log: log, Build: e.metricsBuild(log), Mode: "ebpf",
 	}
-	return httpd.Listen("--"+metricsFlag, flags.metricsAddr)
 }
 
-// metricsTasks are the task that serves metrics at l, none if that is nil.
-func metricsTasks(e *env, l net.Listener, dp *ebpf.Dataplane, loop *control.Loop, log *slog.Logger) []task.Task {
-	if l == nil {
-		return nil
-	}
+func (e *env) metricsBuild(log *slog.Logger) metrics.Build {
 	v, err := e.version()
 	if err != nil {
 		log.Warn("metrics do not say which version this is", "error", err)
 	}
-	h := metrics.NewHandler(metrics.Options{
-		Dataplane: dp, Loop: loop.Status, Reasons: e.reasons(), Log: log,
-		Build: metrics.Build{Version: v.Version, Revision: v.Commit, Go: v.Go},
-	})
-	return []task.Task{&httpd.Server{Name: "metrics", Listener: l, Handler: h, Log: log}}
+	return metrics.Build{Version: v.Version, Revision: v.Commit, Go: v.Go, Modified: v.Modified}
 }
 
 // closeListener gives up an address; the server that had it did so already.

@@ -5,7 +5,6 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"net/netip"
 	"path"
 	"strings"
 	"time"
@@ -13,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waggle-lb/waggle/dataplane/ebpf"
-	"github.com/waggle-lb/waggle/internal/httpd"
 	"github.com/waggle-lb/waggle/lb/sched"
 )
 
@@ -35,8 +33,7 @@ type runFlags struct {
 	limits         ebpf.Limits
 	sizes          ebpf.Sizes
 	drain          time.Duration
-	metrics        string // as written
-	metricsAddr    netip.AddrPort
+	listen         listenFlags
 }
 
 func newRunCommand(e *env) *cobra.Command {
@@ -87,7 +84,7 @@ it has, and "waggle cleanup" ends that.`,
 	f.DurationVar(&flags.drain, "drain-timeout", ebpf.DefaultDrain, "how long connections go on that a version with another layout of maps has made")
 	registerLimits(cmd, &flags.limits)
 	registerSizes(cmd, &flags.sizes)
-	f.StringVar(&flags.metrics, metricsFlag, "", "serve Prometheus metrics at this ADDRESS:PORT, 127.0.0.1:10249 say; empty: nowhere")
+	flags.listen.register(cmd)
 	complete(cmd, "scheduler", cobra.FixedCompletions(sched.Names(), cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
@@ -122,10 +119,8 @@ func (f *runFlags) validate() error {
 	if err := cmp.Or(f.limits.Check(), f.sizes.Check(), f.sockets.validate()); err != nil {
 		return err
 	}
-	if f.metrics != "" {
-		if f.metricsAddr, err = httpd.ParseAddr(f.metrics); err != nil {
-			return fmt.Errorf("--%s: %w", metricsFlag, err)
-		}
+	if err := f.listen.validate(f.services == "" && f.check == ""); err != nil {
+		return err
 	}
 	for _, pattern := range f.excludeDevices {
 		if _, err := path.Match(pattern, ""); err != nil {

@@ -15,7 +15,6 @@ import (
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/sync/control"
 	"github.com/waggle-lb/waggle/sync/file"
-	"github.com/waggle-lb/waggle/sync/kube"
 )
 
 // runDaemon puts source, loop and dataplane together and runs them until ctx
@@ -32,11 +31,12 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	listener, err := listenMetrics(flags)
+	var loop *control.Loop
+	srv, err := newServers(e, flags, func() control.Status { return loop.Status() }, log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeListener(listener)) }()
+	defer func() { err = errors.Join(err, srv.close()) }()
 	if err := checkCapabilities(); err != nil {
 		return err
 	}
@@ -51,17 +51,16 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	defer func() { err = errors.Join(err, dp.Close()) }()
 	socket := listenAgent(e, flags.pinPath, log) // the pin path is ours: nobody else has it
 	defer func() { err = errors.Join(err, closeListener(socket)) }()
-	loop, err := control.New(control.Options{Dataplane: dp, Logger: log})
-	if err != nil {
+	if loop, err = control.New(control.Options{Dataplane: dp, Logger: log, Observe: srv.wrote}); err != nil {
 		return err
 	}
-	src, err := sourceOf(flags, loop, log)
+	src, err := sourceOf(flags, loop, srv, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, src.close()) }()
 	tasks := slices.Concat(src.tasks, []task.Task{loop, &reloadTask{log: log, manager: mgr, reload: src.reload}}, dp.Tasks(),
-		metricsTasks(e, listener, dp, loop, log), agentTasks(e, socket, dp, loop, log))
+		srv.tasks(metricsOptions(e, dp, loop, log)), agentTasks(e, socket, dp, loop, log))
 	if mgr.socket != "" {
 		tasks = append(tasks, &notifyTask{manager: mgr, others: tasks, status: func() string { return statusLine(loop.Status()) }, log: log})
 	}
@@ -80,21 +79,21 @@ type source struct {
 	close  func() error
 }
 
-func sourceOf(flags *runFlags, loop *control.Loop, log *slog.Logger) (source, error) {
+func sourceOf(flags *runFlags, loop *control.Loop, srv *servers, log *slog.Logger) (source, error) {
 	if flags.services == "" {
-		return apiServer(&flags.kube, loop, log)
+		return apiServer(&flags.kube, loop, srv, log)
 	}
 	return fileSource(flags, loop, log)
 }
 
 // apiServer follows one. Advice on addresses is for those who choose them: VIPs of a
 // cluster are on no device, and need no route.
-func apiServer(flags *kubeFlags, loop *control.Loop, log *slog.Logger) (source, error) {
-	apply := loop.Source("API server")
-	src, err := flags.source(func(d kube.Delivery) { apply(d.Snapshot) }, log)
+func apiServer(flags *kubeFlags, loop *control.Loop, srv *servers, log *slog.Logger) (source, error) {
+	src, err := flags.source(srv.deliver(loop.Source("API server")), log)
 	if err != nil {
 		return source{}, err
 	}
+	srv.source = src
 	nothing := func() <-chan struct{} { // watches tell all there is
 		done := make(chan struct{})
 		close(done)

@@ -53,6 +53,8 @@ func TestVerbs(t *testing.T) {
 		{"run-bad-pattern", "run --services x.yaml --exclude-devices eth[0"},
 		{"run-bad-ports", "run --services x.yaml --masquerade-ports 2000-1000"},
 		{"run-bad-metrics-address", "run --services x.yaml --metrics-bind-address :10249"},
+		{"run-bad-healthz-address", "run --kubeconfig y --healthz-bind-address localhost:10256"},
+		{"run-profiling-nowhere", "run --services x.yaml --profiling"},
 		{"check-missing-file", "run --check testdata/nothing.yaml"},
 		{"complete-service", "__completeNoDesc backends --service "},
 		{"diff-without-a-daemon", "diff"},

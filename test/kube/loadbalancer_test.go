@@ -16,8 +16,7 @@ import (
 // TestLoadBalancers has the lines of "LoadBalancers" and "LoadBalancers
 // ExternalTrafficPolicy: Local". The load balancer is a route of the outside client
 // that leads to one node. Left out are
-//   - "should handle load balancer cleanup finalizer for service": a controller's;
-//   - health-check node ports, which are not served yet.
+//   - "should handle load balancer cleanup finalizer for service": a controller's.
 func TestLoadBalancers(t *testing.T) {
 	lines := []line{
 		{name: "should be able to change the type and ports of a TCP service", run: func(e *e2e) { e.changePorts("tcp") }},
@@ -326,8 +325,11 @@ func (e *e2e) targetNodes() {
 	}
 	s.balancers(at...)
 	for i, p := range []*pod{e.pods()[0], e.pods()[3], e.nodes[2].hostPod()} {
-		s.backends(p)
+		s.backends(p).refresh()
 		e.reaches(e.outside, at[i], p)
+		for n, node := range e.nodes {
+			e.checked(s, node, map[bool]int{true: 1}[n == i])
+		}
 		e.allSilent(slices.Delete(slices.Clone(at), i, i+1), e.outside)
 	}
 }

@@ -5,6 +5,8 @@
 package kube_test
 
 import (
+	"net/netip"
+
 	"github.com/waggle-lb/waggle/internal/kubetest"
 )
 
@@ -52,6 +54,15 @@ var unreadyLines = []line{
 		for _, n := range e.nodes {
 			e.fails(e.pods()[4], s.nodePort(n, 0))
 		}
+	}},
+	{name: "should fail health check node port if there are only terminating endpoints", run: func(e *e2e) {
+		p := e.pods()[0]
+		s := e.service("terminates", localBalanced).backends(p).refresh()
+		e.checked(s, e.nodes[0], 1)
+		e.checked(s, e.nodes[1], 0)
+		s.endpoints(e.endpoint(p, kubetest.Draining))
+		e.checked(s, e.nodes[0], 0)
+		e.reaches(e.outside, s.nodePort(e.nodes[0], 0), p)
 	}},
 	{name: "should fallback to terminating endpoints when there are no ready endpoints with internalTrafficPolicy=Cluster", run: func(e *e2e) {
 		s := e.service("fallback", "").fallsBack(e.pods()[0])
@@ -128,6 +139,10 @@ func (e *e2e) policyChanges(c client) {
 	const spec = "type: LoadBalancer, externalTrafficPolicy: "
 	s := e.service("changes", spec+"Local").backends(p)
 	local := func() {
+		s.refresh()
+		e.checked(s, e.nodes[0], 1)
+		e.checked(s, e.nodes[1], 0)
+		e.checked(s, e.nodes[2], 0)
 		e.reaches(c, s.nodePort(e.nodes[0], 0), p)
 		e.reaches(c, s.nodePort(e.nodes[1], 0), p)
 		e.fails(c, s.nodePort(e.nodes[2], 0))
@@ -136,7 +151,11 @@ func (e *e2e) policyChanges(c client) {
 		e.silent(e.outside, s.nodePort(e.nodes[2], 0))
 	}
 	local()
+	asked := s.healthPort(e.nodes[0]).Port()
 	s.apply(spec + "Cluster")
+	for _, n := range e.nodes {
+		e.unchecked(netip.AddrPortFrom(n.addr(e.v6), asked))
+	}
 	for _, n := range e.nodes {
 		e.reaches(c, s.nodePort(n, 0), p)
 		e.reaches(e.outside, s.nodePort(n, 0), p)

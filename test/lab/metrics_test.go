@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"os/exec"
@@ -25,7 +26,11 @@ import (
 	"github.com/waggle-lb/waggle/internal/netlab"
 )
 
-const metricsAddr = "127.0.0.1:10249" // of the director
+// Of the director.
+const (
+	metricsAddr = "127.0.0.1:10249"
+	healthzAddr = "127.0.0.1:10256"
+)
 
 // scrape asks the daemon for its metrics.
 type scrape map[string]*dto.MetricFamily
@@ -114,6 +119,7 @@ func TestMetricsOfARunningDaemon(t *testing.T) {
 		"waggle_backends_left_out":                        0,
 	}
 	s.wantMetrics(want)
+	s.wantHealth()
 	got := s.scrape()
 	if in, out := got.sum("waggle_backend_bytes_total", "direction=in"), got.sum("waggle_backend_bytes_total", "direction=out"); in < 6*40 || out < 6*40 {
 		t.Errorf("%v bytes in, %v out, want at least those of the headers", in, out)
@@ -134,13 +140,37 @@ func TestMetricsOfARunningDaemon(t *testing.T) {
 func newMetricsScene(t *testing.T) *scene {
 	t.Helper()
 	s := newScene(t, netlab.Options{Prefix: "met", Clients: 1, Servers: 2, VIPs: []netip.Addr{netlab.VIP4, netlab.VIP6}})
-	s.args = []string{"--metrics-bind-address", metricsAddr, "--flows-min", "4096", "--flows-max", "8192"}
+	s.args = []string{"--metrics-bind-address", metricsAddr, "--healthz-bind-address", healthzAddr, "--flows-min", "4096", "--flows-max", "8192"}
 	for i, srv := range s.Servers() {
 		s.serve(srv, fmt.Sprintf("s%d", i+1), 8080)
 	}
 	s.write(s.text(s.Servers()...))
 	s.start()
 	return s
+}
+
+// wantHealth asks as probes do.
+func (s *scene) wantHealth() {
+	s.t.Helper()
+	client := http.Client{Transport: &http.Transport{DialContext: s.Director.Dial, DisableKeepAlives: true}, Timeout: patience}
+	for url, want := range map[string]string{
+		healthzAddr + "/healthz":   `"nodeEligible":true,"healthy":true`, // there is no Node that could say otherwise
+		healthzAddr + "/livez":     `"healthy":true`,
+		metricsAddr + "/proxyMode": "ebpf",
+	} {
+		res, err := client.Get("http://" + url)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		b, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(b), want) {
+			s.t.Errorf("%s says %s, %s, %v; want %s", url, res.Status, b, err, want)
+		}
+	}
+	if got := s.scrape(); got["kubeproxy_proxy_healthz_total"] != nil {
+		s.t.Error("it has kube-proxy's metrics, and no API server")
+	}
 }
 
 func TestTwoDaemonsCannotServeMetricsAtOneAddress(t *testing.T) {

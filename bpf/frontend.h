@@ -98,9 +98,6 @@ __noinline enum verdict portless(struct packet *p, enum parsed why)
 	}
 }
 
-/* Set while others, behind these programs, still translate connections of before. */
-volatile __u32 taking_over = 0;
-
 /* Whether the stack has the connection of a segment. */
 static __noinline bool has_socket(struct __sk_buff *skb, const struct packet *p)
 {
@@ -147,7 +144,7 @@ static __noinline bool resumes(struct __sk_buff *skb, const struct packet *p, __
 	return !is_assigned(p->key.daddr) || !has_socket(skb, p);
 }
 
-/* TCP to a frontend that neither belongs to a flow nor begins one. */
+/* To a frontend, of no flow, and not what begins one. */
 static __always_inline enum verdict stray(const struct packet *p)
 {
 	if (taking_over || is_assigned(p->key.daddr))

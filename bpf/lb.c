@@ -47,6 +47,7 @@
 #include "masq.h"
 #include "affinity.h"
 #include "forward.h"
+#include "behind.h"
 #include "ranges.h"
 #include "direct.h"
 #include "quoted.h"

@@ -53,11 +53,12 @@ __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 	if (unmasquerade(skb, p, &verdict))
 		return verdict;
 	v = find_frontend(p);
-	if (!v)
-		return bit_is_set(&vip_bits, addr_bit(p->key.daddr))
-			       ? unwanted(p, DROP_UNKNOWN_PORT)
-			       : VERDICT_ELSEWHERE;
-	begins = p->key.proto != IPPROTO_TCP || is_syn(p->tcp_flags);
+	begins = begins_flow(skb, p);
+	if (!v) {
+		if (!bit_is_set(&vip_bits, addr_bit(p->key.daddr)))
+			return VERDICT_ELSEWHERE;
+		return taking_over && !begins ? VERDICT_PASS : unwanted(p, DROP_UNKNOWN_PORT);
+	}
 	if (!begins && !resumes(skb, p, v->service))
 		return stray(p);
 	svc = bpf_map_lookup_elem(&services, &v->service);
@@ -163,7 +164,8 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 	if (!vip && !bit_is_set(&peer_bits, addr_bit(p.key.daddr))) {
 		if (skb->pkt_type != PACKET_HOST || !in_service_range(p.key.daddr))
 			return VERDICT_PASS;
-		return unallocated(&p);
+		if (!taking_over)
+			return unallocated(&p);
 	}
 	/*
 	 * A bridge passes on what is for others. What is for the bridge is taken at its port, as

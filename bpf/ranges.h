@@ -35,5 +35,5 @@ static __always_inline bool in_service_range(const addr_t addr)
 /* To an address of such a range, that is no VIP: it would wander by the default route. */
 static __noinline enum verdict unallocated(const struct packet *p)
 {
-	return is_assigned(p->key.daddr) ? VERDICT_PASS : drop(DROP_UNALLOCATED);
+	return is_others(p) || is_assigned(p->key.daddr) ? VERDICT_PASS : drop(DROP_UNALLOCATED);
 }

@@ -4,7 +4,6 @@ package ebpf
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/waggle-lb/waggle/dataplane"
@@ -84,11 +83,6 @@ func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
 		counted = from.MaxEntries()
 	}
 	b.s.collect(counted)
-	if b.d.loader.HasFormer() {
-		if err := b.g.TakingOver.Set(uint32(1)); err != nil {
-			return rep, fmt.Errorf("tell the programs who is behind them: %w", err)
-		}
-	}
 	now, err := b.d.watcher.Read()
 	if err != nil {
 		return rep, err
@@ -104,8 +98,7 @@ func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
 		return rep, err
 	}
 	rep = b.s.apply(snap)
-	b.s.t.masqPorts.Write(b.d.ports)
-	return rep, errors.Join(rep.Err, b.s.flush(), followDevices(b.s, now), b.d.setClocks(b.g, began))
+	return rep, errors.Join(rep.Err, b.d.sayBehind(&b.g.LBObjects, b.s.t), b.s.flush(), followDevices(b.s, now), b.d.setClocks(b.g, began))
 }
 
 // carryOver takes counts, ids and cursors from the generation that packets see.

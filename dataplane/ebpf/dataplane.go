@@ -98,6 +98,7 @@ type Dataplane struct {
 	audited   dataplane.Recount
 	auditedAt time.Time
 	following following
+	behind    dataplane.Behind
 }
 
 // New takes the pin path. Packets see no difference before the first Apply.

@@ -5,7 +5,6 @@ package ebpf
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/waggle-lb/waggle/internal/task"
@@ -58,9 +57,5 @@ func (d *Dataplane) drains() bool {
 func (d *Dataplane) endDrain() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	err := d.loader.EndFormer()
-	if serr := d.gen.TakingOver.Set(uint32(0)); serr != nil {
-		err = errors.Join(err, fmt.Errorf("tell the programs that nobody is behind them: %w", serr))
-	}
-	return err
+	return errors.Join(d.loader.EndFormer(), d.sayBehind(&d.gen.LBObjects, d.tables))
 }

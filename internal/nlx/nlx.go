@@ -57,6 +57,10 @@ const (
 	audit = 10 * time.Second
 )
 
+// ipvsDevice holds the VIPs of kube-proxy's IPVS mode, so that the stack takes
+// their packets. They are no addresses of this machine.
+const ipvsDevice = "kube-ipvs0"
+
 // retry repeats a dump that the kernel says is inconsistent.
 func retry[T any](what string, dump func() (T, error)) (T, error) {
 	for range attempts {
@@ -94,6 +98,9 @@ func read(h *netlink.Handle) (State, error) {
 	kinds := make(map[int]string, len(links))
 	for _, l := range links {
 		kinds[l.Attrs().Index] = l.Type()
+		if l.Attrs().Name == ipvsDevice && l.Type() == "dummy" {
+			addrs = slices.DeleteFunc(addrs, func(a netlink.Addr) bool { return a.LinkIndex == l.Attrs().Index })
+		}
 	}
 	sources := make(map[int][]netip.Addr)
 	for _, a := range addrs {

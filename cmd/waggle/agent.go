@@ -22,6 +22,7 @@ import (
 	"github.com/waggle-lb/waggle/dataplane/ebpf"
 	"github.com/waggle-lb/waggle/internal/cli"
 	"github.com/waggle-lb/waggle/internal/httpd"
+	"github.com/waggle-lb/waggle/internal/takeover"
 	"github.com/waggle-lb/waggle/internal/task"
 	"github.com/waggle-lb/waggle/sync/control"
 )
@@ -57,7 +58,7 @@ func listenAgent(e *env, pinPath string, log *slog.Logger) net.Listener {
 }
 
 // agentTasks are the task that answers at l, none if that is nil.
-func agentTasks(e *env, l net.Listener, dp *ebpf.Dataplane, loop *control.Loop, log *slog.Logger) []task.Task {
+func agentTasks(e *env, l net.Listener, dp *ebpf.Dataplane, loop *control.Loop, watch *takeover.Watch, log *slog.Logger) []task.Task {
 	if l == nil {
 		return nil
 	}
@@ -65,14 +66,14 @@ func agentTasks(e *env, l net.Listener, dp *ebpf.Dataplane, loop *control.Loop, 
 	if v, err := e.version(); err == nil {
 		p.Version, p.Commit = v.Version, v.Commit
 	}
-	return []task.Task{&httpd.Server{Name: "status", Listener: l, Handler: agentHandler(p, dp.Status, loop.Status, log), Log: log}}
+	return []task.Task{&httpd.Server{Name: "status", Listener: l, Handler: agentHandler(p, dp.Status, loop.Status, watch.Status, log), Log: log}}
 }
 
-func agentHandler(p cli.Process, status func() (dataplane.Status, error), loop func() control.Status, log *slog.Logger) http.Handler {
+func agentHandler(p cli.Process, status func() (dataplane.Status, error), loop func() control.Status, leftovers func() takeover.Status, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) {
 		s, err := status()
-		answer(w, log, cli.NewAgent(p, loop(), &s), err)
+		answer(w, log, cli.NewAgent(p, loop(), &s, leftovers()), err)
 	})
 	mux.HandleFunc("GET "+desiredPath, func(w http.ResponseWriter, _ *http.Request) {
 		d, err := desiredOf(p, loop())

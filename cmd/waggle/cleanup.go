@@ -11,17 +11,30 @@ import (
 
 func newCleanupCommand(e *env) *cobra.Command {
 	var pinPath string
+	var kubeProxy leftoverFlags
 	cmd := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove waggle's programs, links and maps from the kernel",
 		Long: `Remove everything that waggle keeps in the kernel for one pin path: the programs
 are detached from all devices and the maps are freed, and each is named. Forwarding
 stops, and connections through the services end. It refuses while a daemon runs
-there. A second time it finds nothing, and that is fine.`,
+there. A second time it finds nothing, and that is fine.
+
+With --kube-proxy nothing of waggle's is removed, but what kube-proxy left: its
+nftables tables, its chains among those of iptables and the rules that lead there, its
+virtual servers, ipsets and device. A daemon may run. It refuses, and says how many,
+while connections go on through them.`,
 		Example: `  waggle cleanup
+  waggle cleanup --kube-proxy --dry-run
   waggle cleanup --pin-path /sys/fs/bpf/other`,
 		Args: noArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := kubeProxy.validate(); err != nil {
+				return usage(cmd, err)
+			}
+			if kubeProxy.kubeProxy {
+				return e.cleanupKubeProxy(pinPath, kubeProxy)
+			}
 			removed, err := e.cleanup(pinPath)
 			for _, r := range removed {
 				fmt.Fprintf(e.stdout, "removed %s\n", r)
@@ -40,5 +53,6 @@ there. A second time it finds nothing, and that is fine.`,
 		},
 	}
 	registerPinPath(cmd, &pinPath)
+	kubeProxy.register(cmd)
 	return cmd
 }

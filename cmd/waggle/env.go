@@ -15,6 +15,7 @@ import (
 
 	"github.com/waggle-lb/waggle/dataplane"
 	"github.com/waggle-lb/waggle/dataplane/ebpf"
+	"github.com/waggle-lb/waggle/internal/takeover"
 	"github.com/waggle-lb/waggle/lb"
 )
 
@@ -49,6 +50,8 @@ type env struct {
 	open func(pinPath string) (reader, error)
 	// cleanup removes everything of a pin path and names it.
 	cleanup func(pinPath string) (removed []string, err error)
+	// leftovers finds what kube-proxy left here, where snap is served.
+	leftovers func(snap *lb.Snapshot) (*takeover.Found, error)
 	// reasons are the drop reasons in the order of their numbers.
 	reasons func() []string
 	// build describes the binary, kernel the running kernel's release.
@@ -75,10 +78,11 @@ func newEnv() *env {
 			}
 			return pins, nil
 		},
-		cleanup: ebpf.Cleanup,
-		reasons: ebpf.Reasons,
-		build:   buildInfo,
-		kernel:  kernelRelease,
+		cleanup:   ebpf.Cleanup,
+		leftovers: takeover.Look,
+		reasons:   ebpf.Reasons,
+		build:     buildInfo,
+		kernel:    kernelRelease,
 	}
 }
 

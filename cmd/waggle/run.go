@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waggle-lb/waggle/dataplane/ebpf"
+	"github.com/waggle-lb/waggle/internal/takeover"
 	"github.com/waggle-lb/waggle/lb/sched"
 )
 
@@ -34,6 +35,7 @@ type runFlags struct {
 	sizes          ebpf.Sizes
 	drain          time.Duration
 	listen         listenFlags
+	leftovers      string // of kube-proxy: a takeover.Mode
 }
 
 func newRunCommand(e *env) *cobra.Command {
@@ -82,6 +84,7 @@ it has, and "waggle cleanup" ends that.`,
 	f.DurationVar(&flags.timeouts.TCPFin, "ipvs-tcpfin-timeout", 0, "how long after the server's FIN; 0 is IPVS's 2m0s")
 	f.DurationVar(&flags.timeouts.UDP, "ipvs-udp-timeout", 0, "how long a flow of UDP lives without a datagram; 0 is IPVS's 5m0s")
 	f.DurationVar(&flags.drain, "drain-timeout", ebpf.DefaultDrain, "how long connections go on that a version with another layout of maps has made")
+	registerLeftovers(cmd, &flags.leftovers)
 	registerLimits(cmd, &flags.limits)
 	registerSizes(cmd, &flags.sizes)
 	flags.listen.register(cmd)
@@ -121,6 +124,9 @@ func (f *runFlags) validate() error {
 	}
 	if err := f.listen.validate(f.services == "" && f.check == ""); err != nil {
 		return err
+	}
+	if _, err := takeover.ParseMode(f.leftovers); err != nil {
+		return fmt.Errorf("--%s: %w", leftoversFlag, err)
 	}
 	for _, pattern := range f.excludeDevices {
 		if _, err := path.Match(pattern, ""); err != nil {

@@ -59,8 +59,9 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, src.close()) }()
-	tasks := slices.Concat(src.tasks, []task.Task{loop, &reloadTask{log: log, manager: mgr, reload: src.reload}}, dp.Tasks(),
-		srv.tasks(metricsOptions(e, dp, loop, log)), agentTasks(e, socket, dp, loop, log))
+	watch := watchLeftovers(flags, dp, loop, log)
+	tasks := slices.Concat(src.tasks, []task.Task{loop, watch, &reloadTask{log: log, manager: mgr, reload: src.reload}}, dp.Tasks(),
+		srv.tasks(metricsOptions(e, dp, loop, log)), agentTasks(e, socket, dp, loop, watch, log))
 	if mgr.socket != "" {
 		tasks = append(tasks, &notifyTask{manager: mgr, others: tasks, status: func() string { return statusLine(loop.Status()) }, log: log})
 	}

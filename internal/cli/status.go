@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/waggle-lb/waggle/dataplane"
+	"github.com/waggle-lb/waggle/internal/takeover"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/sync/control"
 )
@@ -82,6 +83,8 @@ type Daemon struct {
 	Mended   map[string]uint64 `json:"mended"`
 	Followed map[string]uint64 `json:"followed"`
 	Broken   []string          `json:"broken"`
+	// KubeProxy is what that left here, and what becomes of it.
+	KubeProxy takeover.Status `json:"kubeProxy"`
 	// Grows says to how many places maps may grow, by name.
 	Grows map[string]uint32 `json:"grows"`
 }
@@ -152,12 +155,12 @@ type Process struct {
 }
 
 // NewAgent makes what a daemon says of itself.
-func NewAgent(p Process, loop control.Status, dp *dataplane.Status) *Agent {
+func NewAgent(p Process, loop control.Status, dp *dataplane.Status, leftovers takeover.Status) *Agent {
 	d := &Daemon{
 		PID: p.PID, Version: p.Version, Commit: p.Commit, Started: p.Started.UTC(), Sources: make([]Source, 0, len(loop.Sources)),
 		Applies: loop.Applies, Incomplete: loop.Incomplete, Retries: loop.Retries, Refused: problems(loop.Refused),
 		Mended: dp.Mended, Followed: dp.Followed, Broken: append([]string{}, dp.Broken...),
-		Grows: dp.Grows,
+		Grows: dp.Grows, KubeProxy: leftovers,
 	}
 	for _, s := range loop.Sources {
 		d.Sources = append(d.Sources, Source{s.Name, s.Delivered, s.Services})

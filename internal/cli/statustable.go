@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/waggle-lb/waggle/internal/takeover"
 )
 
 // How many of a kind the narrow table names.
@@ -129,8 +131,20 @@ func (s *Status) daemonRows(w *rows) {
 	}
 	w.add("mended", countLine(d.Mended))
 	w.add("followed", countLine(d.Followed))
+	kubeProxyRows(w, &d.KubeProxy)
 	for _, text := range d.Broken {
 		w.add("out of order", oneLine(text))
+	}
+}
+
+// kubeProxyRows says what kube-proxy left, if it did.
+func kubeProxyRows(w *rows, s *takeover.Status) {
+	if len(s.Items) > 0 || s.Connections > 0 {
+		found := cmp.Or(strings.Join(s.Items, ", "), "nothing is left")
+		w.add("kube-proxy", fmt.Sprintf("%s; %d connections go on through it; --kube-proxy-leftovers %s", found, s.Connections, s.Mode))
+	}
+	for _, text := range s.Kept {
+		w.add("kept", text)
 	}
 }
 

@@ -38,6 +38,7 @@ var arrows = map[string][]string{
 	"internal":              {"lb", "internal"},
 	"internal/cli":          {"lb", "dataplane", "sync/control", "internal"},
 	"internal/metrics":      {"lb", "dataplane", "sync/control", "internal"},
+	"internal/takeover":     {"lb", "dataplane", "internal"},
 	"cmd":                   {""},
 	"test":                  {""},
 }
@@ -45,11 +46,12 @@ var arrows = map[string][]string{
 // outsiders are modules that only these packages may import.
 var outsiders = map[string][]string{
 	"github.com/cilium/ebpf":  {"bpf", "maps", "loader", "dataplane/ebpf", "test"},
-	"github.com/moby/ipvs":    {"dataplane/ipvs"},
+	"github.com/moby/ipvs":    {"dataplane/ipvs", "internal/takeover"},
 	"k8s.io/":                 {"sync/kube"},
 	"github.com/spf13/cobra":  {"cmd"},
 	"github.com/prometheus/":  {"internal/metrics"},
-	"github.com/vishvananda/": {"internal/nlx", "internal/netlab"},
+	"github.com/vishvananda/": {"internal/nlx", "internal/netlab", "internal/takeover"},
+	"github.com/google/nft":   {"internal/takeover"},
 }
 
 func under(pkg string, prefixes []string) bool {

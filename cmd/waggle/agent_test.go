@@ -15,6 +15,7 @@ import (
 	"github.com/waggle-lb/waggle/dataplane"
 	"github.com/waggle-lb/waggle/internal/cli"
 	"github.com/waggle-lb/waggle/internal/httpd"
+	"github.com/waggle-lb/waggle/internal/takeover"
 	"github.com/waggle-lb/waggle/sync/control"
 )
 
@@ -43,7 +44,7 @@ func answering(t *testing.T, r *fakeReader, pinPath string, h http.HandlerFunc) 
 func daemonOf(t *testing.T, r *fakeReader, dp dataplane.Status, loop control.Status) *testEnv {
 	t.Helper()
 	p := cli.Process{PID: 77, Version: "v0.1.0", Commit: "0123abc", Started: time.Unix(1_700_000_000, 0)}
-	h := agentHandler(p, func() (dataplane.Status, error) { return dp, nil }, func() control.Status { return loop }, slog.New(slog.DiscardHandler))
+	h := agentHandler(p, func() (dataplane.Status, error) { return dp, nil }, func() control.Status { return loop }, func() takeover.Status { return takeover.Status{} }, slog.New(slog.DiscardHandler))
 	return answering(t, r, defaultPinPath, h.ServeHTTP)
 }
 

@@ -52,6 +52,8 @@ type env struct {
 	cleanup func(pinPath string) (removed []string, err error)
 	// leftovers finds what kube-proxy left here, where snap is served.
 	leftovers func(snap *lb.Snapshot) (*takeover.Found, error)
+	// remove removes them.
+	remove func(*takeover.Found) error
 	// reasons are the drop reasons in the order of their numbers.
 	reasons func() []string
 	// build describes the binary, kernel the running kernel's release.
@@ -80,6 +82,7 @@ func newEnv() *env {
 		},
 		cleanup:   ebpf.Cleanup,
 		leftovers: takeover.Look,
+		remove:    (*takeover.Found).Remove,
 		reasons:   ebpf.Reasons,
 		build:     buildInfo,
 		kernel:    kernelRelease,

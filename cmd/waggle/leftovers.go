@@ -88,7 +88,7 @@ func (e *env) cleanupKubeProxy(pinPath string, flags leftoverFlags) error {
 			return fmt.Errorf("%w: wait, or have the daemon wait (waggle run --%s remove), or write --force", err, leftoversFlag)
 		}
 	}
-	if err := found.Remove(); err != nil {
+	if err := e.remove(found); err != nil {
 		return err
 	}
 	list()

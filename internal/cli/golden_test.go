@@ -17,6 +17,7 @@ import (
 
 	"github.com/waggle-lb/waggle/dataplane"
 	"github.com/waggle-lb/waggle/internal/cli"
+	"github.com/waggle-lb/waggle/internal/takeover"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/sync/control"
 )
@@ -140,7 +141,10 @@ func agent() *cli.Agent {
 	for i := range 9 {
 		dp.Devices = append(dp.Devices, dataplane.Device{Name: fmt.Sprintf("veth%d", i), Index: 4 + i, Ingress: true, Egress: true})
 	}
-	return cli.NewAgent(cli.Process{PID: 77, Version: "v0.0.9", Commit: "fedcba9", Started: time.Unix(1_600_000_000, 0)}, loop, &dp)
+	return cli.NewAgent(cli.Process{PID: 77, Version: "v0.0.9", Commit: "fedcba9", Started: time.Unix(1_600_000_000, 0)}, loop, &dp, takeover.Status{
+		Items: []string{"nftables table ip kube-proxy", "17 ipsets"}, Kept: []string{"chain KUBE-MARK-MASQ of table ip nat, which CNI-DN-1 uses"},
+		Connections: 12, Mode: takeover.Remove,
+	})
 }
 
 func statusOf(snap *lb.Snapshot, c dataplane.Counters, a *cli.Agent) cli.StatusInput {

@@ -53,9 +53,9 @@ var suites = []suite{
 		"6.1":  {"-test.run", "TestConformance/ipv4/TCP/^(flow|masquerade|affinity|lost)$"},
 		"6.12": {"-test.run", "TestConformance/ipv6/UDP/^(reuse|refuse|schedule|hash|one-packet)$"},
 	}},
-	{pkg: labs, flags: []string{"-vlans"}, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsAreLed|TestSocketsEndWhenTheirBackendLeaves)$", sample: map[string][]string{
+	{pkg: labs, flags: []string{"-vlans", "-ipvs"}, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsAreLed|TestSocketsEndWhenTheirBackendLeaves|TestTakeoverOfIPVSMode)$", sample: map[string][]string{
 		"6.1":  {"-test.run", "^(TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsAreLed)$"},
-		"6.12": {"-test.run", "^TestTCPThroughTheVIPIsByteExact$"},
+		"6.12": {"-test.run", "^(TestTCPThroughTheVIPIsByteExact|TestTakeoverOfIPVSMode)$"},
 	}},
 	// its tests on this machine leave what needs modules to the guests
 	{pkg: cni, flags: []string{"-shapes", "all"}, sample: map[string][]string{

@@ -3,18 +3,32 @@
 
 GO       ?= go
 BIN      := bin/waggle
-PACKAGES := clang-19 clang-format-19 llvm-19 libbpf-dev linux-libc-dev bpftool iproute2 nftables iptables keepalived systemd
+PACKAGES := clang-19 clang-format-19 llvm-19 libbpf-dev linux-libc-dev bpftool iproute2 nftables iptables keepalived systemd buildah libcap2-bin
 VM_PACKAGES := qemu-system-x86 busybox-static kmod zstd xz-utils wireguard-tools
 LINT     := .cache/bin/golangci-lint
 LINT_VERSION := v2.15.0
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 SOURCES  := $(wildcard bpf/*.c bpf/*.h test/bench/*.c)
 
+IMAGE       ?= localhost/waggle:dev
+IMAGE_ARCHS ?= amd64 arm64
+IMAGE_TAR   ?= bin/waggle-image.tar
+IMAGE_ROOT  ?= bin/image
+
 .DEFAULT_GOAL := build
-.PHONY: build generate demo test test-unit test-vm fuzz soak bench lint fmt check-generated clean help packages vm-packages apiserver
+.PHONY: build generate demo test test-unit test-vm fuzz soak bench lint fmt check-generated clean help packages vm-packages apiserver helm image image-root
 
 build: ## the binary bin/waggle; needs only Go
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN) ./cmd/waggle
+
+image-root: ## the files of the image for GOARCH, below IMAGE_ROOT; needs only Go
+	$(MAKE) build BIN=$(IMAGE_ROOT)/usr/local/bin/waggle
+	ln -sfn waggle $(IMAGE_ROOT)/usr/local/bin/kube-proxy
+
+image: ## the image for IMAGE_ARCHS, as the archive IMAGE_TAR: buildah, and no registry (root)
+	@scripts/packages buildah
+	set -e; for arch in $(IMAGE_ARCHS); do $(MAKE) image-root GOARCH=$$arch IMAGE_ROOT=bin/linux-$$arch/image; done
+	scripts/image $(IMAGE_TAR) $(IMAGE) $(IMAGE_ARCHS)
 
 packages:
 	@scripts/packages $(PACKAGES)
@@ -23,20 +37,23 @@ vm-packages:
 	@scripts/packages $(VM_PACKAGES)
 
 apiserver: ## the API server that tests of Kubernetes run against, into .cache (6 minutes, once)
-	@$(GO) run ./internal/kubetest/build
+	@$(GO) run ./internal/testbinary/build apiserver >/dev/null
 
-generate: packages ## compile the C, write the Go bindings and the pages made of its comments (committed)
+helm: ## helm and a reader of PromQL, that tests of deploy/ run, into .cache (3 minutes, once)
+	@$(GO) run ./internal/testbinary/build helm queries >/dev/null
+
+generate: packages helm ## compile the C, write the Go bindings and the pages made of its comments, and the manifests of the chart (committed)
 	scripts/generate
 
 demo: packages build ## namespaces, real traffic and a table of who got what (root)
 	$(BIN) demo
 
-test: packages vm-packages apiserver ## everything a machine can show: unit tests, real kernel, generated files (root)
+test: packages vm-packages apiserver helm ## everything a machine can show: unit tests, real kernel, generated files (root)
 	$(GO) vet -tags privileged ./...
 	scripts/test -tags privileged -count 1 -p 1 -timeout 20m ./...
 	scripts/check-generated
 
-test-unit: apiserver ## the tests that need no root
+test-unit: apiserver helm ## the tests that need no root
 	scripts/test ./...
 
 test-vm: vm-packages ## under Debian's kernels in QEMU (root); a part: KERNEL=6.12 PKG=./loader RUN=TestX
@@ -70,7 +87,7 @@ fmt: packages ## gofmt and clang-format
 	gofmt -w $$(git ls-files '*.go')
 	clang-format-19 -i $(SOURCES)
 
-check-generated: packages ## regenerate and compare with what is committed
+check-generated: packages helm ## regenerate and compare with what is committed
 	scripts/check-generated
 
 clean: ## remove what was built

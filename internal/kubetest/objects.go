@@ -3,6 +3,7 @@
 package kubetest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,15 +33,27 @@ func (s *Server) Apply(t testing.TB, namespace, text string) []Object {
 	return objects
 }
 
-// apply applies one object.
-func (s *Server) apply(t testing.TB, namespace string, o Object) Object {
+// DryRun returns the objects of a YAML text as Apply would make them, and makes
+// none. The server judges them as it would then, and does not take fields that it
+// does not know.
+func (s *Server) DryRun(t testing.TB, namespace, text string) []Object {
+	t.Helper()
+	objects, err := parseObjects(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, o := range objects {
+		objects[i], _ = s.sendApply(t, namespace, o, "&dryRun=All&fieldValidation=Strict")
+	}
+	return objects
+}
+
+// sendApply sends an object, with more parameters than all have, and returns it as
+// the server keeps it, and HTTP's code.
+func (s *Server) sendApply(t testing.TB, namespace string, o Object, parameters string) (Object, int) {
 	t.Helper()
 	ctx := context.Background()
-	if named := o.Text("metadata", "namespace"); named != "" {
-		namespace = named
-	}
-	kind := o.Text("apiVersion") + "/" + o.Text("kind")
-	r, path, err := s.path(ctx, kind, namespace, o.Name())
+	_, path, err := s.path(ctx, kindOf(o), namespaceOf(o, namespace), o.Name())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,11 +62,31 @@ func (s *Server) apply(t testing.TB, namespace string, o Object) Object {
 		t.Fatal(err)
 	}
 	applied, code, err := s.object(ctx, request{
-		method: http.MethodPatch, path: path + "?fieldManager=kubetest&force=true", contentType: applyPatch, body: body,
+		method: http.MethodPatch, path: path + "?fieldManager=kubetest&force=true" + parameters, contentType: applyPatch, body: body,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return applied, code
+}
+
+// kindOf is an object's kind with its apiVersion.
+func kindOf(o Object) string { return o.Text("apiVersion") + "/" + o.Text("kind") }
+
+// namespaceOf is the one that the object names, or else the other.
+func namespaceOf(o Object, other string) string {
+	return cmp.Or(o.Text("metadata", "namespace"), other)
+}
+
+// apply applies one object.
+func (s *Server) apply(t testing.TB, namespace string, o Object) Object {
+	t.Helper()
+	kind, namespace := kindOf(o), namespaceOf(o, namespace)
+	r, err := s.resource(context.Background(), kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	applied, code := s.sendApply(t, namespace, o, "")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	goesWithNamespace := r.namespaced && s.namespaces[namespace]

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -115,39 +114,5 @@ func TestAServerThatDoesNotStartSaysWhy(t *testing.T) {
 	_, err := start([]string{"--service-cluster-ip-range=nonsense"})
 	if err == nil || !strings.Contains(err.Error(), "service-cluster-ip-range") {
 		t.Errorf("got %v, want what kube-apiserver says of its flag", err)
-	}
-}
-
-func TestBinaryIsNamedByItsSources(t *testing.T) {
-	root := t.TempDir()
-	write := func(name, text string) {
-		t.Helper()
-		path := filepath.Join(root, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	find := func() (string, error) { return Binary(root) }
-	write(Source+"/go.mod", "module m")
-	write(Source+"/main.go", "package main")
-	first, err := find()
-	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "make apiserver") {
-		t.Errorf("without the binary: %v, want fs.ErrNotExist and the command", err)
-	}
-	write(Source+"/main_test.go", "package main")
-	if same, _ := find(); same != first {
-		t.Errorf("a test in its folder makes it %s, was %s", same, first)
-	}
-	write(Source+"/go.sum", "sums")
-	second, _ := find()
-	if second == first {
-		t.Errorf("it is %s whatever go.sum says", second)
-	}
-	write(strings.TrimPrefix(second, root), "")
-	if got, err := find(); got != second || err != nil {
-		t.Errorf("got %s, %v, want %s", got, err, second)
 	}
 }

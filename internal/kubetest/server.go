@@ -10,6 +10,8 @@ import (
 	"os"
 	"sync"
 	"testing"
+
+	"github.com/waggle-lb/waggle/internal/testbinary"
 )
 
 // Server is a running API server.
@@ -67,11 +69,7 @@ func Start(t testing.TB, flags ...string) *Server {
 }
 
 func start(flags []string) (*Server, error) {
-	root, err := Root(".")
-	if err != nil {
-		return nil, err
-	}
-	binary, err := Binary(root)
+	binary, err := testbinary.APIServer.Find()
 	if err != nil {
 		return nil, err
 	}

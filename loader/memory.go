@@ -126,7 +126,9 @@ func controlGroups(root string) (out []controlGroup, err error) {
 }
 
 // findMount returns where a file system of a kind is mounted that has an option,
-// and what of it; empty if nowhere.
+// and what of it; empty if nowhere. What is above this process's namespace of control
+// groups ("/..", cgroup_namespaces(7)) is not meant: a container has the machine's
+// mounted beside its own, to attach programs there.
 func findMount(file, kind, option string) (mount, top string, err error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -138,7 +140,7 @@ func findMount(file, kind, option string) (mount, top string, err error) {
 		// id parent device top mount options fields... - kind source super-options
 		before, after, ok := strings.Cut(s.Text(), " - ")
 		left, right := strings.Fields(before), strings.Fields(after)
-		if !ok || len(left) < 5 || len(right) < 3 || right[0] != kind {
+		if !ok || len(left) < 5 || len(right) < 3 || right[0] != kind || strings.HasPrefix(left[3], "/..") {
 			continue
 		}
 		if option == "" || slices.Contains(strings.Split(right[2], ","), option) {

@@ -96,6 +96,9 @@ func TestMemoryIsTheLeastOfMachineAndControlGroups(t *testing.T) {
 			"proc/self/cgroup": "0::/\n", "proc/self/mountinfo": mounts2, "sys/fs/cgroup/memory.max": "73400320\n"}},
 		"version 2, a part is mounted": {70 << 20, map[string]string{
 			"proc/self/cgroup": "0::/pod/x/y\n", "proc/self/mountinfo": "29 22 0:26 /pod/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "sys/fs/cgroup/y/memory.max": "73400320\n"}},
+		"version 2, the machine's beside a container's": {70 << 20, map[string]string{
+			"proc/self/cgroup": "0::/\n", "proc/self/mountinfo": "28 22 0:26 /../../.. /host/sys/fs/cgroup ro - cgroup2 cgroup2 rw\n" + mounts2, "sys/fs/cgroup/memory.max": "73400320\n",
+			"host/sys/fs/cgroup/cgroup.procs": ""}},
 		"version 1": {60 << 20, map[string]string{
 			"proc/self/cgroup": "5:cpu,cpuacct:/a\n4:memory:/a\n0::/\n", "proc/self/mountinfo": mounts1, "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "62914560\n",
 			"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}},

@@ -5,13 +5,17 @@ package main
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 )
 
 func newCleanupCommand(e *env) *cobra.Command {
-	var pinPath string
-	var kubeProxy leftoverFlags
+	var (
+		pinPath   string
+		stay      bool
+		kubeProxy leftoverFlags
+	)
 	cmd := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Remove waggle's programs, links and maps from the kernel",
@@ -49,10 +53,14 @@ while connections go on through them.`,
 			if len(removed) == 0 {
 				fmt.Fprintf(e.stdout, "nothing to remove at %s\n", pinPath)
 			}
+			for stay && e.wait(cmd.Context(), time.Hour) == nil {
+				// until the context ends, which is no error here
+			}
 			return nil
 		},
 	}
 	registerPinPath(cmd, &pinPath)
 	kubeProxy.register(cmd)
+	cmd.Flags().BoolVar(&stay, "stay", false, "when all is removed, wait for SIGTERM: for a pod on each node, which would be started again otherwise")
 	return cmd
 }

@@ -56,7 +56,7 @@ func (c *churn) sample(at time.Duration) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	g.add("RSS in KiB", 0.1, 8<<10, c.residentKiB(dir))
+	g.add("RSS in KiB", 0.1, 8<<10, c.statusKiB(dir, "VmRSS"))
 	g.add("file descriptors", 0, 2, float64(len(fds)))
 	m := c.scrape()
 	g.add("goroutines", 0, 5, m.sum("go_goroutines"))
@@ -78,28 +78,28 @@ func (g *gauges) last() string {
 	return strings.Join(out, ", ")
 }
 
-// residentKiB is VmRSS of proc_pid_status(5).
-func (c *churn) residentKiB(dir string) float64 {
-	c.t.Helper()
+// statusKiB is a field in kB of proc_pid_status(5); dir is the process's in /proc.
+func (s *scene) statusKiB(dir, field string) float64 {
+	s.t.Helper()
 	status, err := os.ReadFile(filepath.Join(dir, "status"))
 	if err != nil {
-		c.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	for line := range strings.Lines(string(status)) {
-		if words := strings.Fields(line); len(words) > 1 && words[0] == "VmRSS:" {
+		if words := strings.Fields(line); len(words) > 1 && words[0] == field+":" {
 			if n, err := strconv.ParseFloat(words[1], 64); err == nil {
 				return n
 			}
 		}
 	}
-	c.t.Fatalf("no VmRSS in\n%s", status)
+	s.t.Fatalf("no %s in\n%s", field, status)
 	return 0
 }
 
 // mapMemory is what the pinned maps hold, by the kernel's own count.
-func (c *churn) mapMemory() (bytes uint64) {
-	c.t.Helper()
-	for _, info := range c.pinnedMaps() {
+func (s *scene) mapMemory() (bytes uint64) {
+	s.t.Helper()
+	for _, info := range s.pinnedMaps() {
 		n, _ := info.Memlock()
 		bytes += n
 	}

@@ -78,8 +78,9 @@ type scene struct {
 	t     *testing.T
 	pins  string
 	rules string
-	// daemon is the binary that runs, waggle or byClsact, and under what runs it
-	// and the cleanup at the end: words before the command line.
+	// daemon is the binary that runs, waggle, byClsact or what is at such a path in an
+	// image, and under what runs it and the cleanup at the end: words before the
+	// command line.
 	daemon string
 	under  []string
 	args   []string // more flags of `waggle run`
@@ -113,7 +114,7 @@ func (s *scene) end() {
 			s.t.Errorf("stop the daemon: %v", err)
 		}
 	}
-	cleanup, run := s.confined(waggle, "cleanup", "--pin-path", s.pins), (*exec.Cmd).Run
+	cleanup, run := s.confined(s.daemon, "cleanup", "--pin-path", s.pins), (*exec.Cmd).Run
 	if s.under != nil {
 		run = s.Director.Run // what has few privileges cannot enter it
 	}

@@ -74,7 +74,7 @@ func (s *scene) lives() {
 	streams := []*stream{s.stream(vip4), s.stream(vip6)}
 	s.goesOn(streams)
 	for _, verb := range []string{"services", "backends", "flows", "clients", "stats", "status", "diff", "export --ipvsadm"} {
-		out, err := s.confined(waggle, append(strings.Fields(verb), "--pin-path", s.pins)...).CombinedOutput()
+		out, err := s.confined(s.daemon, append(strings.Fields(verb), "--pin-path", s.pins)...).CombinedOutput()
 		if err != nil || bytes.Contains(out, []byte("not running")) {
 			s.t.Errorf("waggle %s: %v\n%s", verb, err, out)
 		}

@@ -4,11 +4,13 @@ package deploy_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/waggle-lb/waggle/internal/kubetest"
+	"github.com/waggle-lb/waggle/internal/testbinary"
 )
 
 var cluster kubetest.Shared
@@ -28,6 +30,47 @@ func TestTheAPIServerTakesTheManifests(t *testing.T) {
 		ds := got["DaemonSet"]
 		if ds == nil || ds.Text("spec", "template", "spec", "priorityClassName") != "system-node-critical" {
 			t.Errorf("%s: the DaemonSet is %v", name, ds)
+		}
+	}
+}
+
+// TestAReleaseFromItsInstallationToItsEnd goes the way of docs/install.md with helm,
+// as a user does. There are no kubelets: objects are what is looked at.
+func TestAReleaseFromItsInstallationToItsEnd(t *testing.T) {
+	api := cluster.Start(t)
+	ns := api.Namespace(t)
+	config := api.Kubeconfig(t)
+	release := func(args ...string) string {
+		t.Helper()
+		out, err := run(t, testbinary.Helm, append(args, "--namespace", ns, "--kubeconfig", config)...)
+		if err != nil {
+			t.Fatalf("helm %q: %v", args, err)
+		}
+		return out
+	}
+	args := func() string {
+		return fmt.Sprint(api.Get(t, "DaemonSet", ns, "waggle").Texts("spec", "template", "spec", "containers", 0, "args"))
+	}
+
+	notes := release("install", "waggle", "deploy/chart", "--set", reachable)
+	for _, want := range []string{"It follows the API server at 192.0.2.1:6443.", "kubectl -n " + ns + " exec ds/waggle -- waggle status", "clusterCIDR is not set", "--set cleanup=true"} {
+		if !strings.Contains(notes, want) {
+			t.Errorf("the notes do not say %q:\n%s", want, notes)
+		}
+	}
+	notes = release("upgrade", "waggle", "deploy/chart", "--set", "apiServer.kubeconfig.configMap=kube-proxy", "--set", "clusterCIDR={10.244.0.0/16}")
+	if !strings.Contains(notes, "ConfigMap kube-proxy") || strings.Contains(notes, "is not set") || !strings.Contains(args(), "--kubeconfig=") {
+		t.Errorf("arguments %s and notes\n%s", args(), notes)
+	}
+	notes = release("upgrade", "waggle", "deploy/chart", "--set", "cleanup=true")
+	if !strings.Contains(notes, "helm -n "+ns+" uninstall waggle") || args() != "[cleanup --stay]" {
+		t.Errorf("arguments %s and notes\n%s", args(), notes)
+	}
+	release("uninstall", "waggle")
+	for _, path := range []string{"/apis/apps/v1/namespaces/" + ns + "/daemonsets/waggle", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/waggle"} {
+		var status *kubetest.StatusError
+		if _, err := api.Request(t.Context(), "GET", path, "", nil); !errors.As(err, &status) || status.Code != 404 {
+			t.Errorf("%s is left: %v", path, err)
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// What `make image` puts into the image of each architecture. TestTheImageServes
+// What `make image` puts into the image of each architecture. TestTheImage
 // (test/lab) runs the image of this machine's.
 func TestTheImagesFiles(t *testing.T) {
 	for arch, machine := range map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64} {

@@ -169,14 +169,19 @@ func (s *scene) write(rules string) {
 // start starts the daemon and waits until it says that it is ready.
 func (s *scene) start() {
 	s.t.Helper()
-	s.logMu.Lock()
-	seen := s.log.Len()
-	s.logMu.Unlock()
 	args := []string{"run", "--services", s.rules, "--pin-path", s.pins, "--socket-lb", s.sockets}
 	if s.group != nil {
 		args = append(args, "--cgroup", s.group.Path)
 	}
-	cmd := s.confined(s.daemon, append(args, s.args...)...)
+	s.launch(s.confined(s.daemon, append(args, s.args...)...))
+}
+
+// launch starts a daemon by its command line and waits until it says that it is ready.
+func (s *scene) launch(cmd *exec.Cmd) {
+	s.t.Helper()
+	s.logMu.Lock()
+	seen := s.log.Len()
+	s.logMu.Unlock()
 	cmd.Stderr = s
 	p, err := s.Director.Start(cmd)
 	if err != nil {

@@ -5,7 +5,10 @@
 package lab_test
 
 import (
+	"encoding/json"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +20,9 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
+
+	"github.com/waggle-lb/waggle/internal/kubetest"
+	"github.com/waggle-lb/waggle/internal/netlab"
 )
 
 // container is what deploy/waggle.yaml says of the daemon's.
@@ -87,15 +93,19 @@ func imageRoot(t *testing.T) string {
 
 // contain makes the root file system a container's, in a mount namespace of its
 // own, and returns the words that run a program in it: mounts are those of the
-// chart, with the directory of the rules in place of an API server, and of
-// capabilities there are those of the chart.
-func (s *scene) contain(root string, c container) []string {
+// chart, of capabilities there are those of the chart. more are directories of this
+// machine that are there too.
+func (s *scene) contain(root string, c container, more map[string]string) []string {
 	s.t.Helper()
+	binds := ""
+	for dir, at := range more {
+		binds += fmt.Sprintf("mkdir -p .%[2]s && mount --bind %[1]s .%[2]s\n", dir, at)
+	}
 	holder := s.mountNamespace(fmt.Sprintf(`set -e
 cd %[1]s
 mount --bind . .
 cd %[1]s
-mkdir -p proc sys host/sys/fs/cgroup run/waggle ./%[2]s
+mkdir -p proc sys host/sys/fs/cgroup run/waggle
 mount -t proc proc proc
 mount --bind proc/sys proc/sys && mount -o remount,bind,ro proc/sys
 mount --bind /sys sys
@@ -103,9 +113,8 @@ mount --bind /sys/fs/bpf sys/fs/bpf
 mount -o remount,bind,ro sys
 mount --rbind /sys/fs/cgroup host/sys/fs/cgroup
 mount -t tmpfs -o mode=0777,size=1m tmpfs run/waggle
-mount --bind %[2]s ./%[2]s
-mount -o remount,bind,ro .
-`, root, filepath.Dir(s.rules)))
+%[2]smount -o remount,bind,ro .
+`, root, binds))
 	return append(inMountNamespace(holder), "capsh", "--no-new-privs", "--chroot="+root, "--drop="+strings.Join(allBut(s.t, c.SecurityContext.Capabilities.Add), ","),
 		"--shell="+c.Command[0])
 }
@@ -140,18 +149,30 @@ func allBut(t *testing.T, add []string) (numbers []string) {
 	return numbers
 }
 
-// TestTheImageServes has the image's root file system, confined as the chart
-// confines its container, go through a daemon's life.
-func TestTheImageServes(t *testing.T) {
+// TestTheImage has the image's root file system, confined as the chart confines its
+// container, serve what a file says and what an API server says.
+func TestTheImage(t *testing.T) {
 	c := deployed(t)
 	if sc := c.SecurityContext; sc.Privileged || sc.AllowPrivilegeEscalation || !sc.ReadOnlyRootFilesystem || !slices.Equal(sc.Capabilities.Drop, []string{"ALL"}) {
 		t.Errorf("the chart's securityContext is %+v: this test confines more", sc)
 	}
 	root := imageRoot(t)
-	s := newBounded(t, c.Command[0], nil)
-	s.under = s.contain(root, c)
+	t.Run("file", func(t *testing.T) { servesAFile(t, root, c) })
+	t.Run("cluster", func(t *testing.T) { followsAnAPIServer(t, root, c) })
+}
+
+// inImage are a scene's words for a daemon of the image.
+func (s *scene) inImage(root string, c container, more map[string]string) {
+	s.under = s.contain(root, c, more)
 	s.daemon = "--" // capsh runs its --shell with what stands behind that
 	s.args = []string{"--cgroup", filepath.Join("/host", s.group.Path)}
+}
+
+// servesAFile goes through a daemon's life, with a flow table as large as the chart
+// lets it become.
+func servesAFile(t *testing.T, root string, c container) {
+	s := newBounded(t, waggle, nil)
+	s.inImage(root, c, map[string]string{filepath.Dir(s.rules): filepath.Dir(s.rules)})
 	for _, arg := range c.Args {
 		if strings.HasPrefix(arg, "--flows-max=") {
 			s.args = append(s.args, arg, strings.Replace(arg, "max", "min", 1))
@@ -164,6 +185,94 @@ func TestTheImageServes(t *testing.T) {
 	s.lives()
 	s.hasNoMoreThan(c.SecurityContext.Capabilities.Add)
 	s.fitsInto(c.Resources.Limits.Memory)
+}
+
+// followsAnAPIServer runs the command line of the chart, as its service account,
+// with the environment that the chart makes.
+func followsAnAPIServer(t *testing.T, root string, c container) {
+	api := kubetest.Start(t)
+	api.Apply(t, "kube-system", readDoc(t, "deploy/waggle.yaml"))
+	s := newBounded(t, waggle, nil)
+	l, err := s.Director.Listen(t.Context(), "tcp", api.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	api.Forward(t, l)
+	s.inImage(root, c, map[string]string{accountDirectory(t, api): "/var/run/secrets/kubernetes.io/serviceaccount"})
+
+	ns := api.Namespace(t)
+	api.SetNode(t, kubetest.Node{Name: "director", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}})
+	api.Apply(t, ns, "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {type: LoadBalancer, ports: [{port: 80, targetPort: 8080}]}}")
+	api.UpdateStatus(t, "Service", ns, "web", fmt.Sprintf("loadBalancer: {ingress: [{ip: %s}]}", netlab.VIP4))
+	var endpoints []kubetest.Endpoint
+	for _, srv := range s.Servers() {
+		endpoints = append(endpoints, kubetest.Endpoint{Addr: srv.Addr(false), Node: srv.Device})
+	}
+	api.SetEndpoints(t, ns, "web", endpoints...)
+
+	cmd := s.confined(s.daemon, append(s.chartsArgs(c), append(s.args, "--pin-path", s.pins)...)...)
+	host, port, _ := net.SplitHostPort(api.Addr)
+	cmd.Env = append(os.Environ(), "NODE_NAME=director", "KUBERNETES_SERVICE_HOST="+host, "KUBERNETES_SERVICE_PORT="+port)
+	s.launch(cmd)
+	s.eventually("each server answers at the address of the load balancer", func() error {
+		seen := make(map[string]bool)
+		for range 2 * len(endpoints) {
+			conn, who, err := connect(s.Clients()[0], vip4)
+			if err != nil {
+				return err
+			}
+			conn.Close()
+			seen[who] = true
+		}
+		if len(seen) != len(endpoints) {
+			return fmt.Errorf("only %v", seen)
+		}
+		return nil
+	})
+	s.hasNoMoreThan(c.SecurityContext.Capabilities.Add)
+}
+
+// chartsArgs are the chart's arguments, as far as this binary has the flags:
+// test/deploy says which it may lack.
+func (s *scene) chartsArgs(c container) (args []string) {
+	s.t.Helper()
+	help, err := s.confined(s.daemon, "run", "--help").Output()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	values := strings.NewReplacer("$(NODE_NAME)", "director", "CLUSTER_CIDR", "10.244.0.0/16")
+	for _, arg := range c.Args {
+		if flag, _, ok := strings.Cut(arg, "="); !ok || strings.Contains(string(help), " "+flag+" ") {
+			args = append(args, values.Replace(arg))
+		}
+	}
+	return args
+}
+
+// accountDirectory is what a pod of the chart's service account finds mounted.
+func accountDirectory(t *testing.T, api *kubetest.Server) string {
+	t.Helper()
+	var config struct {
+		Users []struct{ User struct{ Token string } }
+	}
+	text, err := os.ReadFile(api.AccountKubeconfig(t, "kube-system", "waggle"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &config); err != nil {
+		t.Fatal(err)
+	}
+	ca, err := os.ReadFile(api.CA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, content := range map[string]string{"token": config.Users[0].User.Token, "ca.crt": string(ca), "namespace": "kube-system"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
 }
 
 // hasNoMoreThan wants the daemon's capabilities to be these, in all the sets that an

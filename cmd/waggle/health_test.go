@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -10,12 +12,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 
+	"github.com/waggle-lb/waggle/dataplane/fake"
 	"github.com/waggle-lb/waggle/internal/metrics"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/sync/control"
@@ -139,4 +144,67 @@ func TestWhatADaemonRuns(t *testing.T) {
 	if got := tasks(file); got != nil {
 		t.Errorf("with a file: %v", got)
 	}
+}
+
+// From the loop's failure to the answer: what waits for a minute is no longer well, and a
+// service that fails alone is none of it.
+func TestADaemonThatCannotWriteIsNotHealthy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var broken, rejected atomic.Bool
+		dp := fake.New(fake.Options{Fail: func(op fake.Op, _ lb.ServiceID) error {
+			if op == fake.OpApply && broken.Load() || op != fake.OpApply && rejected.Load() {
+				return errors.New("disk on fire")
+			}
+			return nil
+		}})
+		log := slog.New(slog.DiscardHandler)
+		loop, err := control.New(control.Options{Dataplane: dp, Logger: log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := newServers(&newTestEnv(nil).env, &runFlags{services: "x"}, loop.Status, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		deliver := loop.Source("file")
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- loop.Run(ctx) }()
+		want := func(what string, code int) {
+			t.Helper()
+			synctest.Wait()
+			r := httptest.NewRecorder()
+			s.proxy.Handler().ServeHTTP(r, httptest.NewRequest(http.MethodGet, "/livez", nil))
+			if r.Code != code {
+				t.Errorf("%s: %d, want %d", what, r.Code, code)
+			}
+		}
+		time.Sleep(time.Hour)
+		want("nothing is delivered yet", 200)
+		deliver(nil)
+		want("nothing is wanted", 200)
+		web := &lb.Service{ID: lb.ServiceID{Name: "web", Family: lb.IPv4}, Scheduler: "rr"}
+		snap, err := lb.NewSnapshot(web)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rejected.Store(true)
+		time.Sleep(time.Hour)
+		deliver(snap)
+		time.Sleep(time.Hour)
+		want("a service cannot be written", 200)
+		broken.Store(true)
+		deliver(nil)
+		time.Sleep(59 * time.Second)
+		want("nothing can be written", 200)
+		time.Sleep(time.Minute)
+		want("nothing can be written for long", 503)
+		broken.Store(false)
+		time.Sleep(time.Minute)
+		want("it is written", 200)
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }

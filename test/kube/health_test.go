@@ -15,36 +15,33 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"testing"
 	"time"
 
 	"github.com/waggle-lb/waggle/internal/kubetest"
 )
 
-// TestHealth is about what daemons answer by HTTP: to probes, to load balancers, to
+// healthLines are about what daemons answer by HTTP: to probes, to load balancers, to
 // whoever looks at them.
-func TestHealth(t *testing.T) {
-	runLines(t, []line{
-		{name: "should check kube-proxy urls", run: func(e *e2e) {
-			for _, n := range e.nodes {
-				probe := netip.AddrPortFrom(n.addr(e.v6), 10256)
-				e.says(e.outside, probe, "/healthz", http.StatusOK, `"lastUpdated":"`, `"nodeEligible":true`, `"status":{"IPv4":{"`, `"IPv6":{"`)
-				e.says(e.outside, probe, "/livez", http.StatusOK, `"healthy":true`)
-				for path, body := range map[string]string{"/proxyMode": "ebpf", "/healthz": "ok"} {
-					e.says(n, metricsAt, path, http.StatusOK, body)
-				}
-				e.says(n, metricsAt, "/configz", http.StatusNotFound)
-				e.says(n, metricsAt, "/debug/pprof/", http.StatusNotFound)
+var healthLines = []line{
+	{name: "should check kube-proxy urls", run: func(e *e2e) {
+		for _, n := range e.nodes {
+			probe := netip.AddrPortFrom(n.addr(e.v6), 10256)
+			e.says(e.outside, probe, "/healthz", http.StatusOK, `"lastUpdated":"`, `"nodeEligible":true`, `"status":{"IPv4":{"`, `"IPv6":{"`)
+			e.says(e.outside, probe, "/livez", http.StatusOK, `"healthy":true`)
+			for path, body := range map[string]string{"/proxyMode": "ebpf", "/healthz": "ok"} {
+				e.says(n, metricsAt, path, http.StatusOK, body)
 			}
-		}},
-		{name: "health checks are asked for where node ports are", run: (*e2e).checksAreAtNodes},
-		{name: "health checks go with the port, and with the Service", run: (*e2e).checksGo},
-		{name: "a health check whose port is taken", run: (*e2e).checkIsTaken},
-		{name: "a Node that the autoscaler will delete is not healthy, and alive", alone: true, run: (*e2e).doomedNode},
-		{name: "health stays while the API server is away", alone: true, run: (*e2e).healthAlone},
-		{name: "latencies are of changes that are in the kernel", alone: true, families: []string{"ipv4"}, run: (*e2e).latencies},
-		{name: "a daemon whose addresses are taken", alone: true, families: []string{"ipv4"}, run: (*e2e).addressesAreTaken},
-	})
+			e.says(n, metricsAt, "/configz", http.StatusNotFound)
+			e.says(n, metricsAt, "/debug/pprof/", http.StatusNotFound)
+		}
+	}},
+	{name: "health checks are asked for where node ports are", run: (*e2e).checksAreAtNodes},
+	{name: "health checks go with the port, and with the Service", run: (*e2e).checksGo},
+	{name: "a health check whose port is taken", run: (*e2e).checkIsTaken},
+	{name: "a Node that the autoscaler will delete is not healthy, and alive", alone: true, run: (*e2e).doomedNode},
+	{name: "health stays while the API server is away", alone: true, run: (*e2e).healthAlone},
+	{name: "latencies are of changes that are in the kernel", alone: true, families: []string{"ipv4"}, run: (*e2e).latencies},
+	{name: "a daemon whose addresses are taken", alone: true, families: []string{"ipv4"}, run: (*e2e).addressesAreTaken},
 }
 
 // metricsAt is where each daemon serves metrics, to its own machine.

@@ -7,6 +7,7 @@ package kube_test
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"testing"
 	"time"
@@ -15,9 +16,10 @@ import (
 )
 
 // TestOutages is about what becomes of traffic, and of changes, when a daemon and its
-// API server lose each other, and when a node's addresses change.
+// API server lose each other, and when a node's addresses change; and about what daemons
+// say of themselves.
 func TestOutages(t *testing.T) {
-	runLines(t, []line{
+	runLines(t, append([]line{
 		{name: "should work after restarting apiserver", alone: true, run: func(e *e2e) {
 			e.serverOutage(func() { e.api.Stop(e.t) })
 		}},
@@ -29,7 +31,7 @@ func TestOutages(t *testing.T) {
 		{name: "a daemon that knows but a part deletes nothing", alone: true, run: (*e2e).startBlind},
 		{name: "node ports follow the addresses of the Node", alone: true, run: (*e2e).nodeAddresses},
 		{name: "node ports are served at an address only while the machine has it", alone: true, run: (*e2e).machineAddresses},
-	})
+	}, healthLines...))
 }
 
 // retries is how long a daemon may wait before it asks an API server again that did not
@@ -139,6 +141,7 @@ func (e *e2e) startAlone() {
 	seen := len(n.logged())
 	n.spawn(e.api.Kubeconfig(e.t))
 	n.says("the API server fails", seen)
+	e.says(e.outside, netip.AddrPortFrom(n.addr(e.v6), 10256), "/livez", http.StatusOK) // nobody is to restart it
 	f.turn()
 	e.echo(conn)
 	e.leads(changed, here, e.pods()[0])

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -60,9 +59,9 @@ func (f *legacyFamily) tables() ([]string, error) {
 // chains are the names of a table's chains that users made, as the kernel has them:
 // such a chain begins with an entry whose target is an error of that name.
 func (f *legacyFamily) chains(table string) (names []string, err error) {
-	fd, err := unix.Socket(f.domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	fd, err := unix.Socket(f.domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // any will do
 	if err != nil {
-		return nil, fmt.Errorf("open a raw socket: %w", err)
+		return nil, fmt.Errorf("open a socket: %w", err)
 	}
 	defer unix.Close(fd)
 	info := make([]byte, infoSize)
@@ -122,9 +121,6 @@ func legacyParts() (parts []part, err error) {
 		}
 		for _, table := range tables {
 			chains, err := f.chains(table)
-			if errors.Is(err, syscall.EPERM) {
-				continue
-			}
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", f.command, err)
 			}
@@ -213,7 +209,7 @@ func targetOf(spec string) string {
 	return ""
 }
 
-// legacyTranslates is as nftTranslates.
+// translates is as nftTranslates: the table does so as long as it is there.
 func (f *legacyFamily) translates() (bool, error) {
 	tables, err := f.tables()
 	return slices.Contains(tables, f.translation), err

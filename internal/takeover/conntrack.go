@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -60,6 +61,13 @@ func (e *entry) isLive() bool {
 	return false
 }
 
+// hasModule reports whether the kernel has one of its parts that have parameters,
+// loaded or built in: to ask it for something would load it.
+func hasModule(name string) bool {
+	_, err := os.Stat("/sys/module/" + name)
+	return err == nil
+}
+
 var families = map[uint8]string{unix.AF_INET: "IPv4", unix.AF_INET6: "IPv6"}
 
 // eachEntry yields what is tracked of a family in the calling thread's network
@@ -67,6 +75,9 @@ var families = map[uint8]string{unix.AF_INET: "IPv4", unix.AF_INET6: "IPv6"}
 // which the kernel leaves out from Linux 5.16 on. What yield is given is good until
 // it returns. Entries that come and go meanwhile may be missed.
 func eachEntry(family uint8, translated bool, yield func(*entry)) error {
+	if !hasModule("nf_conntrack") {
+		return nil
+	}
 	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|msgGet, unix.NLM_F_DUMP)
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: family, Version: nl.NFNETLINK_V0})
 	if translated {

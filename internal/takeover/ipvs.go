@@ -8,13 +8,10 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/moby/ipvs"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
 	"github.com/waggle-lb/waggle/lb"
 )
 
@@ -81,7 +78,7 @@ func (s *servers) find(at map[netip.Addr]bool, nodePorts []uint16) error {
 			continue
 		}
 		ofDevice, local := at[ip.Unmap()]
-		if !ofDevice && !(local && slices.Contains(nodePorts, v.Port)) {
+		if !ofDevice && (!local || !slices.Contains(nodePorts, v.Port)) {
 			continue
 		}
 		s.virtual = append(s.virtual, v)
@@ -135,10 +132,10 @@ func (s *servers) remove() error {
 type ownSets []netlink.IPSetResult
 
 func findSets() (ownSets, error) {
-	all, err := netlink.IpsetListAll()
-	if without(err) || errors.Is(err, unix.ENOENT) || err != nil && strings.Contains(err.Error(), "invalid argument") {
-		return nil, nil // a kernel without
+	if !hasModule("ip_set") {
+		return nil, nil
 	}
+	all, err := netlink.IpsetListAll()
 	if err != nil {
 		return nil, fmt.Errorf("list ipsets: %w", err)
 	}

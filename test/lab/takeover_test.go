@@ -256,7 +256,9 @@ func (s *scene) leftOver() (v struct {
 }) {
 	s.t.Helper()
 	out, refused := s.waggleHere("status", "-o", "json")
-	var doc struct{ Daemon struct{ KubeProxy *json.RawMessage } }
+	var doc struct {
+		Daemon struct{ KubeProxy *json.RawMessage }
+	}
 	if err := json.Unmarshal([]byte(out), &doc); err != nil || doc.Daemon.KubeProxy == nil {
 		s.t.Fatalf("status: %v\n%s%s", err, out, refused)
 	}

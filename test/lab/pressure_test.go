@@ -40,9 +40,9 @@ const (
 // checksum here; those that need not wait, and those that come afterwards, do.
 func TestMoreDatagramsInPiecesThanThereIsRoomFor(t *testing.T) {
 	r := newRouted(t, plain(80), "--fragments-max", fmt.Sprint(8*heldPlaces), "--held-fragments-max", fmt.Sprint(heldPlaces))
-	// the server keeps what never gets complete for a moment only
+	// the server keeps what never gets complete for a while only
 	for name, value := range map[string]string{
-		"net/ipv4/ipfrag_time": "1", "net/ipv6/ip6frag_time": "1", "net/ipv4/ipfrag_high_thresh": "67108864", "net/ipv6/ip6frag_high_thresh": "67108864",
+		"net/ipv4/ipfrag_time": "10", "net/ipv6/ip6frag_time": "10", "net/ipv4/ipfrag_high_thresh": "67108864", "net/ipv6/ip6frag_high_thresh": "67108864",
 	} {
 		for _, n := range []*netlab.Namespace{r.server.Namespace, r.serverRouter.Namespace, r.Director, r.clientRouter.Namespace} {
 			if err := n.SetSysctl(name, value); err != nil {

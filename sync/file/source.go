@@ -10,20 +10,11 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"time"
 
+	"github.com/waggle-lb/waggle/internal/filewatch"
 	"github.com/waggle-lb/waggle/internal/task"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
-)
-
-// A change is read settle after its last sign and when no process has the file
-// open for writing, so that a file that is written in pieces is read whole; at
-// the latest settleMax after its first sign.
-const (
-	settle    = 50 * time.Millisecond
-	settleMax = 5 * time.Second
-	unwatched = time.Second // between reads of a file that cannot be watched
 )
 
 // SourceOptions say what a Source reads and where to.
@@ -89,82 +80,51 @@ func (s *Source) Reload() (done <-chan struct{}) {
 // Run delivers the file's services, then follows its changes until ctx ends.
 // It fails if the first read does, or if the file cannot be watched.
 func (s *Source) Run(ctx context.Context) error {
-	w, err := newWatch(s.opts.Path)
+	w, err := filewatch.New(s.opts.Path)
 	if err != nil {
 		return err
 	}
-	var relay sync.WaitGroup
-	relay.Go(w.relay)
-	defer relay.Wait()
 	defer w.Close()
-	if err := w.update(); err != nil {
+	if err := w.Update(); err != nil {
 		return err
 	}
 	if err := s.read(); err != nil {
 		return err
 	}
 	s.SetReady()
-	return s.follow(ctx, w)
-}
-
-func (s *Source) follow(ctx context.Context, w *watch) error {
-	var settled <-chan time.Time // nil while nothing is to be read
-	var latest time.Time
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case e, ok := <-w.Events:
-			if !ok {
-				return errors.New("the watch of the file ended")
-			}
-			if !w.concerns(e) {
-				continue
-			}
-			if settled == nil {
-				latest = time.Now().Add(settleMax)
-			}
-			settled = time.After(min(settle, time.Until(latest)))
-		case err := <-w.errors:
-			// Events may be lost (fsnotify.ErrEventOverflow): look again.
+	return w.Follow(ctx, filewatch.Turns{
+		Changed: func() (bool, error) { return s.refresh(w, false), nil },
+		Asked:   s.reload,
+		Answer:  func() bool { return s.answer(w) },
+		Disturbed: func(err error) {
 			s.opts.Logger.Warn("watching the services file is disturbed", "path", s.opts.Path, "error", err)
-			latest = time.Now().Add(settleMax)
-			settled = time.After(settle)
-		case <-settled:
-			if time.Now().Before(latest) && beingWritten(s.opts.Path) {
-				settled = time.After(settle)
-				continue
-			}
-			settled = s.refresh(w, false)
-		case <-s.reload:
-			settled = s.answer(w)
-		}
-	}
+		},
+	})
 }
 
 // refresh reads the file after the first time. asked says that somebody wants
-// to know the outcome, even if it is as before. What it returns fires when the
-// file must be read again unasked, since it could not be watched; else it is nil.
-func (s *Source) refresh(w *watch, asked bool) <-chan time.Time {
-	if err := w.update(); err != nil {
+// to know the outcome, even if it is as before. It returns true when the file must
+// be read again unasked, since it could not be watched.
+func (s *Source) refresh(w *filewatch.Watch, asked bool) (again bool) {
+	if err := w.Update(); err != nil {
 		s.outcome(err, asked)
-		return time.After(unwatched)
+		return true
 	}
 	s.outcome(s.read(), asked)
-	return nil
+	return false
 }
 
 // answer is refresh for those who asked before it.
-func (s *Source) answer(w *watch) <-chan time.Time {
+func (s *Source) answer(w *filewatch.Watch) (again bool) {
 	s.mu.Lock()
 	asked := s.asked
 	s.asked = nil
 	s.mu.Unlock()
-	settled := s.refresh(w, true)
+	again = s.refresh(w, true)
 	for _, c := range asked {
 		close(c)
 	}
-	return settled
+	return again
 }
 
 // outcome logs how reading went, unless it went as the last time.

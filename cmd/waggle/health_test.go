@@ -67,7 +67,7 @@ func newKubeServers(t *testing.T) *servers {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	config, err := kube.Config(file)
+	config, err := kube.Config(kube.Connection{Kubeconfig: file})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -112,7 +112,7 @@ func prefixes(texts []string) (out []netip.Prefix, err error) {
 
 // source makes the task that follows the API server.
 func (f *kubeFlags) source(deliver func(kube.Delivery), log *slog.Logger) (*kube.Source, error) {
-	config, err := kube.Config(f.config)
+	config, err := kube.Config(kube.Connection{Kubeconfig: f.config})
 	if err != nil {
 		return nil, err
 	}

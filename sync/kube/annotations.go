@@ -12,16 +12,16 @@ import (
 	"github.com/waggle-lb/waggle/lb/sched"
 )
 
-func (r *serviceReader) scheduler() string {
+func (r *serviceReader) scheduler() (string, lb.SchedulerFlags) {
 	name, ok := r.o.Annotations[SchedulerAnnotation]
 	if !ok {
-		return r.t.Scheduler
+		return r.t.Scheduler, r.t.SchedulerFlags
 	}
 	if _, err := sched.Find(name); err != nil {
 		r.problem(ReasonInvalidAnnotation, "Annotation %s: %v. The default, %s, is used.", SchedulerAnnotation, err, r.t.Scheduler)
-		return r.t.Scheduler
+		return r.t.Scheduler, r.t.SchedulerFlags
 	}
-	return name
+	return name, 0
 }
 
 func (r *serviceReader) hostSockets() bool {

@@ -3,7 +3,10 @@
 package kube
 
 import (
+	"cmp"
 	"fmt"
+	"net/netip"
+	"os"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -16,22 +19,64 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Config returns how to reach the API server: as a kubeconfig file says, or if
-// that is "", as a pod does. The caller may change it.
-func Config(kubeconfig string) (*rest.Config, error) {
+// Connection says how to reach the API server.
+type Connection struct {
+	// Kubeconfig names a file; "": as a pod does, or by Server alone.
+	Kubeconfig string
+	// Server is its address, in the place of what Kubeconfig or the pod says; "":
+	// that stays.
+	Server string
+	// QPS and Burst are how many requests are sent, in a second and at once; 0:
+	// kube-proxy's 5 and 10. QPS < 0 is no limit.
+	QPS   float32
+	Burst int
+	// ContentType is that of requests, AcceptContentTypes those of answers; "":
+	// Protobuf, and JSON where there is none.
+	ContentType, AcceptContentTypes string
+}
+
+// Config makes the configuration of a client. It refuses the ClusterIP that kubelet
+// tells pods: waggle itself, which serves that address, cannot begin there.
+func Config(c Connection) (*rest.Config, error) {
 	read := rest.InClusterConfig
 	hint := "write --kubeconfig FILE, or run in a pod with a service account"
-	if kubeconfig != "" {
-		read = func() (*rest.Config, error) { return clientcmd.BuildConfigFromFlags("", kubeconfig) }
+	switch {
+	case c.Kubeconfig != "":
+		read = func() (*rest.Config, error) { return clientcmd.BuildConfigFromFlags(c.Server, c.Kubeconfig) }
 		hint = "write a kubeconfig file whose current context is the cluster"
+	case c.Server == "":
+		if err := checkHost(os.Getenv); err != nil {
+			return nil, err
+		}
+	case os.Getenv(hostVariable) == "":
+		read = func() (*rest.Config, error) { return clientcmd.BuildConfigFromFlags(c.Server, "") }
+		hint = "write --master https://ADDRESS:PORT"
 	}
-	c, err := read()
+	out, err := read()
 	if err != nil {
 		return nil, fmt.Errorf("how to reach the API server: %w: %s", err, hint)
 	}
-	// A source lists and watches four resources and sends few events.
-	c.QPS, c.Burst, c.UserAgent = 10, 20, "waggle"
-	return c, nil
+	out.Host = cmp.Or(c.Server, out.Host)
+	out.QPS, out.Burst, out.UserAgent = cmp.Or(c.QPS, 5), cmp.Or(c.Burst, 10), "waggle"
+	out.ContentType = cmp.Or(c.ContentType, runtime.ContentTypeProtobuf)
+	out.AcceptContentTypes = c.AcceptContentTypes
+	return out, nil
+}
+
+// hostVariable is how kubelet names the API server to a pod.
+const hostVariable = "KUBERNETES_SERVICE_HOST"
+
+// checkHost fails if the environment's API server is the Service's ClusterIP, as
+// kubelet writes it: both variables are the same address then. Who overrides the
+// first for a pod, or writes a host name into both, has given it another.
+func checkHost(getenv func(string) string) error {
+	host := getenv(hostVariable)
+	ip, err := netip.ParseAddr(host)
+	if err != nil || getenv("KUBERNETES_PORT_443_TCP_ADDR") != host {
+		return nil
+	}
+	return fmt.Errorf("the API server at %s=%s is a ClusterIP, which nobody serves before waggle does: write --kubeconfig FILE or --master https://ADDRESS:PORT with the control plane's own endpoint, "+
+		"or set %s and KUBERNETES_SERVICE_PORT to that in the pod's environment", hostVariable, ip, hostVariable)
 }
 
 // scheme has the groups that a source uses, and no more.
@@ -55,8 +100,8 @@ type clients struct {
 func newClients(config *rest.Config) (*clients, error) {
 	base := rest.CopyConfig(config)
 	base.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	base.ContentType = runtime.ContentTypeProtobuf
-	base.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	base.ContentType = cmp.Or(base.ContentType, runtime.ContentTypeProtobuf)
+	base.AcceptContentTypes = cmp.Or(base.AcceptContentTypes, base.ContentType+","+runtime.ContentTypeJSON)
 	http, err := rest.HTTPClientFor(base)
 	if err != nil {
 		return nil, err

@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/lb/sched"
 	"github.com/waggle-lb/waggle/sync/kube"
 )
 
@@ -115,8 +116,14 @@ func newStore(t *testing.T, text string) *kube.Store {
 			tr.ExternalIPs = prefixes(words)
 		case "proxyName":
 			tr.ProxyName = m[2]
+		case "schedulerPort":
+			tr.SchedulerFlags = lb.SchedulerPort
 		case "nodePortAddresses":
 			tr.NodePortAddresses = words
+		case "noLocalhost":
+			tr.NoLocalhost = true
+		case "address":
+			tr.Address = netip.MustParseAddr(m[2])
 		case "clusterCIDRs":
 			tr.DetectLocal.ClusterCIDRs = prefixes(words)
 		case "detectLocal":
@@ -240,7 +247,10 @@ func dumpService(b *strings.Builder, svc *lb.Service) {
 	if svc.HostSockets {
 		b.WriteString(" sockets host")
 	}
-	if svc.Lost != lb.LostKeep || svc.Reuse != lb.ReuseAny || svc.SchedulerFlags != 0 || svc.OnePacket {
+	for _, flag := range sched.FlagNames(svc.Scheduler, svc.SchedulerFlags) {
+		b.WriteString(" " + flag)
+	}
+	if svc.Lost != lb.LostKeep || svc.Reuse != lb.ReuseAny || svc.OnePacket {
 		b.WriteString(" of IPVS's options")
 	}
 	b.WriteByte('\n')

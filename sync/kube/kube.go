@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
 )
 
@@ -51,6 +52,8 @@ type Translation struct {
 	NodeName string
 	// Scheduler is for services without SchedulerAnnotation; "" is rr.
 	Scheduler string
+	// SchedulerFlags go with Scheduler.
+	SchedulerFlags lb.SchedulerFlags
 	// MasqueradeAll masquerades all clients of cluster IPs.
 	MasqueradeAll bool
 	// ExternalIPs are from where spec.externalIPs may be; none are served if empty.
@@ -64,7 +67,11 @@ type Translation struct {
 	// is primary. A family that the list leaves out is served at all addresses, as
 	// in kube-proxy, unless the list has primary.
 	NodePortAddresses []string
-	DetectLocal       DetectLocal
+	// NoLocalhost takes loopback addresses out of NodePortAddresses.
+	NoLocalhost bool
+	// Address replaces the Node's own of its family, if it is valid.
+	Address     netip.Addr
+	DetectLocal DetectLocal
 }
 
 // Mode is a way to tell the pods of this machine: kube-proxy's detectLocalMode.
@@ -117,7 +124,11 @@ func (t *Translation) complete() error {
 		return err
 	}
 	t.Scheduler = cmp.Or(t.Scheduler, "rr")
-	if _, err := sched.Find(t.Scheduler); err != nil {
+	s, err := sched.Find(t.Scheduler)
+	if err == nil {
+		err = s.Takes(t.SchedulerFlags)
+	}
+	if err != nil {
 		return fmt.Errorf("default scheduler: %w", err)
 	}
 	t.DetectLocal.Mode = cmp.Or(t.DetectLocal.Mode, ClusterCIDR)

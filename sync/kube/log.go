@@ -5,6 +5,7 @@ package kube
 import (
 	"context"
 	"log/slog"
+	"strconv"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -64,7 +65,16 @@ func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.Handler.With
 var klogOnce sync.Once
 
 // redirect gives the process's klog, which client-go writes to, the logger of its
-// first source.
+// first source, and as much to say as that takes: klog's verbosity N is slog's level
+// -N.
 func redirect(log *slog.Logger) {
-	klogOnce.Do(func() { klog.SetSlogLogger(log) })
+	klogOnce.Do(func() {
+		klog.SetSlogLogger(log)
+		most := 0
+		for most < 10 && log.Enabled(context.Background(), slog.Level(-most-1)) {
+			most++
+		}
+		var level klog.Level
+		_ = level.Set(strconv.Itoa(most)) // it is a number
+	})
 }

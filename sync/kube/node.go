@@ -40,6 +40,9 @@ func (t *Translation) readNode(o *corev1.Node) *node {
 			}
 		}
 	}
+	if t.Address.IsValid() {
+		n.primary[familyIndex(lb.FamilyOf(t.Address))] = t.Address
+	}
 	cidrs := o.Spec.PodCIDRs
 	if len(cidrs) == 0 && o.Spec.PodCIDR != "" {
 		cidrs = []string{o.Spec.PodCIDR}
@@ -119,12 +122,12 @@ func (t *Translation) nodePorts(n *node) (out []netip.Prefix) {
 		switch word {
 		case primaryWord:
 			for _, a := range n.primary {
-				if a.IsValid() {
+				if a.IsValid() && !a.IsLoopback() {
 					out = append(out, netip.PrefixFrom(a, a.BitLen()))
 				}
 			}
 		case localhostWord:
-			out = append(out, netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
+			out = append(out, loopback4, loopback6)
 		case allWord:
 			out = append(out, everywhere(lb.IPv4), everywhere(lb.IPv6))
 		default:
@@ -137,7 +140,35 @@ func (t *Translation) nodePorts(n *node) (out []netip.Prefix) {
 			out = append(out, everywhere(f))
 		}
 	}
+	if t.NoLocalhost {
+		out = without(out, loopback4)
+		// A device has no other address there, and it makes a short list.
+		out = without(out, netip.MustParsePrefix("::/16"))
+	}
 	return masked(out)
+}
+
+var loopback4, loopback6 = netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")
+
+// without returns networks of all that is in the list, but not in hole.
+func without(list []netip.Prefix, hole netip.Prefix) (out []netip.Prefix) {
+	for _, p := range list {
+		switch {
+		case !p.Overlaps(hole):
+			out = append(out, p)
+		case p.Bits() < hole.Bits(): // its halves, of which one is clear of the hole
+			low, high := halves(p)
+			out = append(out, without([]netip.Prefix{low, high}, hole)...)
+		}
+	}
+	return out
+}
+
+func halves(p netip.Prefix) (low, high netip.Prefix) {
+	bytes := p.Addr().AsSlice()
+	bytes[p.Bits()/8] |= 0x80 >> (p.Bits() % 8)
+	upper, _ := netip.AddrFromSlice(bytes)
+	return netip.PrefixFrom(p.Addr(), p.Bits()+1), netip.PrefixFrom(upper, p.Bits()+1)
 }
 
 func everywhere(f lb.Family) netip.Prefix { return netip.PrefixFrom(unspecified(f), 0) }

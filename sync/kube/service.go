@@ -53,7 +53,8 @@ func (t *Translation) readService(o *corev1.Service) *service {
 		created: o.CreationTimestamp.Time, healthPort: healthPort(o),
 	}
 	r := serviceReader{t: t, o: o, s: s}
-	r.model = lb.Service{Scheduler: r.scheduler(), Affinity: affinity(o), HostSockets: r.hostSockets()}
+	scheduler, flags := r.scheduler()
+	r.model = lb.Service{Scheduler: scheduler, SchedulerFlags: flags, Affinity: affinity(o), HostSockets: r.hostSockets()}
 	s.zoneWeights = r.zoneWeights()
 	for _, family := range []lb.Family{lb.IPv4, lb.IPv6} {
 		if ip, ok := r.clusterIP(family); ok {

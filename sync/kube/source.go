@@ -144,6 +144,9 @@ func (s *Source) deliver() {
 	if err != nil {
 		s.opts.Log.Error("the last good services stay", "error", err)
 	}
+	if s.last == nil && next != nil {
+		s.advise(next)
+	}
 	facts, news := s.store.Facts()
 	if next != nil && (news || next != s.last) {
 		// What was triggered before anybody was here to take it up was not late.

@@ -9,8 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -590,28 +588,5 @@ func TestASourceNeedsAllItsParts(t *testing.T) {
 		if _, err := kube.New(less); err == nil {
 			t.Errorf("%d: no error", i)
 		}
-	}
-}
-
-func TestHowToReachTheAPIServer(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "config")
-	text := `{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: k, user: u}}],
-clusters: [{name: k, cluster: {server: "https://192.0.2.1:6443"}}], users: [{name: u, user: {token: t}}]}`
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c, err := kube.Config(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if c.Host != "https://192.0.2.1:6443" || c.BearerToken != "t" || c.UserAgent != "waggle" || c.QPS <= 0 || c.Burst <= 0 {
-		t.Errorf("got %v", c)
-	}
-	if _, err := kube.Config(file + "x"); err == nil || !strings.Contains(err.Error(), "write a kubeconfig file") {
-		t.Errorf("a file that is missing: %v", err)
-	}
-	t.Setenv("KUBERNETES_SERVICE_HOST", "")
-	if _, err := kube.Config(""); err == nil || !strings.Contains(err.Error(), "--kubeconfig") {
-		t.Errorf("neither file nor pod: %v", err)
 	}
 }

@@ -101,7 +101,7 @@ func (a *agent) Apply(snap *lb.Snapshot) dataplane.Report {
 func startAgent(b *testing.B, kubeconfig string) *agent {
 	b.Helper()
 	log := slog.New(slog.DiscardHandler)
-	config, err := kube.Config(kubeconfig)
+	config, err := kube.Config(kube.Connection{Kubeconfig: kubeconfig})
 	check(b, err)
 	a := &agent{b: b, began: time.Now(), applied: make(chan time.Duration, 1)}
 	config.Wrap(a.wrap)

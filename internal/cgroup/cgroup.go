@@ -20,7 +20,9 @@ const rootInode = 1
 
 // Root returns the directory where the hierarchy of version 2 is mounted, alone or
 // beside those of version 1: all processes of the machine are in it, those of
-// containers too.
+// containers too. Where the machine is a container itself, as kind's nodes are, that is
+// the root of its control group namespace, if this process is not that container's own:
+// if it is somewhere below.
 func Root() (string, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
@@ -40,7 +42,25 @@ func Root() (string, error) {
 			return m, nil
 		}
 	}
+	self, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", fmt.Errorf("find control groups: %w", err)
+	}
+	if below(string(self)) {
+		return mounts[0], nil
+	}
 	return "", fmt.Errorf("%s is this container's own control group, not the machine's: mount the machine's /sys/fs/cgroup, and name it", mounts[0])
+}
+
+// below reports whether a process is below the root of its control group namespace, by
+// the text of cgroups(7), /proc/[pid]/cgroup.
+func below(text string) bool {
+	for line := range strings.Lines(text) {
+		if path, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::"); ok {
+			return path != "/" && !strings.HasPrefix(path, "/..") // .. is outside of it
+		}
+	}
+	return false
 }
 
 // mountsOf reads where cgroup2 is mounted from the format of proc_pid_mountinfo(5).

@@ -25,6 +25,16 @@ func TestMountsOfBothVersions(t *testing.T) {
 	}
 }
 
+func TestBelow(t *testing.T) {
+	for text, want := range map[string]bool{
+		"0::/\n": false, "0::/kubepods/pod1\n": true, "0::/../b\n": false, "3:cpu:/a\n0::/\n": false, "3:cpu:/\n0::/a\n": true, "3:cpu:/a\n": false, "": false,
+	} {
+		if below(text) != want {
+			t.Errorf("%q: %v", text, !want)
+		}
+	}
+}
+
 func TestRootIsOfVersion2(t *testing.T) {
 	root, err := Root()
 	if err != nil {

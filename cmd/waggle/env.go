@@ -43,6 +43,8 @@ type env struct {
 	now  func() time.Time
 	wait func(ctx context.Context, d time.Duration) error
 
+	// kubeProxy says that waggle was called by this name.
+	kubeProxy bool
 	// runDir is where daemons have their sockets.
 	runDir string
 	// open opens the pins of a pin path for reading; the error is

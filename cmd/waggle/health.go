@@ -35,6 +35,7 @@ type servers struct {
 	checks *health.Checks
 	kube   *metrics.Kube
 	source *kube.Source
+	config func() any // what GET /configz answers
 	birth  sync.Once
 }
 
@@ -52,8 +53,9 @@ func newServers(e *env, flags *runFlags, loop func() control.Status, log *slog.L
 			names = append(names, health.FamilyName(f))
 		}
 		s.kube = metrics.NewKube(metrics.KubeOptions{Families: names, Loop: loop, Build: e.metricsBuild(log)})
+		s.config = flags.kube.proxy.configz
 		kube.ObserveRequests(s.kube)
-		o.Answered = s.kube.Answered
+		o.Answered, o.Stale = s.kube.Answered, 2*flags.kube.proxy.settings.SyncPeriod
 	}
 	s.proxy = health.NewProxy(o)
 	if s.kube != nil {
@@ -92,7 +94,7 @@ func (s *servers) close() error {
 
 // tasks answer. opts are what metrics are of.
 func (s *servers) tasks(opts metrics.Options) (out []task.Task) {
-	opts.Kube, opts.Profiling = s.kube, s.flags.profiling
+	opts.Kube, opts.Profiling, opts.Config = s.kube, s.flags.profiling, s.config
 	if a := s.flags.metricsAddr; a.IsValid() {
 		out = append(out, s.server("metrics", metricsFlag, a, s.metrics, metrics.NewHandler(opts), "FailedToStartMetricServer"))
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/sync/kube"
 )
 
@@ -22,18 +24,11 @@ import (
 // where nobody says otherwise: kube-proxy's conntrack.tcpEstablishedTimeout.
 const kubeTimeout = 24 * time.Hour
 
-// kubeFlags are the flags of `waggle run` for services of an API server; their names
-// are kube-proxy's where it has them.
+// kubeFlags are the flags of `waggle run` for services of an API server: kube-proxy's,
+// and what it has not.
 type kubeFlags struct {
-	config      string // a kubeconfig file
-	nodeName    string
-	nodePorts   []string
+	proxy       proxyFlags
 	externalIPs []string // as written
-	clusterCIDR []string // as written
-	mode        string
-	bridge      string
-	prefix      string
-	masqAll     bool
 	proxyName   string
 
 	given       func(name string) bool // whether a flag was written
@@ -45,24 +40,11 @@ var needs = map[string]kube.Mode{
 	"cluster-cidr": kube.ClusterCIDR, "pod-bridge-interface": kube.BridgeInterface, "pod-interface-name-prefix": kube.InterfaceNamePrefix,
 }
 
-// kubeOnly are the flags that mean nothing to a file of services.
-var kubeOnly = []string{
-	"hostname-override", "nodeport-addresses", "external-ips", "cluster-cidr", "detect-local-mode", "pod-bridge-interface",
-	"pod-interface-name-prefix", "masquerade-all", "proxy-name",
-}
-
-func (f *kubeFlags) register(cmd *cobra.Command) {
+func (f *kubeFlags) register(cmd *cobra.Command, kubeProxys bool) {
 	s := cmd.Flags()
 	f.given = s.Changed
-	s.StringVar(&f.config, "kubeconfig", "", "follow the API server that this file names; with neither this nor --services, in a pod, the pod's own")
-	s.StringVar(&f.nodeName, "hostname-override", "", "name of this machine's Node; empty: its host name")
-	s.StringSliceVar(&f.nodePorts, "nodeport-addresses", nil, "where node ports are served: networks, and the words primary, localhost and all; empty: primary, the Node's own addresses")
+	f.proxy.register(cmd, kubeProxys)
 	s.StringSliceVar(&f.externalIPs, "external-ips", nil, "networks in which spec.externalIPs of Services are served; empty: none is")
-	s.StringSliceVar(&f.clusterCIDR, "cluster-cidr", nil, "networks of pods, for --detect-local-mode ClusterCIDR")
-	s.StringVar(&f.mode, "detect-local-mode", string(kube.ClusterCIDR), "how this machine's pods are told from others: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix")
-	s.StringVar(&f.bridge, "pod-bridge-interface", "", "the bridge of mode BridgeInterface")
-	s.StringVar(&f.prefix, "pod-interface-name-prefix", "", "what device names of mode InterfaceNamePrefix begin with")
-	s.BoolVar(&f.masqAll, "masquerade-all", false, "let backends see this machine's address for all traffic to cluster IPs")
 	s.StringVar(&f.proxyName, "proxy-name", "", "serve only Services with this value of the label service.kubernetes.io/service-proxy-name; empty: those without the label")
 	complete(cmd, "detect-local-mode", cobra.FixedCompletions([]string{string(kube.ClusterCIDR), string(kube.NodeCIDR), string(kube.BridgeInterface), string(kube.InterfaceNamePrefix)},
 		cobra.ShellCompDirectiveNoFileComp))
@@ -71,10 +53,11 @@ func (f *kubeFlags) register(cmd *cobra.Command) {
 // inCluster reports whether a pod's own API server is known.
 func inCluster() bool { return os.Getenv("KUBERNETES_SERVICE_HOST") != "" }
 
-// validate makes the translation; scheduler is the default of services.
-func (f *kubeFlags) validate(scheduler string) error {
+// validate makes the translation; scheduler and its flags are the default of services.
+func (f *kubeFlags) validate(scheduler string, flags lb.SchedulerFlags) error {
+	c, settings := f.proxy.config, &f.proxy.settings
 	for _, flag := range slices.Sorted(maps.Keys(needs)) {
-		if f.given(flag) && needs[flag] != kube.Mode(f.mode) {
+		if !f.proxy.kubeProxys && f.given(flag) && needs[flag] != kube.Mode(c.DetectLocalMode) {
 			return fmt.Errorf("--%s is for --detect-local-mode %s: write that, or leave it out", flag, needs[flag])
 		}
 	}
@@ -82,19 +65,10 @@ func (f *kubeFlags) validate(scheduler string) error {
 	if err != nil {
 		return fmt.Errorf("--external-ips: %w", err)
 	}
-	pods, err := prefixes(f.clusterCIDR)
-	if err != nil {
-		return fmt.Errorf("--cluster-cidr: %w", err)
-	}
 	f.translation = kube.Translation{
-		NodeName: f.nodeName, Scheduler: scheduler, MasqueradeAll: f.masqAll, ExternalIPs: external, ProxyName: f.proxyName,
-		NodePortAddresses: f.nodePorts, DetectLocal: kube.DetectLocal{Mode: kube.Mode(f.mode), ClusterCIDRs: pods},
-	}
-	switch kube.Mode(f.mode) {
-	case kube.BridgeInterface:
-		f.translation.DetectLocal.Device = f.bridge
-	case kube.InterfaceNamePrefix:
-		f.translation.DetectLocal.Device = f.prefix
+		NodeName: cmp.Or(c.HostnameOverride, os.Getenv("NODE_NAME")), Scheduler: scheduler, SchedulerFlags: flags, MasqueradeAll: settings.MasqueradeAll, ExternalIPs: external, ProxyName: f.proxyName,
+		NodePortAddresses: settings.NodePortAddresses, NoLocalhost: settings.NoLocalhost, Address: settings.Address,
+		DetectLocal: kube.DetectLocal{Mode: kube.Mode(c.DetectLocalMode), ClusterCIDRs: settings.ClusterCIDRs, Device: settings.Device},
 	}
 	return f.translation.Check()
 }
@@ -112,7 +86,10 @@ func prefixes(texts []string) (out []netip.Prefix, err error) {
 
 // source makes the task that follows the API server.
 func (f *kubeFlags) source(deliver func(kube.Delivery), log *slog.Logger) (*kube.Source, error) {
-	config, err := kube.Config(kube.Connection{Kubeconfig: f.config})
+	c := &f.proxy.config.ClientConnection
+	config, err := kube.Config(kube.Connection{
+		Kubeconfig: c.Kubeconfig, Server: f.proxy.master, QPS: c.QPS, Burst: int(c.Burst), ContentType: c.ContentType, AcceptContentTypes: c.AcceptContentTypes,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -121,16 +98,20 @@ func (f *kubeFlags) source(deliver func(kube.Delivery), log *slog.Logger) (*kube
 
 // checkSource says where services come from, if it is one place.
 func (f *runFlags) checkSource() error {
+	proxy := &f.kube.proxy
+	kubeconfig := proxy.config.ClientConnection.Kubeconfig
 	switch {
-	case f.services != "" && f.kube.config != "":
+	case f.services != "" && proxy.ofKubeProxy:
+		return fmt.Errorf("--services and --config: %s is for an API server: write one of them", proxy.file)
+	case f.services != "" && kubeconfig != "":
 		return errors.New("--services and --kubeconfig: write one of them")
-	case f.services == "" && f.kube.config == "" && !inCluster():
+	case f.services == "" && kubeconfig == "" && proxy.master == "" && !inCluster():
 		return errors.New("no services: write --services FILE, or --kubeconfig FILE to follow an API server, or --check FILE to check a file")
 	}
 	if f.services == "" {
 		return nil
 	}
-	for _, flag := range kubeOnly {
+	for _, flag := range append(proxy.forAPIServer(), "external-ips", "proxy-name") {
 		if f.kube.given(flag) {
 			return fmt.Errorf("--%s is for an API server, and --services names a file: leave one of them out", flag)
 		}

@@ -18,5 +18,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// The first signal asks, a second one ends the process at once.
 	context.AfterFunc(ctx, stop)
-	os.Exit(execute(ctx, newEnv(), os.Args[1:]))
+	e := newEnv()
+	args := e.commandLine(os.Args)
+	os.Exit(execute(ctx, e, args))
 }

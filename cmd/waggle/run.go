@@ -13,6 +13,7 @@ import (
 
 	"github.com/waggle-lb/waggle/dataplane/ebpf"
 	"github.com/waggle-lb/waggle/internal/takeover"
+	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
 )
 
@@ -27,6 +28,7 @@ type runFlags struct {
 	check          string
 	pinPath        string
 	scheduler      string
+	schedulerFlags lb.SchedulerFlags // with kube-proxy's default alone
 	excludeDevices []string
 	masquerade     string // as written
 	ports          ebpf.PortRange
@@ -38,8 +40,10 @@ type runFlags struct {
 	leftovers      string // of kube-proxy: a takeover.Mode
 }
 
-func newRunCommand(e *env) *cobra.Command {
-	var flags runFlags
+func newRunCommand(e *env) *cobra.Command { return runCommand(e, new(runFlags)) }
+
+// runCommand puts what is on the command line into flags.
+func runCommand(e *env, flags *runFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Forward what a file of services or an API server says, and follow its changes",
@@ -55,22 +59,32 @@ it has, and "waggle cleanup" ends that.`,
 		Example: `  waggle run --check services.yaml
   waggle run --services services.yaml
   waggle run --kubeconfig /etc/waggle/kubeconfig --cluster-cidr 10.244.0.0/16
+  waggle run --config /var/lib/kube-proxy/config.conf
   ipvsadm -S -n > rules && waggle run --services rules`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := flags.kube.proxy.read(cmd.Flags()); err != nil {
+				return err
+			}
+			if err := flags.kube.proxy.follow(cmd.Flags()); err != nil {
+				return usage(cmd, err)
+			}
+			if done, err := flags.once(cmd.Context(), e); done {
+				return err
+			}
 			if err := flags.validate(); err != nil {
 				return usage(cmd, err)
 			}
 			if flags.check != "" {
 				return e.checkFile(flags.check, flags.scheduler)
 			}
-			return runDaemon(cmd.Context(), e, &flags)
+			return runDaemon(cmd.Context(), e, flags)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&flags.services, "services", "", "file of services to forward: YAML, or the text of ipvsadm -S -n")
 	f.StringVar(&flags.check, "check", "", "only check this file, without root, and say what is wrong with it")
-	flags.kube.register(cmd)
+	flags.kube.register(cmd, e.kubeProxy)
 	flags.sockets.register(cmd)
 	registerPinPath(cmd, &flags.pinPath)
 	f.StringVar(&flags.scheduler, "scheduler", defaultScheduler,
@@ -79,10 +93,6 @@ it has, and "waggle cleanup" ends that.`,
 		"leave these devices alone: names or patterns such as docker*, comma separated")
 	f.StringVar(&flags.masquerade, "masquerade-ports", fmt.Sprintf("%d-%d", ebpf.DefaultMasqueradePorts.First, ebpf.DefaultMasqueradePorts.Last),
 		"ports that masquerading may use, less those of the kernel's own connections and reserved ones")
-	// kube-proxy's names
-	f.DurationVar(&flags.timeouts.TCP, "ipvs-tcp-timeout", 0, "how long an established TCP connection lives without a packet; 0 is IPVS's 15m0s, with an API server 24h")
-	f.DurationVar(&flags.timeouts.TCPFin, "ipvs-tcpfin-timeout", 0, "how long after the server's FIN; 0 is IPVS's 2m0s")
-	f.DurationVar(&flags.timeouts.UDP, "ipvs-udp-timeout", 0, "how long a flow of UDP lives without a datagram; 0 is IPVS's 5m0s")
 	f.DurationVar(&flags.drain, "drain-timeout", ebpf.DefaultDrain, "how long connections go on that a version with another layout of maps has made")
 	registerLeftovers(cmd, &flags.leftovers)
 	registerLimits(cmd, &flags.limits)
@@ -95,6 +105,7 @@ it has, and "waggle cleanup" ends that.`,
 // validate finds what can be known to be wrong before anything is done, and
 // reads what has more than one part.
 func (f *runFlags) validate() error {
+	f.followProxy()
 	if _, err := sched.Find(f.scheduler); err != nil {
 		return fmt.Errorf("--scheduler: %w", err)
 	}
@@ -104,10 +115,9 @@ func (f *runFlags) validate() error {
 		}
 	}
 	if f.services == "" {
-		if err := f.kube.validate(f.scheduler); err != nil {
+		if err := f.kube.validate(f.scheduler, f.schedulerFlags); err != nil {
 			return err
 		}
-		f.timeouts.TCP = cmp.Or(f.timeouts.TCP, kubeTimeout)
 	}
 	var err error
 	if f.ports, err = ebpf.ParsePortRange(f.masquerade); err != nil {
@@ -134,4 +144,20 @@ func (f *runFlags) validate() error {
 		}
 	}
 	return nil
+}
+
+// followProxy takes what kube-proxy's configuration says of more than Kubernetes.
+func (f *runFlags) followProxy() {
+	c, settings := f.kube.proxy.config, &f.kube.proxy.settings
+	if f.services != "" || f.check != "" {
+		f.timeouts = ebpf.Timeouts{TCP: c.IPVS.TCPTimeout.Duration, TCPFin: c.IPVS.TCPFinTimeout.Duration, UDP: c.IPVS.UDPTimeout.Duration}
+		return
+	}
+	f.timeouts = ebpf.Timeouts{TCP: cmp.Or(settings.TCP, kubeTimeout), TCPFin: settings.TCPFin, UDP: settings.UDP}
+	if settings.Scheduler != "" && !f.kube.given("scheduler") {
+		f.scheduler = settings.Scheduler
+		if f.scheduler == "mh" { // kube-proxy has it hash ports as well
+			f.schedulerFlags = lb.SchedulerPort
+		}
+	}
 }

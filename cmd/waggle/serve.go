@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/waggle-lb/waggle/dataplane/ebpf"
 	"github.com/waggle-lb/waggle/internal/advise"
@@ -20,7 +21,8 @@ import (
 // runDaemon puts source, loop and dataplane together and runs them until ctx
 // ends.
 func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
-	log := slog.New(slog.NewTextHandler(e.stderr, nil))
+	log := flags.kube.proxy.log(e)
+	flags.kube.proxy.tell(log)
 	// Refused before the kernel is touched, if it is refused.
 	if flags.services != "" {
 		if _, err := parseFile(flags.services, flags.scheduler); err != nil {
@@ -44,14 +46,17 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	dp, err := ebpf.New(ebpf.Options{PinPath: flags.pinPath, Log: log, ExcludeDevices: flags.excludeDevices, Cgroup: group, HostSockets: flags.sockets.lb == "host", RefuseBinds: flags.sockets.binds == "refuse", MasqueradePorts: flags.ports, Timeouts: flags.timeouts, Limits: flags.limits, Sizes: flags.sizes, Drain: flags.drain})
+	if flags.services == "" {
+		flags.kube.proxy.setUpNode(log)
+	}
+	dp, err := ebpf.New(flags.ebpf(group, log))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, dp.Close()) }()
 	socket := listenAgent(e, flags.pinPath, log) // the pin path is ours: nobody else has it
 	defer func() { err = errors.Join(err, closeListener(socket)) }()
-	if loop, err = control.New(control.Options{Dataplane: dp, Logger: log, Observe: srv.wrote}); err != nil {
+	if loop, err = control.New(control.Options{Dataplane: dp, Logger: log, Window: flags.window(), Observe: srv.wrote}); err != nil {
 		return err
 	}
 	src, err := sourceOf(flags, loop, srv, log)
@@ -60,7 +65,7 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	}
 	defer func() { err = errors.Join(err, src.close()) }()
 	watch := watchLeftovers(flags, dp, loop, log)
-	tasks := slices.Concat(src.tasks, []task.Task{loop, watch, &reloadTask{log: log, manager: mgr, reload: src.reload}}, dp.Tasks(),
+	tasks := slices.Concat(src.tasks, flags.kube.proxy.tasks(log), []task.Task{loop, watch, &reloadTask{log: log, manager: mgr, reload: src.reload}}, dp.Tasks(),
 		srv.tasks(metricsOptions(e, dp, loop, log)), agentTasks(e, socket, dp, loop, watch, log))
 	if mgr.socket != "" {
 		tasks = append(tasks, &notifyTask{manager: mgr, others: tasks, status: func() string { return statusLine(loop.Status()) }, log: log})
@@ -70,6 +75,23 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	}
 	log.Info("stopped; the kernel goes on forwarding, `waggle cleanup` ends that", "pin_path", flags.pinPath)
 	return nil
+}
+
+// ebpf are the settings of the dataplane; group is the control group of --socket-lb.
+func (f *runFlags) ebpf(group string, log *slog.Logger) ebpf.Options {
+	return ebpf.Options{
+		PinPath: f.pinPath, Log: log, ExcludeDevices: f.excludeDevices, MasqueradePorts: f.ports, Timeouts: f.timeouts,
+		Limits: f.limits, Sizes: f.sizes, Drain: f.drain,
+		Cgroup: group, HostSockets: f.sockets.lb == "host", RefuseBinds: f.sockets.binds == "refuse",
+	}
+}
+
+// window is the least time from one write to the kernel to the next; 0: the loop's default.
+func (f *runFlags) window() time.Duration {
+	if f.services != "" {
+		return 0
+	}
+	return f.kube.proxy.settings.MinSyncPeriod
 }
 
 // source is where services come from.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package advise compares what is to be served with how the machine is set up
-// and says what keeps packets from arriving: waggle assigns no addresses and
-// changes no sysctls, so it warns, with the command that mends it.
+// and says what keeps packets from arriving: for services of a file waggle
+// assigns no addresses and changes no sysctls, so it warns, with the command that mends it.
 package advise
 
 import (

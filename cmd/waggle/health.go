@@ -39,20 +39,20 @@ type servers struct {
 	birth  sync.Once
 }
 
-// newServers takes addresses, if what cannot have its own is to end the daemon. loop
-// returns the state of a loop that begins later.
-func newServers(e *env, flags *runFlags, loop func() control.Status, log *slog.Logger) (*servers, error) {
+// newServers takes addresses, if what cannot have its own is to end the daemon. progress
+// is that of a loop which begins later.
+func newServers(e *env, flags *runFlags, progress func() control.Progress, log *slog.Logger) (*servers, error) {
 	s := &servers{flags: &flags.listen, log: log, families: health.Families()}
 	o := health.Options{Families: s.families, Progress: func() (overdue, synced time.Time) {
-		st := loop()
-		return st.Overdue, st.Synced
+		p := progress()
+		return p.Overdue, p.Synced
 	}}
 	if flags.services == "" {
 		names := make([]string, 0, len(s.families))
 		for _, f := range s.families {
 			names = append(names, health.FamilyName(f))
 		}
-		s.kube = metrics.NewKube(metrics.KubeOptions{Families: names, Loop: loop, Build: e.metricsBuild(log)})
+		s.kube = metrics.NewKube(metrics.KubeOptions{Families: names, Progress: progress, Build: e.metricsBuild(log)})
 		s.config = flags.kube.proxy.configz
 		kube.ObserveRequests(s.kube)
 		o.Answered, o.Stale = s.kube.Answered, 2*flags.kube.proxy.settings.SyncPeriod
@@ -147,11 +147,13 @@ func (s *servers) deliver(apply func(snap *lb.Snapshot, applied ...func())) func
 		})
 		s.proxy.SetEligible(d.Eligible)
 		s.kube.Changed(d.Services, d.Slices)
-		apply(d.Snapshot, func() { s.applied(d) })
+		snap, nodePorts := d.Snapshot, d.Snapshot.Node().NodePorts
+		d.Snapshot = nil // who waits is not to hold it: while nothing can be applied many wait
+		apply(snap, func() { s.applied(d, nodePorts) })
 	}
 }
 
-func (s *servers) applied(d kube.Delivery) {
+func (s *servers) applied(d kube.Delivery, nodePorts []netip.Prefix) {
 	now := time.Now()
 	s.kube.Applied(d.Services, d.Slices)
 	for _, t := range d.Triggers {
@@ -167,5 +169,5 @@ func (s *servers) applied(d kube.Delivery) {
 	for _, c := range d.HealthChecks {
 		checks = append(checks, health.Check{Namespace: c.Service.Namespace, Name: c.Service.Name, UID: c.Service.UID, Family: c.Family, Port: c.Port, Local: c.Local})
 	}
-	s.checks.Set(checks, d.Snapshot.Node().NodePorts)
+	s.checks.Set(checks, nodePorts)
 }

@@ -58,7 +58,7 @@ func TestWhereTheDaemonAnswers(t *testing.T) {
 func newKubeServers(t *testing.T) *servers {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	s, err := newServers(&newTestEnv(nil).env, &runFlags{}, func() control.Status { return control.Status{} }, log)
+	s, err := newServers(&newTestEnv(nil).env, &runFlags{}, func() control.Progress { return control.Progress{} }, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,7 @@ func TestADaemonThatCannotWriteIsNotHealthy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := newServers(&newTestEnv(nil).env, &runFlags{services: "x"}, loop.Status, log)
+		s, err := newServers(&newTestEnv(nil).env, &runFlags{services: "x"}, loop.Progress, log)
 		if err != nil {
 			t.Fatal(err)
 		}

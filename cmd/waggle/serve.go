@@ -34,7 +34,7 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 		return err
 	}
 	var loop *control.Loop
-	srv, err := newServers(e, flags, func() control.Status { return loop.Status() }, log)
+	srv, err := newServers(e, flags, func() control.Progress { return loop.Progress() }, log)
 	if err != nil {
 		return err
 	}

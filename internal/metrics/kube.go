@@ -19,9 +19,9 @@ import (
 type KubeOptions struct {
 	// Families are those that the machine has, in Kubernetes' words: "IPv4".
 	Families []string
-	// Loop returns the state of the loop.
-	Loop  func() control.Status
-	Build Build
+	// Progress returns that of the loop.
+	Progress func() control.Progress
+	Build    Build
 }
 
 // Kube has what kube-proxy would have measured, by its names. It is told, unlike the rest:
@@ -175,14 +175,14 @@ func (k *Kube) Collect(ch chan<- prometheus.Metric) {
 		c.Collect(ch)
 	}
 	s := scrape{ch}
-	loop := k.opts.Loop()
-	if loop.Queued.IsZero() {
-		loop.Queued = k.began
+	p := k.opts.Progress()
+	if p.Queued.IsZero() {
+		p.Queued = k.began
 	}
 	for _, f := range k.opts.Families {
-		s.send(queued, seconds(loop.Queued), f)
-		if !loop.Synced.IsZero() {
-			s.send(synced, seconds(loop.Synced), f)
+		s.send(queued, seconds(p.Queued), f)
+		if !p.Synced.IsZero() {
+			s.send(synced, seconds(p.Synced), f)
 		}
 	}
 	b := k.opts.Build

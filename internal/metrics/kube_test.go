@@ -18,9 +18,9 @@ import (
 )
 
 // newKube has seen one of everything.
-func newKube(loop *control.Status) *Kube {
+func newKube(p *control.Progress) *Kube {
 	k := NewKube(KubeOptions{
-		Families: []string{"IPv4", "IPv6"}, Loop: func() control.Status { return *loop },
+		Families: []string{"IPv4", "IPv6"}, Progress: func() control.Progress { return *p },
 		Build: Build{Version: "v0.12.3-4-g0123abc", Revision: "0123abc", Go: "go1.26.0", Modified: true},
 	})
 	k.Wrote(3 * time.Millisecond)
@@ -45,8 +45,8 @@ func newKube(loop *control.Status) *Kube {
 }
 
 func TestWhatKubeProxyMeasures(t *testing.T) {
-	loop := control.Status{Queued: time.UnixMilli(1_700_000_002_000), Synced: time.UnixMilli(1_700_000_001_000)}
-	k := newKube(&loop)
+	p := control.Progress{Queued: time.UnixMilli(1_700_000_002_000), Synced: time.UnixMilli(1_700_000_001_000)}
+	k := newKube(&p)
 	golden(t, "testdata/kube.txt", gathered(t, k))
 	golden(t, "testdata/slis.txt", gathered(t, slis{k}))
 	text := gathered(t, k)
@@ -55,7 +55,7 @@ func TestWhatKubeProxyMeasures(t *testing.T) {
 			t.Errorf("%s is defined, and not sent", d.name)
 		}
 	}
-	loop = control.Status{}
+	p = control.Progress{}
 	text = gathered(t, k)
 	if strings.Contains(text, synced.name) || !strings.Contains(text, queued.name+`{ip_family="IPv4"} 1.`) {
 		t.Errorf("before the first state is written:\n%s", text)
@@ -74,7 +74,7 @@ func TestTheBucketsAreKubeProxys(t *testing.T) {
 
 func TestKubeProxysMetricsAreWellFormed(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
-	reg.MustRegister(newKube(&control.Status{}))
+	reg.MustRegister(newKube(&control.Progress{}))
 	problems, err := testutil.GatherAndLint(reg)
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +91,7 @@ func TestWhatElseIsAnsweredWhereMetricsAre(t *testing.T) {
 	opts.Log = slog.New(slog.DiscardHandler)
 	bare := httptest.NewServer(NewHandler(opts))
 	defer bare.Close()
-	opts.Kube, opts.Mode, opts.Profiling = newKube(&control.Status{}), "ebpf", true
+	opts.Kube, opts.Mode, opts.Profiling = newKube(&control.Progress{}), "ebpf", true
 	opts.Config = func() any { return map[string]any{"kubeproxy.config.k8s.io": map[string]string{"mode": "ebpf"}} }
 	full := httptest.NewServer(NewHandler(opts))
 	defer full.Close()

@@ -42,7 +42,10 @@ func (s *told) wantTimes(queued, overdue, synced time.Duration) {
 		}
 		return t.Sub(s.r.start)
 	}
-	st := s.r.loop.Status()
+	st := s.r.loop.Progress()
+	if of := s.r.loop.Status(); of.Progress != st {
+		s.r.t.Errorf("the status says %+v, and asked alone it is %+v", of.Progress, st)
+	}
 	got := []time.Duration{since(st.Queued), since(st.Overdue), since(st.Synced)}
 	if diff := cmp.Diff([]time.Duration{queued, overdue, synced}, got); diff != "" {
 		s.r.t.Errorf("queued, overdue, synced (-want +got):\n%s", diff)

@@ -60,11 +60,14 @@ type Status struct {
 	Took                time.Duration
 	// Retries counts the Applies since Desired changed that were not complete.
 	Retries int
-	// Queued is when the last delivery came, Overdue when the oldest one of those came
-	// that no state holds yet that was applied, Synced when one last was. A state is
-	// applied also if services in it failed. All are zero if there is none.
-	Queued, Overdue, Synced time.Time
+	Progress
 }
+
+// Progress is how far a Loop is behind its sources. Queued is when the last delivery came,
+// Overdue when the oldest one of those came that no state holds yet that was applied,
+// Synced when one last was. A state is applied also if services in it failed. All are zero
+// if there is none.
+type Progress struct{ Queued, Overdue, Synced time.Time }
 
 // SourceStatus is what a Loop knows of one source.
 type SourceStatus struct {
@@ -179,10 +182,24 @@ func (l *Loop) Status() Status {
 	for _, src := range l.sources {
 		s.Sources = append(s.Sources, SourceStatus{src.name, src.wants != nil, src.wants.Len()})
 	}
-	if len(l.waiting) > 0 {
-		s.Overdue = l.waiting[0].at
-	}
+	s.Progress = l.progress()
 	return s
+}
+
+// Progress returns that of the status, for who asks often. Any goroutine may call it.
+func (l *Loop) Progress() Progress {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.progress()
+}
+
+// progress is for who holds mu.
+func (l *Loop) progress() Progress {
+	p := l.status.Progress
+	if len(l.waiting) > 0 {
+		p.Overdue = l.waiting[0].at
+	}
+	return p
 }
 
 // Run applies until ctx ends. What was applied stays in the kernel. It fails

@@ -24,7 +24,7 @@ type Facts struct {
 	// Eligible says that load balancers may choose this machine: its Node is known, is
 	// not being deleted, and the cluster autoscaler has not marked it for that.
 	Eligible bool
-	// NoLocal has what cannot be served here, for families that have any.
+	// NoLocal counts what is not served here, by family.
 	NoLocal map[lb.Family]NoLocal
 
 	// What follows is since the Facts before. Services and Slices count changes of

@@ -23,8 +23,9 @@ type Requests interface {
 	Received(verb, host string, bytes float64)
 }
 
-// ObserveRequests has r told of all requests of the process. Only the first call of a
-// process counts: client-go knows one.
+// ObserveRequests has r told of all requests of the process. It is called before the first
+// source runs, and only the first call of a process counts: client-go keeps one observer
+// for all, without a lock.
 func ObserveRequests(r Requests) {
 	metrics.Register(metrics.RegisterOpts{
 		RequestResult: done(r.Done), RequestRetry: retried(r.Retried), RequestLatency: took(r.Took),

@@ -548,9 +548,13 @@ func (r *requests) Waited(verb, host string, _ time.Duration) {
 func (r *requests) Sent(verb, host string, n float64)     { r.say("sent", verb, host, n > 0) }
 func (r *requests) Received(verb, host string, n float64) { r.say("received", verb, host, n > 0) }
 
+// observed is of all tests: client-go takes one in a process, and before it is at work.
+var observed = &requests{said: make(map[string]bool)}
+
+func init() { kube.ObserveRequests(observed) }
+
 func TestRequestsAreObserved(t *testing.T) {
-	r := &requests{said: make(map[string]bool)}
-	kube.ObserveRequests(r)
+	r := observed
 	api := small(t)
 	f := follow(t, api, nil)
 	f.want(smallState)

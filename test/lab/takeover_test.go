@@ -448,3 +448,49 @@ func TestWhatOthersUseStays(t *testing.T) {
 		t.Errorf("waggle's own pins: %v", err)
 	}
 }
+
+// TestConnectionsOfBothLookAlike: to the backend, and to what rewrites its answers, a
+// connection that kube-proxy's rules lead looks like a new one of the same client
+// port, and one that they masquerade like a new one that waggle would masquerade by
+// the same port. Who comes second gets another port.
+func TestConnectionsOfBothLookAlike(t *testing.T) {
+	s := newScene(t, netlab.Options{Prefix: "kp", Clients: 1, Servers: 1})
+	client, server := s.Clients()[0], s.Servers()[0]
+	s.reveal(server, 8080)
+	s.install(proxyShapes["nftables"].rules)
+	type alike struct {
+		port uint16
+		old  *talk
+		to   netip.AddrPort
+	}
+	var all []alike
+	other := []netip.AddrPort{netip.AddrPortFrom(netlab.VIP4, 81), netip.AddrPortFrom(netlab.VIP6, 81)}
+	for i, vip := range vips {
+		port := uint16(20001)
+		all = append(all, alike{port, s.callAgain(client, "tcp", port, vip), other[i]})
+		if got := all[len(all)-1].old.seen.Port(); got != port {
+			t.Fatalf("kube-proxy's rules made port %d of %d", got, port)
+		}
+		// one whose masqueraded port waggle would take, too, for a client that has it
+		for from := uint16(21000); ; from++ {
+			old := s.callAgain(client, "tcp", from, nodePorts(s)[i])
+			if p := old.seen.Port(); p > 1024 && p < 20000 {
+				all = append(all, alike{p, old, other[i]})
+				break
+			}
+		}
+	}
+	s.write(masquerading("always", other, server))
+	s.start()
+	for _, a := range all {
+		again := s.callAgain(client, "tcp", a.port, a.to)
+		if again.seen.Addr() == client.Addr(a.to.Addr().Is6()) {
+			t.Errorf("%s is seen as %s: waggle does not masquerade it", a.to, again.seen)
+		}
+		for _, tk := range []*talk{a.old, again, a.old} {
+			if err := tk.exchange(64 << 10); err != nil {
+				t.Fatalf("%s -> %s, seen as %s: %v", tk.LocalAddr(), tk.RemoteAddr(), tk.seen, err)
+			}
+		}
+	}
+}

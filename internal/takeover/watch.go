@@ -67,6 +67,8 @@ type Status struct {
 type Watch struct {
 	task.Readiness
 	opts Options
+	find func(*lb.Snapshot) (*Found, error) // Look, but in tests
+	end  func(*Found) error                 // Found.Remove
 
 	mu     sync.Mutex
 	status Status // guarded by mu
@@ -79,8 +81,10 @@ type Watch struct {
 
 // New looks for the first time, before anything is applied. That it cannot tell is
 // logged, and no error: nothing that is served depends on it.
-func New(opts Options) *Watch {
-	w := &Watch{opts: opts, failures: make(map[string]string), status: Status{Items: []string{}, Kept: []string{}, Mode: opts.Mode}}
+func New(opts Options) *Watch { return newWatch(opts, Look, (*Found).Remove) }
+
+func newWatch(opts Options, find func(*lb.Snapshot) (*Found, error), end func(*Found) error) *Watch {
+	w := &Watch{opts: opts, find: find, end: end, failures: make(map[string]string), status: Status{Items: []string{}, Kept: []string{}, Mode: opts.Mode}}
 	if f := w.look(); f != nil && len(f.Items) > 0 {
 		opts.Log.Info("kube-proxy's rules are here: connections through them go on, new ones are ours", "found", f.Items, "connections", f.Live)
 	}
@@ -127,7 +131,7 @@ func (w *Watch) Run(ctx context.Context) error {
 
 // look returns nil if it could not, or not tell the dataplane.
 func (w *Watch) look() *Found {
-	f, err := Look(w.opts.Served())
+	f, err := w.find(w.opts.Served())
 	if err == nil {
 		err = w.opts.Behind(f.Behind)
 	}
@@ -156,7 +160,7 @@ func (w *Watch) remove(f *Found) bool {
 		}
 		return false
 	}
-	if !w.good("kube-proxy's rules cannot be removed", f.Remove()) {
+	if !w.good("kube-proxy's rules cannot be removed", w.end(f)) {
 		return false
 	}
 	w.mu.Lock()

@@ -147,7 +147,7 @@ static __noinline bool resumes(struct __sk_buff *skb, const struct packet *p, __
 /* To a frontend, of no flow, and not what begins one. */
 static __always_inline enum verdict stray(const struct packet *p)
 {
-	if (taking_over || is_assigned(p->key.daddr))
+	if ((taking_over && !p->ended) || is_assigned(p->key.daddr))
 		return VERDICT_PASS; /* they or the stack know the connection, or reset it */
 	if (p->tcp_flags & TCP_RST || p->part != WHOLE)
 		return drop(DROP_NO_FLOW); /* a reset is never answered, nor a part with one */

@@ -55,6 +55,23 @@ func TestNewFlowsLeaveWhatIsBehind(t *testing.T) {
 	check("when nobody is", false)
 }
 
+// TestAFlowThatIsEndedIsNobodyElses: so its client hears of it, whoever is behind.
+func TestAFlowThatIsEndedIsNobodyElses(t *testing.T) {
+	r := newRig(t, nil)
+	svc := serve("a", []int{1, 2}, 1)
+	svc.Lost = lb.LostReset
+	r.do(r.d.SetBehind(dataplane.Behind{Translates: true}))
+	r.apply(svc)
+	client, server := r.connect(1)
+	rest := serve("a", []int{3 - server}, 1)
+	rest.Lost = lb.LostReset
+	r.apply(rest)
+	data := conformance.Packet{From: conformance.Client, Src: client, Dst: vipAt(1), Protocol: lb.TCP, Flags: conformance.ACK}
+	if out := r.Send(data); out.Verdict != lb.Refuse || out.Answer != conformance.Reset {
+		t.Errorf("data of a flow whose backend is lost: %+v, want a reset", out)
+	}
+}
+
 func TestOnePortIsLeft(t *testing.T) {
 	if got := portsBeside([]uint16{1, 2, 3}, []uint16{3, 9, 1}); !slices.Equal(got, []uint16{2}) {
 		t.Errorf("got %v", got)

@@ -32,6 +32,7 @@ var arrows = map[string][]string{
 	"dataplane/fake":        {"lb", "dataplane"},
 	"dataplane/conformance": {"lb", "dataplane"},
 	"dataplane/ebpf":        {"bpf", "lb", "maps", "loader", "dataplane", "internal/nlx", "internal/task"},
+	"dataplane/ipvs":        {"lb", "dataplane", "internal/nlx", "internal/task"},
 	"sync/file":             {"lb", "internal/task", "internal/filewatch"},
 	"sync/kube":             {"lb", "internal/task"},
 	"sync/control":          {"lb", "dataplane", "internal/task"},
@@ -45,13 +46,13 @@ var arrows = map[string][]string{
 
 // outsiders are modules that only these packages may import.
 var outsiders = map[string][]string{
-	"github.com/cilium/ebpf":  {"bpf", "maps", "loader", "dataplane/ebpf", "test"},
-	"github.com/moby/ipvs":    {"dataplane/ipvs", "internal/takeover"},
-	"k8s.io/":                 {"sync/kube"},
-	"github.com/spf13/cobra":  {"cmd"},
-	"github.com/prometheus/":  {"internal/metrics"},
-	"github.com/vishvananda/": {"internal/nlx", "internal/netlab", "internal/takeover"},
-	"github.com/google/nft":   {"internal/takeover"},
+	"github.com/cilium/ebpf":     {"bpf", "maps", "loader", "dataplane/ebpf", "test"},
+	"github.com/moby/ipvs":       {"dataplane/ipvs", "internal/takeover"},
+	"github.com/google/nftables": {"dataplane/ipvs", "internal/takeover"},
+	"k8s.io/":                    {"sync/kube"},
+	"github.com/spf13/cobra":     {"cmd"},
+	"github.com/prometheus/":     {"internal/metrics"},
+	"github.com/vishvananda/":    {"internal/nlx", "internal/netlab", "internal/takeover"},
 }
 
 func under(pkg string, prefixes []string) bool {

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipvs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// sysctls are values below /proc/sys/net/ipv4/vs, of the calling thread's network
+// namespace (Documentation/networking/ipvs-sysctl.rst).
+type sysctls map[string]string
+
+// ours are kube-proxy's too. conntrack lets connection tracking follow what IPVS
+// translates: without it nothing is masqueraded. expire_nodest_conn ends the
+// connections of a server that was deleted: waggle deletes those that have none, or
+// shall have none. expire_quiescent_template ends the affinity to a server that
+// takes nothing new.
+var ours = sysctls{"conntrack": "1", "expire_nodest_conn": "1", "expire_quiescent_template": "1"}
+
+// aliasWord begins the alias of our device. What the sysctls were follows: there it
+// outlives the process, and whoever finds the device reads it.
+const aliasWord = "waggle"
+
+func sysctlPath(name string) string { return filepath.Join("/proc/sys/net/ipv4/vs", name) }
+
+func readSysctls() (sysctls, error) {
+	out := make(sysctls)
+	for name := range ours {
+		b, err := os.ReadFile(sysctlPath(name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("read sysctl net.ipv4.vs.%s: %w: the kernel needs CONFIG_IP_VS_NFCT, and only it", name, err)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read sysctl net.ipv4.vs.%s: %w", name, err)
+		}
+		out[name] = strings.TrimSpace(string(b))
+	}
+	return out, nil
+}
+
+func setSysctls() error { return ours.write() }
+
+// write writes those that differ.
+func (s sysctls) write() error {
+	now, err := readSysctls()
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(s)) {
+		if now[name] == s[name] {
+			continue
+		}
+		if err := os.WriteFile(sysctlPath(name), []byte(s[name]), 0); err != nil {
+			return fmt.Errorf("write sysctl net.ipv4.vs.%s: %w: set it to %s, or let waggle write to /proc/sys", name, err, s[name])
+		}
+	}
+	return nil
+}
+
+func (s sysctls) alias() string {
+	words := []string{aliasWord}
+	for _, name := range slices.Sorted(maps.Keys(s)) {
+		words = append(words, name+"="+s[name])
+	}
+	return strings.Join(words, " ")
+}
+
+// parseAlias is alias's inverse. It takes no names but ours.
+func parseAlias(text string) sysctls {
+	out := make(sysctls)
+	for _, word := range strings.Fields(text) {
+		if name, value, ok := strings.Cut(word, "="); ok && ours[name] != "" {
+			out[name] = value
+		}
+	}
+	return out
+}

@@ -49,10 +49,10 @@ func Build(ctx context.Context, workspace, name, pkg string, args ...string) (pa
 
 // GoTest compiles the privileged tests of a package, "./loader" say, and
 // returns the command that runs them with -test.v where the package's files
-// are. It takes more flags of a test binary.
-func GoTest(ctx context.Context, workspace, pkg string) (Command, error) {
+// are. It takes more flags of a test binary. tags are build tags beside privileged.
+func GoTest(ctx context.Context, workspace, pkg string, tags ...string) (Command, error) {
 	path := filepath.Join(workspace, strings.ReplaceAll(filepath.Clean(pkg), "/", "-")+".test")
-	if err := compile(ctx, path, pkg, []string{"test", "-c", "-tags", "privileged"}); err != nil {
+	if err := compile(ctx, path, pkg, []string{"test", "-c", "-tags", strings.Join(append([]string{"privileged"}, tags...), ",")}); err != nil {
 		return Command{}, err
 	}
 	if _, err := os.Stat(path); err != nil {

@@ -33,6 +33,7 @@ type suite struct {
 	pkg     string
 	pattern string   // all if empty
 	flags   []string // of the test binary
+	tags    []string // of its build, beside privileged
 	// sample are flags, for each line of kernels, that leave a part; -full runs
 	// without them. A rig takes two seconds where instructions are
 	// emulated, most of it the verifier's.
@@ -53,6 +54,11 @@ var suites = []suite{
 		"6.1":  {"-test.run", "TestConformance/ipv4/TCP/^(flow|masquerade|affinity|lost)$"},
 		"6.12": {"-test.run", "TestConformance/ipv6/UDP/^(reuse|refuse|schedule|hash|one-packet)$"},
 	}},
+	// only guests have IPVS
+	{pkg: "./dataplane/ipvs", tags: []string{"ipvs"}, sample: map[string][]string{
+		"6.1":  {"-test.run", "TestConformance/ipv4/TCP/^(flow|policies|node-ports)$|TestWhatIsMissingIsSaid"},
+		"6.12": {"-test.run", "TestConformance/ipv6/UDP/^(schedule|masquerade|restart)$|TestCleanupLeavesWhatIsOthers"},
+	}},
 	{pkg: labs, flags: []string{"-vlans", "-ipvs"}, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsAreLed|TestSocketsEndWhenTheirBackendLeaves|TestTakeoverOfIPVSMode)$", sample: map[string][]string{
 		"6.1":  {"-test.run", "^(TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsAreLed)$"},
 		"6.12": {"-test.run", "^TestTCPThroughTheVIPIsByteExact$"},
@@ -69,6 +75,9 @@ const (
 	labs = "./test/lab"
 	cni  = "./test/cni"
 )
+
+// modules are loaded in every guest: what nothing there loads on demand.
+var modules = []string{"veth", "br_netfilter", "dummy", "ip_vs"}
 
 // chosen are the suites that the flags leave.
 func chosen() []suite {
@@ -99,7 +108,7 @@ func (b *builder) command(t *testing.T, s suite, line string) vmtest.Command {
 	c, ok := b.commands[s.pkg]
 	if !ok {
 		var err error
-		if c, err = vmtest.GoTest(t.Context(), b.workspace, s.pkg); err != nil {
+		if c, err = vmtest.GoTest(t.Context(), b.workspace, s.pkg, s.tags...); err != nil {
 			t.Fatal(err)
 		}
 		if s.pkg == labs || s.pkg == cni {
@@ -151,7 +160,7 @@ func run(t *testing.T, k vmtest.Kernel, commands []vmtest.Command) {
 	for i := range commands {
 		commands[i].Output = io.MultiWriter(&outputs[i], t.Output())
 	}
-	g := vmtest.Guest{Kernel: k, Modules: []string{"veth", "br_netfilter"}, Timeout: 30 * time.Minute}
+	g := vmtest.Guest{Kernel: k, Modules: modules, Timeout: 30 * time.Minute}
 	results, times, err := g.Run(t.Context(), commands...)
 	fmt.Fprintf(t.Output(), "%v: boot %.1f s, all %.1f s\n", k, times.Boot.Seconds(), times.Total.Seconds())
 	passed := 0

@@ -174,7 +174,16 @@ func (r *rig) route(to netip.Prefix, side conformance.Side) error {
 	})
 }
 
-func (r *rig) Dataplane() dataplane.Dataplane { return r.d }
+func (r *rig) Dataplane() dataplane.Dataplane { return patient{r.d} }
+
+// patient waits after changes: the kernel ends connections in a work queue, and a
+// packet that comes before is dropped.
+type patient struct{ *Dataplane }
+
+func (p patient) Apply(snap *lb.Snapshot) dataplane.Report {
+	defer time.Sleep(20 * time.Millisecond)
+	return p.Dataplane.Apply(snap)
+}
 
 // Restart leaves the process that was there as it is: nobody calls it any more.
 func (r *rig) Restart() error {
@@ -190,7 +199,11 @@ func (r *rig) AssignLocal(a netip.Addr, assigned bool) {
 		return
 	}
 	r.local[a] = assigned
-	r.assign("lo", a, assigned)
+	if device := r.wires[conformance.Backend].device; r.masq[lb.FamilyOf(a)] == a {
+		r.assign(device, a, assigned)
+	} else {
+		r.assign("lo", a, assigned)
+	}
 }
 
 func (r *rig) assign(device string, a netip.Addr, assigned bool) {
@@ -200,9 +213,9 @@ func (r *rig) assign(device string, a netip.Addr, assigned bool) {
 	r.must(err)
 	addr := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}}
 	if assigned {
-		r.must(h.AddrAdd(link, addr))
+		r.must(ignoring(h.AddrAdd(link, addr), unix.EEXIST))
 	} else {
-		r.must(h.AddrDel(link, addr))
+		r.must(ignoring(h.AddrDel(link, addr), unix.EADDRNOTAVAIL))
 	}
 	list, err := r.d.watcher.Addresses()
 	r.must(err)

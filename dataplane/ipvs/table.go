@@ -51,7 +51,7 @@ type table struct {
 func openTable() (*table, error) {
 	conn, err := nftables.New(nftables.AsLasting())
 	if err != nil {
-		return nil, fmt.Errorf("open nftables' netlink: %w", err)
+		return nil, fmt.Errorf("open nftables' netlink: %w", tableError(err))
 	}
 	t := &table{conn: conn, families: make(map[lb.Family]*family)}
 	for _, f := range both {
@@ -141,7 +141,7 @@ func tableError(err error) error {
 	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("%w: the kernel has no nftables: modprobe nf_tables, or use a kernel with CONFIG_NF_TABLES", err)
 	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("%w: the kernel lacks a part of nftables: modprobe nft_ct nft_fib_ipv4 nft_fib_ipv6 nft_reject_ipv4 nft_reject_ipv6 nft_masq nft_chain_nat", err)
+		return fmt.Errorf("%w: the kernel lacks a part of nftables: modprobe nft_ct nft_fib_ipv4 nft_fib_ipv6 nft_reject_ipv4 nft_reject_ipv6 nft_masq nft_chain_nat nft_objref", err)
 	case errors.Is(err, unix.EEXIST):
 		return fmt.Errorf("%w: a table of another layout is there: nft delete table ip %s; nft delete table ip6 %s", err, tableName, tableName)
 	}

@@ -31,7 +31,7 @@ var healthLines = []line{
 			for path, body := range map[string]string{"/proxyMode": "ebpf", "/healthz": "ok"} {
 				e.says(n, metricsAt, path, http.StatusOK, body)
 			}
-			e.says(n, metricsAt, "/configz", http.StatusNotFound)
+			e.says(n, metricsAt, "/configz", http.StatusOK, `{"kubeproxy.config.k8s.io":{"kind":"KubeProxyConfiguration",`, `"mode":"ebpf"`)
 			e.says(n, metricsAt, "/debug/pprof/", http.StatusNotFound)
 		}
 	}},

@@ -15,7 +15,7 @@ import (
 // "[Feature:IPv6DualStack]", "EndpointSlice" and "Service CIDRs". Left out are
 //   - sctp: kernels of the machines that run this have no sctp; the dataplane's own
 //     tests have packets of it;
-//   - "should check kube-proxy urls": the health endpoints are not served yet;
+//   - "should check kube-proxy urls", which is in TestOutages;
 //   - "should recreate its iptables rules if they are deleted": it has none;
 //   - what needs no Service: Internet, DNS, static URLs, host ports, addresses of nodes
 //     and pods;

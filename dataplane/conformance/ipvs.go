@@ -162,6 +162,7 @@ var notOfIPVS = map[string]string{
 	"lost/a datagram that nobody takes is refused*":                    global,
 	"masquerade/without an address of the machine nothing leaves":      counted,
 	"node-ports/flows to a VIP of a removed service*":                  leaves,
+	"restart/dropped flows*":                                           global,
 	"restart/counters go on":                                           estimate,
 	"restart/a service that left meanwhile is removed*":                leaves,
 	"restart/clients are kept as long as before":                       clock,

@@ -91,6 +91,8 @@ func unload(t *testing.T, prefixes []string) (some bool) {
 	return some
 }
 
+// TestWhatIsMissingIsSaid is in the first file of the package by name: once a test
+// has used nftables its modules stay in use for minutes.
 func TestWhatIsMissingIsSaid(t *testing.T) {
 	tests := []struct {
 		name, scheduler string

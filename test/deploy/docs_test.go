@@ -48,7 +48,7 @@ spec:
     spec:
       containers:
       - name: kube-proxy
-        image: registry.k8s.io/kube-proxy:v1.37.0
+        image: registry.example/kube-proxy:v1.37.0
         command: [/usr/local/bin/kube-proxy, --config=/var/lib/kube-proxy/config.conf, --hostname-override=$(NODE_NAME)]
         volumeMounts: [{name: kube-proxy, mountPath: /var/lib/kube-proxy}]
       volumes: [{name: kube-proxy, configMap: {name: kube-proxy}}]

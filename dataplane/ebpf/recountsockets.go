@@ -36,9 +36,9 @@ func (r *reader) countSockets(ctx context.Context, found []dataplane.Load) (move
 			} else {
 				found[w.Socket.Backend].Inactive++
 			}
-			if !sockets.Connected(w) {
-				movable[w.Cookie] = w.Socket.Moves
-			}
+		}
+		if !sockets.Connected(w) { // also if it counts for none: it may be on its way
+			movable[w.Cookie] = w.Socket.Moves
 		}
 		return ctx.Err()
 	})

@@ -68,6 +68,8 @@ type BackendCounters struct {
 
 // Status is what a dataplane knows of itself. What is not known is zero.
 type Status struct {
+	// Dataplane is its name: ebpf or ipvs.
+	Dataplane string
 	// Generation numbers the configurations that were published at a pin path.
 	Generation int
 	// Entries is how many places of the flow table are taken, by the last walk
@@ -167,7 +169,13 @@ type Flow struct {
 	Expires              time.Duration
 	InPackets, InBytes   uint64
 	OutPackets, OutBytes uint64
+	// Bare says that the dataplane knows of Idle, packets and bytes nothing.
+	Bare bool
 }
+
+// IsOver reports whether the flow's connection has ended, though late packets of it
+// still find its entry.
+func (f *Flow) IsOver() bool { return f.State == "TIME_WAIT" || f.State == "CLOSE" }
 
 // Client is a client, or a network of clients, whose new flows all go to one
 // backend, because its service has affinity.

@@ -5,18 +5,60 @@ package ipvs
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/waggle-lb/waggle/internal/nlx"
 )
 
-// Cleanup removes what a dataplane in the calling thread's network namespace has
-// left: our virtual services, table and device, and sets the sysctls to what they
-// were. It returns what it removed, in words; nothing is no error. device is
-// Options.Device. Connections end.
-func Cleanup(device string) (removed []string, err error) {
-	if device == "" {
-		device = DefaultDevice
+// Cleanup removes what a dataplane of this place in the calling thread's network
+// namespace has left: our virtual services, table and device, and sets the sysctls to
+// what they were. It returns what it removed, in words; nothing is no error, and
+// what is another owner's stays. ErrLocked while a process works there. Connections
+// end.
+func Cleanup(p Place) (removed []string, err error) {
+	there, found, err := p.find()
+	if err != nil || found && there.owner != p.Owner {
+		return nil, err
 	}
+	// The device goes last. Who took it away by hand has left tables, perhaps.
+	if !found && !hasTables() {
+		return nil, nil
+	}
+	lock, err := p.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, closeLock(lock)) }()
+	if removed, err = removeTables(); err != nil || !found {
+		return removed, err
+	}
+	d, err := nlx.OpenDummy(p.device(), aliasWord)
+	if err != nil {
+		return removed, err
+	}
+	defer d.Close()
+	if err := errors.Join(there.before.write(), d.Remove()); err != nil {
+		return removed, err
+	}
+	return append(removed, "device "+p.device()), nil
+}
+
+// hasTables reports whether there are any. It loads no module.
+func hasTables() bool {
+	if _, err := os.Stat("/sys/module/nf_tables"); err != nil {
+		return false
+	}
+	t, err := openTable()
+	if err != nil {
+		return false
+	}
+	defer t.Close()
+	there, err := t.existing()
+	return err == nil && len(there) > 0
+}
+
+// removeTables removes the tables, and the virtual services that they name.
+func removeTables() (removed []string, err error) {
 	t, err := openTable()
 	if err != nil {
 		return nil, err
@@ -39,19 +81,7 @@ func Cleanup(device string) (removed []string, err error) {
 		}
 		removed = append(removed, fmt.Sprintf("table %s of %s", tableName, f))
 	}
-	alias, err := nlx.FindDummy(device)
-	if err != nil || alias == "" {
-		return removed, err
-	}
-	d, err := nlx.OpenDummy(device, aliasWord)
-	if err != nil {
-		return removed, err
-	}
-	defer d.Close()
-	if err := errors.Join(parseAlias(alias).write(), d.Remove()); err != nil {
-		return removed, err
-	}
-	return append(removed, "device "+device), nil
+	return removed, nil
 }
 
 // deleteVirtuals deletes the virtual services that the table names.

@@ -79,7 +79,7 @@ func TestCleanupLeavesWhatIsOthers(t *testing.T) {
 			t.Errorf("sysctls (-want +got):\n%s", d)
 		}
 		for i, want := range [][]string{{"2 virtual services of ipv4", "table waggle of ipv4", "table waggle of ipv6", "device waggle0"}, nil} {
-			removed, err := Cleanup("")
+			removed, err := Cleanup(Place{})
 			if err != nil {
 				return err
 			}

@@ -16,19 +16,26 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/waggle-lb/waggle/dataplane"
 	"github.com/waggle-lb/waggle/internal/nlx"
 	"github.com/waggle-lb/waggle/lb"
 )
 
+// Name is the dataplane's.
+const Name = "ipvs"
+
 // Options say what New makes.
 type Options struct {
+	Place
 	Log *slog.Logger
-	// Device is the name of the dummy device for VIPs; "": waggle0.
-	Device string
+	// TCP, TCPFin and UDP are timeouts of IPVS, of the whole network namespace: what
+	// ipvsadm --set sets. 0 leaves what there is.
+	TCP, TCPFin, UDP time.Duration
 }
 
 // DefaultDevice is the dummy device's name.
@@ -40,6 +47,7 @@ type Dataplane struct {
 	log     *slog.Logger
 	machine *machine
 	watcher *nlx.Watcher
+	lock    *os.File // nil: there is none
 
 	mu    sync.Mutex // guards what follows
 	state *state
@@ -60,20 +68,21 @@ var _ dataplane.Dataplane = (*Dataplane)(nil)
 // New takes over what the kernel holds of ours, and makes the device and the table
 // if they are missing. Packets see no difference before the first Apply.
 func New(opts Options) (*Dataplane, error) {
-	if opts.Device == "" {
-		opts.Device = DefaultDevice
-	}
-	m, err := openMachine(opts.Device)
+	lock, err := opts.lock()
 	if err != nil {
 		return nil, err
 	}
+	m, err := openMachine(opts.Place)
+	if err != nil {
+		return nil, errors.Join(err, closeLock(lock))
+	}
 	w, err := nlx.NewWatcher(opts.Log)
 	if err != nil {
-		return nil, errors.Join(err, m.Close())
+		return nil, errors.Join(err, m.Close(), closeLock(lock))
 	}
 	d := newDataplane(opts.Log, m)
-	d.machine, d.watcher = m, w
-	if err := d.takeOver(); err != nil {
+	d.machine, d.watcher, d.lock = m, w, lock
+	if err := errors.Join(m.setTimeouts(&opts), d.takeOver()); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
@@ -87,7 +96,14 @@ func newDataplane(log *slog.Logger, k kernel) *Dataplane {
 func (d *Dataplane) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return errors.Join(d.watcher.Close(), d.machine.Close())
+	return errors.Join(d.watcher.Close(), d.machine.Close(), closeLock(d.lock))
+}
+
+func closeLock(f *os.File) error {
+	if f == nil {
+		return nil
+	}
+	return f.Close()
 }
 
 // takeOver reads what the kernel holds.

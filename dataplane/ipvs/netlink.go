@@ -143,3 +143,14 @@ func (m *machine) loads(k key) ([]load, error) {
 	}
 	return out, nil
 }
+
+// setTimeouts sets those that are given; the kernel leaves those that are 0.
+func (m *machine) setTimeouts(o *Options) error {
+	if o.TCP == 0 && o.TCPFin == 0 && o.UDP == 0 {
+		return nil
+	}
+	if err := m.SetConfig(&moby.Config{TimeoutTCP: o.TCP, TimeoutTCPFin: o.TCPFin, TimeoutUDP: o.UDP}); err != nil {
+		return fmt.Errorf("set the timeouts of IPVS: %w", err)
+	}
+	return nil
+}

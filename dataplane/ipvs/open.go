@@ -15,30 +15,48 @@ import (
 	"github.com/waggle-lb/waggle/lb"
 )
 
-// openMachine opens IPVS, the device and the table, and makes what is missing.
-func openMachine(device string) (*machine, error) {
+// openMachine opens IPVS, the device and the table, and makes what is missing: the
+// device first, so that where it is not there is nothing of ours.
+func openMachine(p Place) (*machine, error) {
 	handle, err := openIPVS()
 	if err != nil {
 		return nil, err
 	}
 	m := &machine{Handle: handle}
-	before, err := readSysctls()
-	if err != nil {
-		return nil, errors.Join(err, m.Close())
-	}
 	if m.table, err = openTable(); err == nil {
-		err = m.table.ensure()
-	}
-	if err == nil {
-		m.device, err = nlx.OpenDummy(device, before.alias())
-	}
-	if err == nil {
-		err = setSysctls()
+		err = m.setUp(p)
 	}
 	if err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil
+}
+
+func (m *machine) setUp(p Place) error {
+	if _, err := m.table.existing(); err != nil { // before anything is made: is there nftables?
+		return err
+	}
+	before, err := readSysctls()
+	if err != nil {
+		return err
+	}
+	there, found, err := p.find()
+	if err != nil {
+		return err
+	}
+	if found && there.owner != p.Owner {
+		return fmt.Errorf("IPVS in this network namespace is kept by the waggle of pin path %s: name that, or run `waggle cleanup --pin-path %s`", there.owner, there.owner)
+	}
+	if m.device, err = nlx.OpenDummy(p.device(), tag{p.Owner, before}.String()); err != nil {
+		return err
+	}
+	if err := errors.Join(m.table.ensure(), setSysctls()); err != nil {
+		if !found {
+			err = errors.Join(err, m.device.Remove())
+		}
+		return err
+	}
+	return nil
 }
 
 // openIPVS opens IPVS, and has its module loaded.

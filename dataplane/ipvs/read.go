@@ -21,6 +21,11 @@ func (d *Dataplane) Read() (*lb.Snapshot, error) {
 	if err := d.machine.load(s); err != nil {
 		return nil, err
 	}
+	return s.snapshot()
+}
+
+// snapshot makes the services of what was loaded.
+func (s *state) snapshot() (*lb.Snapshot, error) {
 	var list []*lb.Service
 	for id, keys := range s.owned {
 		var all []*held
@@ -130,16 +135,21 @@ func (h *held) frontend() lb.Frontend {
 func (d *Dataplane) Counters() (dataplane.Counters, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	drops, err := d.machine.counters()
+	return d.machine.countersOf(d.state)
+}
+
+// countersOf reads the counters of what a state knows.
+func (m *machine) countersOf(s *state) (dataplane.Counters, error) {
+	drops, err := m.counters()
 	if err != nil {
 		return dataplane.Counters{}, err
 	}
 	c := dataplane.Counters{Backends: make(map[lb.BackendID]dataplane.BackendCounters), Drops: drops}
-	for k, h := range d.state.held {
+	for k, h := range s.held {
 		if !h.present {
 			continue
 		}
-		loads, err := d.machine.loads(k)
+		loads, err := m.loads(k)
 		if err != nil {
 			return c, fmt.Errorf("read the counters of %s: %w", k, err)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -64,21 +65,37 @@ func (s sysctls) write() error {
 	return nil
 }
 
-func (s sysctls) alias() string {
-	words := []string{aliasWord}
-	for _, name := range slices.Sorted(maps.Keys(s)) {
-		words = append(words, name+"="+s[name])
+// tag is what the alias of our device says: who keeps IPVS here, and what the sysctls
+// were before.
+type tag struct {
+	owner  string
+	before sysctls
+}
+
+// ownerWord is its name there.
+const ownerWord = "owner"
+
+func (t tag) String() string {
+	words := []string{aliasWord, ownerWord + "=" + url.PathEscape(t.owner)}
+	for _, name := range slices.Sorted(maps.Keys(t.before)) {
+		words = append(words, name+"="+t.before[name])
 	}
 	return strings.Join(words, " ")
 }
 
-// parseAlias is alias's inverse. It takes no names but ours.
-func parseAlias(text string) sysctls {
-	out := make(sysctls)
+// parseTag is String's inverse. It takes no names but ours.
+func parseTag(text string) tag {
+	t := tag{before: make(sysctls)}
 	for _, word := range strings.Fields(text) {
-		if name, value, ok := strings.Cut(word, "="); ok && ours[name] != "" {
-			out[name] = value
+		name, value, ok := strings.Cut(word, "=")
+		switch {
+		case ok && name == ownerWord:
+			if owner, err := url.PathUnescape(value); err == nil {
+				t.owner = owner
+			}
+		case ok && ours[name] != "":
+			t.before[name] = value
 		}
 	}
-	return out
+	return t
 }

@@ -191,9 +191,7 @@ func (d *Dataplane) moveNodePorts() error {
 func (d *Dataplane) Status() (dataplane.Status, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := dataplane.Status{
-		Method: "ipvs", Why: "virtual services of the kernel, addresses on " + d.machine.device.Name() + ", nftables tables " + tableName,
-		Followed: map[string]uint64{"address": d.followed},
-	}
+	s := statusOf(Place{Device: d.machine.device.Name()})
+	s.Followed = map[string]uint64{"address": d.followed}
 	return s, nil
 }

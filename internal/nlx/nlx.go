@@ -57,9 +57,9 @@ const (
 	audit = 10 * time.Second
 )
 
-// ipvsDevice holds the VIPs of kube-proxy's IPVS mode, so that the stack takes
-// their packets. They are no addresses of this machine.
-const ipvsDevice = "kube-ipvs0"
+// ipvsDevices hold the VIPs of kube-proxy's IPVS mode, and of our own dataplane of
+// IPVS, so that the stack takes their packets. They are no addresses of this machine.
+var ipvsDevices = []string{"kube-ipvs0", "waggle0"}
 
 // retry repeats a dump that the kernel says is inconsistent.
 func retry[T any](what string, dump func() (T, error)) (T, error) {
@@ -98,7 +98,7 @@ func read(h *netlink.Handle) (State, error) {
 	kinds := make(map[int]string, len(links))
 	for _, l := range links {
 		kinds[l.Attrs().Index] = l.Type()
-		if l.Attrs().Name == ipvsDevice && l.Type() == "dummy" {
+		if slices.Contains(ipvsDevices, l.Attrs().Name) && l.Type() == "dummy" {
 			addrs = slices.DeleteFunc(addrs, func(a netlink.Addr) bool { return a.LinkIndex == l.Attrs().Index })
 		}
 	}

@@ -32,6 +32,9 @@ import (
 	"github.com/waggle-lb/waggle/maps/info"
 )
 
+// Name is the dataplane's.
+const Name = "ebpf"
+
 // Options say what New makes.
 type Options struct {
 	// PinPath is a directory on bpffs, made if missing. One process at a time.

@@ -19,7 +19,8 @@ func (d *Dataplane) Status() (s dataplane.Status, err error) {
 	defer d.mu.Unlock()
 	method, why := d.loader.Method()
 	s = dataplane.Status{
-		Entries: d.entries.Load(), Limit: d.flowsLimit(),
+		Dataplane: Name,
+		Entries:   d.entries.Load(), Limit: d.flowsLimit(),
 		Audit: d.audited, Audited: d.auditedAt,
 		Method: string(method), Why: why, Devices: devicesOf(d.loader.Devices()),
 	}
@@ -57,7 +58,7 @@ func devicesOf(list []loader.Device) []dataplane.Device {
 // those of the calling thread's network namespace, which must be the
 // dataplane's. There is no audit in it: see Recount.
 func (p *Pins) Status() (s dataplane.Status, err error) {
-	s = dataplane.Status{Generation: p.pinned.Generation, Why: "the links that are pinned are of this kind"}
+	s = dataplane.Status{Dataplane: Name, Generation: p.pinned.Generation, Why: "the links that are pinned are of this kind"}
 	ring, err := ringOf(p.pinned.Maps["half_open_ends"])
 	if err != nil {
 		return s, err

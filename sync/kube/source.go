@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"github.com/waggle-lb/waggle/internal/task"
@@ -90,6 +92,18 @@ func (s *Source) String() string { return "API server " + s.opts.Config.Host }
 // Tell sends an Event, if the API server takes it. It never waits, and may be called from
 // any goroutine.
 func (s *Source) Tell(e Event) { s.reporter.tell(e) }
+
+// TellService sends an Event about the Service that a service of the snapshot is of, if
+// it is there. It never waits, and may be called from any goroutine.
+func (s *Source) TellService(id lb.ServiceID, reason, text string) {
+	namespace, rest, _ := strings.Cut(id.Name, "/")
+	name, _, _ := strings.Cut(rest, ":")
+	s.queue.put(func(s *Source) {
+		if e := s.store.services[types.NamespacedName{Namespace: namespace, Name: name}]; e != nil && e.svc != nil {
+			s.Tell(Event{Object: e.svc.object, Action: "Serve", Reason: reason, Text: cut(text)})
+		}
+	})
+}
 
 // Node is this machine's.
 func (s *Source) Node() Object { return s.opts.NodeObject() }

@@ -521,6 +521,23 @@ func TestWhatHappensAgainIsAnEventAgain(t *testing.T) {
 	}
 }
 
+// TestADataplanesWordIsAboutTheService of which the snapshot has a port; of one that
+// is gone nothing is said.
+func TestADataplanesWordIsAboutTheService(t *testing.T) {
+	api := small(t)
+	f := follow(t, api, nil)
+	f.want(smallState)
+	f.src.TellService(lb.ServiceID{Name: "ns/gone:http", Family: lb.IPv4}, "DataplaneDiffers", "nothing")
+	f.src.TellService(lb.ServiceID{Name: "ns/web:http", Family: lb.IPv4}, "DataplaneDiffers", "affinity is each frontend's own")
+	if !api.until(f.ctx, func() bool { return len(api.events) == 1 }) {
+		t.Fatalf("%d Events, want 1", len(api.events))
+	}
+	e := api.events[0]
+	if r := e.Regarding; r.Kind != "Service" || r.Namespace != "ns" || r.Name != "web" || r.UID == "" || e.Reason != "DataplaneDiffers" || e.Note != "affinity is each frontend's own" {
+		t.Errorf("Event %v", e)
+	}
+}
+
 // requests takes down what it is told.
 type requests struct {
 	mu   sync.Mutex

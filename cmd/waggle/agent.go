@@ -19,11 +19,11 @@ import (
 	"time"
 
 	"github.com/waggle-lb/waggle/dataplane"
-	"github.com/waggle-lb/waggle/dataplane/ebpf"
 	"github.com/waggle-lb/waggle/internal/cli"
 	"github.com/waggle-lb/waggle/internal/httpd"
 	"github.com/waggle-lb/waggle/internal/takeover"
 	"github.com/waggle-lb/waggle/internal/task"
+	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/sync/control"
 )
 
@@ -37,13 +37,19 @@ const answerWithin = 10 * time.Second
 // socketOf is where the daemon of a pin path listens below dir: by the last
 // part of the path, for people, and a hash of the whole.
 func socketOf(dir, pinPath string) string {
-	if abs, err := filepath.Abs(pinPath); err == nil {
-		pinPath = abs
-	}
+	pinPath = absolute(pinPath)
 	sum := fnv.New32a()
 	sum.Write([]byte(pinPath)) // a hash takes everything
 	name := filepath.Base(pinPath)
 	return filepath.Join(dir, fmt.Sprintf("%.32s-%08x.sock", name, sum.Sum32())) // the kernel takes 107 bytes
+}
+
+// absolute is a pin path, however it is written.
+func absolute(pinPath string) string {
+	if abs, err := filepath.Abs(pinPath); err == nil {
+		return abs
+	}
+	return pinPath
 }
 
 // listenAgent takes the daemon's socket; nil, and a warning, if that cannot be.
@@ -58,7 +64,7 @@ func listenAgent(e *env, pinPath string, log *slog.Logger) net.Listener {
 }
 
 // agentTasks are the task that answers at l, none if that is nil.
-func agentTasks(e *env, l net.Listener, dp *ebpf.Dataplane, loop *control.Loop, watch *takeover.Watch, log *slog.Logger) []task.Task {
+func agentTasks(e *env, l net.Listener, a about, log *slog.Logger) []task.Task {
 	if l == nil {
 		return nil
 	}
@@ -66,17 +72,36 @@ func agentTasks(e *env, l net.Listener, dp *ebpf.Dataplane, loop *control.Loop, 
 	if v, err := e.version(); err == nil {
 		p.Version, p.Commit = v.Version, v.Commit
 	}
-	return []task.Task{&httpd.Server{Name: "status", Listener: l, Handler: agentHandler(p, dp.Status, loop.Status, watch.Status, log), Log: log}}
+	return []task.Task{&httpd.Server{Name: "status", Listener: l, Handler: agentHandler(p, a, log), Log: log}}
 }
 
-func agentHandler(p cli.Process, status func() (dataplane.Status, error), loop func() control.Status, leftovers func() takeover.Status, log *slog.Logger) http.Handler {
+// about are those whom the daemon asks about itself.
+type about struct {
+	dataplane func() (dataplane.Status, error)
+	loop      func() control.Status
+	// chosen is asked with what is wanted.
+	chosen    func(wanted *lb.Snapshot) cli.Chosen
+	leftovers func() takeover.Status
+}
+
+func aboutDaemon(dp *serving, told *told, leaving *handover, loop *control.Loop, watch *takeover.Watch) about {
+	return about{
+		dataplane: dp.Status, loop: loop.Status, leftovers: watch.Status,
+		chosen: func(wanted *lb.Snapshot) cli.Chosen {
+			return cli.Chosen{Why: dp.why, Otherwise: told.Otherwise(wanted), Leaving: leaving.Status()}
+		},
+	}
+}
+
+func agentHandler(p cli.Process, a about, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) {
-		s, err := status()
-		answer(w, log, cli.NewAgent(p, loop(), &s, leftovers()), err)
+		s, err := a.dataplane()
+		loop := a.loop()
+		answer(w, log, cli.NewAgent(p, loop, &s, a.chosen(loop.Desired), a.leftovers()), err)
 	})
 	mux.HandleFunc("GET "+desiredPath, func(w http.ResponseWriter, _ *http.Request) {
-		d, err := desiredOf(p, loop())
+		d, err := desiredOf(p, a.loop())
 		answer(w, log, d, err)
 	})
 	return mux

@@ -16,6 +16,7 @@ import (
 	"github.com/waggle-lb/waggle/internal/cli"
 	"github.com/waggle-lb/waggle/internal/httpd"
 	"github.com/waggle-lb/waggle/internal/takeover"
+	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/sync/control"
 )
 
@@ -44,7 +45,11 @@ func answering(t *testing.T, r *fakeReader, pinPath string, h http.HandlerFunc) 
 func daemonOf(t *testing.T, r *fakeReader, dp dataplane.Status, loop control.Status) *testEnv {
 	t.Helper()
 	p := cli.Process{PID: 77, Version: "v0.1.0", Commit: "0123abc", Started: time.Unix(1_700_000_000, 0)}
-	h := agentHandler(p, func() (dataplane.Status, error) { return dp, nil }, func() control.Status { return loop }, func() takeover.Status { return takeover.Status{} }, slog.New(slog.DiscardHandler))
+	h := agentHandler(p, about{
+		dataplane: func() (dataplane.Status, error) { return dp, nil }, loop: func() control.Status { return loop },
+		chosen:    func(*lb.Snapshot) cli.Chosen { return cli.Chosen{Why: "the test says so"} },
+		leftovers: func() takeover.Status { return takeover.Status{} },
+	}, slog.New(slog.DiscardHandler))
 	return answering(t, r, defaultPinPath, h.ServeHTTP)
 }
 
@@ -70,7 +75,7 @@ func statusAnswer(t *testing.T) http.HandlerFunc {
 }
 
 func TestStatusAsksTheDaemonOfItsPinPath(t *testing.T) {
-	dp := dataplane.Status{Method: "tcx", Why: "the kernel has it", Devices: []dataplane.Device{{Name: "eth7", Index: 2, Why: "excluded by --exclude-devices"}}}
+	dp := dataplane.Status{Dataplane: "ebpf", Method: "tcx", Why: "the kernel has it", Devices: []dataplane.Device{{Name: "eth7", Index: 2, Why: "excluded by --exclude-devices"}}}
 	loop := control.Status{Sources: []control.SourceStatus{{Name: "file a", Delivered: true, Services: 3}}}
 	e := daemonOf(t, newFakeReader(t), dp, loop)
 	compareGolden(t, filepath.Join("testdata", "verbs", "status-daemon.txt"), e.transcript(t, "status"))

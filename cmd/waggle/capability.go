@@ -9,16 +9,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// needed are the capabilities without which `waggle run` cannot begin:
-// docs/security.md says what each is for, and what else needs more.
-var needed = []struct {
+// capability is one of capabilities(7).
+type capability struct {
 	name string
 	bit  uint
-}{{"CAP_BPF", unix.CAP_BPF}, {"CAP_NET_ADMIN", unix.CAP_NET_ADMIN}, {"CAP_PERFMON", unix.CAP_PERFMON}}
+}
+
+// needed are the capabilities without which `waggle run` cannot begin:
+// docs/security.md says what each is for, and what else needs more.
+var needed = []capability{{"CAP_BPF", unix.CAP_BPF}, {"CAP_NET_ADMIN", unix.CAP_NET_ADMIN}, {"CAP_PERFMON", unix.CAP_PERFMON}}
 
 // checkCapabilities names what this process lacks: the kernel only says that
 // something is not permitted, or that its verifier does not like a program.
-func checkCapabilities() error {
+func checkCapabilities(needed []capability) error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var sets [2]unix.CapUserData // 32 capabilities each
 	if err := unix.Capget(&header, &sets[0]); err != nil {

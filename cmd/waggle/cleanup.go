@@ -20,7 +20,8 @@ func newCleanupCommand(e *env) *cobra.Command {
 		Use:   "cleanup",
 		Short: "Remove waggle's programs, links and maps from the kernel",
 		Long: `Remove everything that waggle keeps in the kernel for one pin path: the programs
-are detached from all devices and the maps are freed, and each is named. Forwarding
+are detached from all devices and the maps are freed, and in this network namespace
+the virtual services, tables and device of "--dataplane ipvs"; each is named. Forwarding
 stops, and connections through the services end. It refuses while a daemon runs
 there. A second time it finds nothing, and that is fine.
 

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -63,27 +62,21 @@ type env struct {
 	kernel func() (string, error)
 }
 
+// runDir is where daemons have their sockets and locks.
+const runDir = "/run/waggle"
+
 // newEnv is the real world.
 func newEnv() *env {
 	return &env{
-		stdout: os.Stdout,
-		stderr: os.Stderr,
-		tty:    isTerminal(os.Stderr),
-		now:    time.Now,
-		wait:   wait,
-		runDir: "/run/waggle",
-		open: func(pinPath string) (reader, error) {
-			pins, err := ebpf.OpenPins(pinPath)
-			if errors.Is(err, dataplane.ErrNotRunning) {
-				return nil, fmt.Errorf("open %s: %w", pinPath, dataplane.ErrNotRunning)
-			}
-			if err != nil {
-				return nil, err
-			}
-			return pins, nil
-		},
-		cleanup:   ebpf.Cleanup,
-		leftovers: takeover.Look,
+		stdout:    os.Stdout,
+		stderr:    os.Stderr,
+		tty:       isTerminal(os.Stderr),
+		now:       time.Now,
+		wait:      wait,
+		runDir:    runDir,
+		open:      func(pinPath string) (reader, error) { return openReader(runDir, pinPath) },
+		cleanup:   func(pinPath string) ([]string, error) { return cleanupBoth(runDir, pinPath) },
+		leftovers: func(snap *lb.Snapshot) (*takeover.Found, error) { return takeover.Look(snap, false) },
 		remove:    (*takeover.Found).Remove,
 		reasons:   ebpf.Reasons,
 		build:     buildInfo,

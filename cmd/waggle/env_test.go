@@ -99,7 +99,7 @@ func newFakeReader(t *testing.T) *fakeReader {
 			flow(web6, "[2001:db8:9::1]:50000", vip6, six),
 		},
 		status: dataplane.Status{
-			Generation: 3, Entries: 6, Limit: 524288, HalfOpen: 1, Method: "tcx", Why: "the links that are pinned are of this kind",
+			Dataplane: "ebpf", Generation: 3, Entries: 6, Limit: 524288, HalfOpen: 1, Method: "tcx", Why: "the links that are pinned are of this kind",
 			Devices: []dataplane.Device{{Name: "lo", Index: 1, Why: "loopback"}, {Name: "eth0", Index: 2, Ingress: true, Egress: true}},
 			Maps:    []dataplane.Fill{{Map: "flows", Used: 6, Limit: 524288}, {Map: "vips", Used: 4, Limit: 131072}},
 		},

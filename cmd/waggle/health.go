@@ -36,6 +36,7 @@ type servers struct {
 	kube   *metrics.Kube
 	source *kube.Source
 	config func() any // what GET /configz answers
+	choice choice     // of the dataplane
 	birth  sync.Once
 }
 
@@ -130,6 +131,13 @@ func (s *servers) checkFailed(c health.Check, err error) {
 	})
 }
 
+// tellService tells who looks at a Service of the API server.
+func (s *servers) tellService(id lb.ServiceID, reason, text string) {
+	if s.source != nil {
+		s.source.TellService(id, reason, fmt.Sprintf("dataplane %s: %s", s.choice.name, text)) // the same on all nodes: one Event
+	}
+}
+
 // wrote is told of each write to the kernel.
 func (s *servers) wrote(took time.Duration) {
 	if s.kube != nil {
@@ -144,6 +152,10 @@ func (s *servers) deliver(apply func(snap *lb.Snapshot, applied ...func())) func
 		s.birth.Do(func() {
 			node := s.source.Node()
 			s.source.Tell(kube.Event{Object: node, Normal: true, Action: "StartWaggle", Reason: "Starting", Text: "waggle forwards what Services say on node " + node.Name})
+			s.source.Tell(kube.Event{
+				Object: node, Normal: !s.choice.fellBack(), Action: "StartWaggle", Reason: "Dataplane",
+				Text: fmt.Sprintf("node %s: dataplane %s: %s", node.Name, s.choice.name, s.choice.why),
+			})
 		})
 		s.proxy.SetEligible(d.Eligible)
 		s.kube.Changed(d.Services, d.Slices)

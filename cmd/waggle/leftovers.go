@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waggle-lb/waggle/dataplane"
-	"github.com/waggle-lb/waggle/dataplane/ebpf"
+	"github.com/waggle-lb/waggle/dataplane/ipvs"
 	"github.com/waggle-lb/waggle/internal/takeover"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/sync/control"
@@ -25,10 +25,11 @@ func registerLeftovers(cmd *cobra.Command, mode *string) {
 }
 
 // watchLeftovers makes the task that takes over from kube-proxy.
-func watchLeftovers(flags *runFlags, dp *ebpf.Dataplane, loop *control.Loop, log *slog.Logger) *takeover.Watch {
+func watchLeftovers(flags *runFlags, s *serving, leaving *handover, loop *control.Loop, log *slog.Logger) *takeover.Watch {
 	return takeover.New(takeover.Options{
-		Mode: takeover.Mode(flags.leftovers), Log: log, Applied: loop.Ready(), Behind: dp.SetBehind,
+		Mode: takeover.Mode(flags.leftovers), Log: log, Applied: loop.Ready(), Behind: s.behind,
 		Served: func() *lb.Snapshot { return loop.Status().Desired },
+		Other:  func() bool { return s.former == ipvs.Name && leaving.leaves() },
 	})
 }
 

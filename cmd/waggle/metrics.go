@@ -7,15 +7,14 @@ import (
 	"log/slog"
 	"net"
 
-	"github.com/waggle-lb/waggle/dataplane/ebpf"
 	"github.com/waggle-lb/waggle/internal/metrics"
 	"github.com/waggle-lb/waggle/sync/control"
 )
 
 // metricsOptions are what metrics are of.
-func metricsOptions(e *env, dp *ebpf.Dataplane, loop *control.Loop, log *slog.Logger) metrics.Options {
+func metricsOptions(e *env, s *serving, loop *control.Loop, log *slog.Logger) metrics.Options {
 	return metrics.Options{
-		Dataplane: dp, Loop: loop.Status, Reasons: e.reasons(), Log: log, Build: e.metricsBuild(log), Mode: "ebpf",
+		Dataplane: s, Loop: loop.Status, Reasons: e.reasons(), Log: log, Build: e.metricsBuild(log), Mode: s.name, Reason: s.reason,
 	}
 }
 

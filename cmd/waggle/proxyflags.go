@@ -185,7 +185,7 @@ func (f *proxyFlags) tell(log *slog.Logger) {
 		log.Warn("the configuration is not followed in all", "why", w)
 	}
 	if f.ofKubeProxy {
-		log.Info("kube-proxy's configuration read", "path", f.file, "mode", string(f.config.Mode), "dataplane", "ebpf")
+		log.Info("kube-proxy's configuration read", "path", f.file, "mode", string(f.config.Mode))
 	}
 }
 

@@ -36,6 +36,7 @@ type runFlags struct {
 	limits         ebpf.Limits
 	sizes          ebpf.Sizes
 	drain          time.Duration
+	dataplane      string // a word of dataplaneWords
 	listen         listenFlags
 	leftovers      string // of kube-proxy: a takeover.Mode
 }
@@ -47,12 +48,12 @@ func runCommand(e *env, flags *runFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Forward what a file of services or an API server says, and follow its changes",
-		Long: `Load the eBPF programs, attach them to the devices of this network namespace, and
-forward what a Kubernetes API server's Services say (--kubeconfig, or in a pod), or what a
-file says (--services). The file is YAML of kind ServiceList, or the text that
-"ipvsadm -S -n" prints; which one it is shows from its content. It is watched, and
-SIGHUP rereads it. A file with an error changes nothing: the last good state stays,
-and the log says file and line.
+		Long: `Load the eBPF programs, attach them to the devices of this network namespace (or make
+virtual services of the kernel's IPVS: --dataplane), and forward what a Kubernetes API
+server's Services say (--kubeconfig, or in a pod), or what a file says (--services). The
+file is YAML of kind ServiceList, or the text that "ipvsadm -S -n" prints; which one it
+is shows from its content. It is watched, and SIGHUP rereads it. A file with an error
+changes nothing: the last good state stays, and the log says file and line.
 
 SIGINT and SIGTERM end the daemon, not the forwarding: the kernel goes on with what
 it has, and "waggle cleanup" ends that.`,
@@ -72,7 +73,7 @@ it has, and "waggle cleanup" ends that.`,
 			if done, err := flags.once(cmd.Context(), e); done {
 				return err
 			}
-			if err := flags.validate(); err != nil {
+			if err := cmp.Or(checkDataplane(flags.dataplane, cmd.Flags()), flags.validate()); err != nil {
 				return usage(cmd, err)
 			}
 			if flags.check != "" {
@@ -87,13 +88,14 @@ it has, and "waggle cleanup" ends that.`,
 	flags.kube.register(cmd, e.kubeProxy)
 	flags.sockets.register(cmd)
 	registerPinPath(cmd, &flags.pinPath)
+	registerDataplane(cmd, &flags.dataplane)
 	f.StringVar(&flags.scheduler, "scheduler", defaultScheduler,
 		"scheduler of services that name none, but for ipvsadm's text: "+strings.Join(sched.Names(), ", "))
 	f.StringSliceVar(&flags.excludeDevices, "exclude-devices", nil,
 		"leave these devices alone: names or patterns such as docker*, comma separated")
 	f.StringVar(&flags.masquerade, "masquerade-ports", fmt.Sprintf("%d-%d", ebpf.DefaultMasqueradePorts.First, ebpf.DefaultMasqueradePorts.Last),
 		"ports that masquerading may use, less those of the kernel's own connections and reserved ones")
-	f.DurationVar(&flags.drain, "drain-timeout", ebpf.DefaultDrain, "how long connections go on that a version with another layout of maps has made")
+	f.DurationVar(&flags.drain, "drain-timeout", ebpf.DefaultDrain, "how long connections go on that another dataplane, or a version with another layout of maps, has made")
 	registerLeftovers(cmd, &flags.leftovers)
 	registerLimits(cmd, &flags.limits)
 	registerSizes(cmd, &flags.sizes)

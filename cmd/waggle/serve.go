@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/waggle-lb/waggle/dataplane/ebpf"
+	"github.com/waggle-lb/waggle/dataplane/ipvs"
 	"github.com/waggle-lb/waggle/internal/advise"
 	"github.com/waggle-lb/waggle/internal/task"
 	"github.com/waggle-lb/waggle/lb"
@@ -24,10 +26,8 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	log := flags.kube.proxy.log(e)
 	flags.kube.proxy.tell(log)
 	// Refused before the kernel is touched, if it is refused.
-	if flags.services != "" {
-		if _, err := parseFile(flags.services, flags.scheduler); err != nil {
-			return err
-		}
+	if err := cmp.Or(flags.parseServices(), checkCapabilities(capabilities(flags.dataplane))); err != nil {
+		return err
 	}
 	mgr, err := managerOf(os.Getenv, os.Getpid())
 	if err != nil {
@@ -39,24 +39,19 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, srv.close()) }()
-	if err := checkCapabilities(); err != nil {
-		return err
-	}
-	group, err := flags.sockets.root()
-	if err != nil {
-		return err
-	}
 	if flags.services == "" {
 		flags.kube.proxy.setUpNode(log)
 	}
-	dp, err := ebpf.New(flags.ebpf(group, log))
+	dp, err := openDataplane(e, flags, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, dp.Close()) }()
+	srv.choice = dp.choice
 	socket := listenAgent(e, flags.pinPath, log) // the pin path is ours: nobody else has it
 	defer func() { err = errors.Join(err, closeListener(socket)) }()
-	if loop, err = control.New(control.Options{Dataplane: dp, Logger: log, Window: flags.window(), Observe: srv.wrote}); err != nil {
+	told := newTold(dp, srv.tellService, log)
+	if loop, err = control.New(control.Options{Dataplane: told, Logger: log, Window: flags.window(), Observe: srv.wrote}); err != nil {
 		return err
 	}
 	src, err := sourceOf(flags, loop, srv, log)
@@ -64,9 +59,11 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, src.close()) }()
-	watch := watchLeftovers(flags, dp, loop, log)
-	tasks := slices.Concat(src.tasks, flags.kube.proxy.tasks(log), []task.Task{loop, watch, &reloadTask{log: log, manager: mgr, reload: src.reload}}, dp.Tasks(),
-		srv.tasks(metricsOptions(e, dp, loop, log)), agentTasks(e, socket, dp, loop, watch, log))
+	leaving := dp.handover(flags, loop, log)
+	defer func() { err = errors.Join(err, leaving.close()) }()
+	watch := watchLeftovers(flags, dp, leaving, loop, log)
+	tasks := slices.Concat(src.tasks, flags.kube.proxy.tasks(log), []task.Task{loop, watch, &reloadTask{log: log, manager: mgr, reload: src.reload}}, dp.Tasks(), leaving.tasks(),
+		srv.tasks(metricsOptions(e, dp, loop, log)), agentTasks(e, socket, aboutDaemon(dp, told, leaving, loop, watch), log))
 	if mgr.socket != "" {
 		tasks = append(tasks, &notifyTask{manager: mgr, others: tasks, status: func() string { return statusLine(loop.Status()) }, log: log})
 	}
@@ -75,6 +72,15 @@ func runDaemon(ctx context.Context, e *env, flags *runFlags) (err error) {
 	}
 	log.Info("stopped; the kernel goes on forwarding, `waggle cleanup` ends that", "pin_path", flags.pinPath)
 	return nil
+}
+
+// parseServices says what is wrong with the file of services, if there is one.
+func (f *runFlags) parseServices() error {
+	if f.services == "" {
+		return nil
+	}
+	_, err := parseFile(f.services, f.scheduler)
+	return err
 }
 
 // ebpf are the settings of the dataplane; group is the control group of --socket-lb.
@@ -106,7 +112,7 @@ func sourceOf(flags *runFlags, loop *control.Loop, srv *servers, log *slog.Logge
 	if flags.services == "" {
 		return apiServer(&flags.kube, loop, srv, log)
 	}
-	return fileSource(flags, loop, log)
+	return fileSource(flags, loop, srv.choice.name == ipvs.Name, log)
 }
 
 // apiServer follows one. Advice on addresses is for those who choose them: VIPs of a
@@ -125,8 +131,8 @@ func apiServer(flags *kubeFlags, loop *control.Loop, srv *servers, log *slog.Log
 	return source{[]task.Task{src}, nothing, func() error { return nil }}, nil
 }
 
-func fileSource(flags *runFlags, loop *control.Loop, log *slog.Logger) (source, error) {
-	adviser, err := advise.New(log)
+func fileSource(flags *runFlags, loop *control.Loop, assigns bool, log *slog.Logger) (source, error) {
+	adviser, err := advise.New(log, assigns)
 	if err != nil {
 		return source{}, err
 	}

@@ -49,7 +49,7 @@ func (e *env) readStatus(ctx context.Context, pinPath string) (*cli.Status, erro
 		return nil, err
 	}
 	in := cli.StatusInput{
-		Version: v, PinPath: pinPath, Dataplane: cli.Choice{Name: "ebpf", Why: "this version has no other"},
+		Version: v, PinPath: pinPath,
 		Stats: cli.NewStats(nil, dataplane.Counters{}, dataplane.Recount{}, nil),
 	}
 	agent, silence := e.askStatus(ctx, pinPath)

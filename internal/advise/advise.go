@@ -29,6 +29,7 @@ type Adviser struct {
 	task.Readiness
 	log     *slog.Logger
 	watcher *nlx.Watcher
+	assigns bool
 	wake    chan struct{}
 
 	mu   sync.Mutex
@@ -39,13 +40,14 @@ type Adviser struct {
 	failure string         // the last complaint about not seeing
 }
 
-// New makes an adviser about the network namespace of the calling thread.
-func New(log *slog.Logger) (*Adviser, error) {
+// New makes an adviser about the network namespace of the calling thread. assigns says
+// that who serves assigns VIPs to the machine by itself.
+func New(log *slog.Logger, assigns bool) (*Adviser, error) {
 	w, err := nlx.NewWatcher(log)
 	if err != nil {
 		return nil, err
 	}
-	return &Adviser{log: log, watcher: w, wake: make(chan struct{}, 1)}, nil
+	return &Adviser{log: log, watcher: w, assigns: assigns, wake: make(chan struct{}, 1)}, nil
 }
 
 // Close releases what New opened. Run must have returned.
@@ -145,6 +147,7 @@ func (a *Adviser) facts(snap *lb.Snapshot) (f Facts, err error) {
 	}
 	for svc := range snap.All() {
 		for vip := range vipsOf(svc) {
+			f.Own[vip] = f.Own[vip] || a.assigns
 			if _, asked := f.Routed[vip]; asked || f.Own[vip] {
 				continue
 			}

@@ -34,13 +34,14 @@ type Flow struct {
 	// Service and Family are "" if the kernel no longer knows the name.
 	Service string `json:"service"`
 	Family  string `json:"family"`
-	// IdleSeconds and ExpiresSeconds have a resolution of a millisecond.
-	IdleSeconds    float64 `json:"idleSeconds"`
-	ExpiresSeconds float64 `json:"expiresSeconds"`
-	InPackets      uint64  `json:"inPackets"`
-	InBytes        uint64  `json:"inBytes"`
-	OutPackets     uint64  `json:"outPackets"`
-	OutBytes       uint64  `json:"outBytes"`
+	// IdleSeconds and ExpiresSeconds have a resolution of a millisecond. What the
+	// dataplane does not know, IPVS, is null.
+	IdleSeconds    *float64 `json:"idleSeconds"`
+	ExpiresSeconds float64  `json:"expiresSeconds"`
+	InPackets      *uint64  `json:"inPackets"`
+	InBytes        *uint64  `json:"inBytes"`
+	OutPackets     *uint64  `json:"outPackets"`
+	OutBytes       *uint64  `json:"outBytes"`
 }
 
 // NewFlowList makes the list of flows, by protocol, client and VIP. It sorts
@@ -53,9 +54,13 @@ func NewFlowList(flows []dataplane.Flow, truncated bool) *FlowList {
 	for _, f := range flows {
 		item := Flow{
 			Protocol: f.Protocol.String(), State: f.State,
-			Client: address(f.Client), VIP: address(f.VIP), Backend: address(f.Backend), Source: address(f.Client),
-			IdleSeconds: seconds(f.Idle), ExpiresSeconds: seconds(f.Expires),
-			InPackets: f.InPackets, InBytes: f.InBytes, OutPackets: f.OutPackets, OutBytes: f.OutBytes,
+			Client: address(f.Client), VIP: address(f.VIP), Backend: address(f.Backend),
+			ExpiresSeconds: seconds(f.Expires),
+		}
+		if !f.Bare {
+			idle := seconds(f.Idle)
+			item.Source, item.IdleSeconds = address(f.Client), &idle
+			item.InPackets, item.InBytes, item.OutPackets, item.OutBytes = &f.InPackets, &f.InBytes, &f.OutPackets, &f.OutBytes
 		}
 		if f.Source.IsValid() {
 			item.Source = address(f.Source)
@@ -82,12 +87,27 @@ func (l *FlowList) rows(w *rows, wide bool) {
 	}
 	w.add(head...)
 	for _, f := range l.Items {
-		row := []any{f.Protocol, f.State, f.Client, f.VIP, f.Backend, short(f.IdleSeconds), short(f.ExpiresSeconds)}
+		idle := "-"
+		if f.IdleSeconds != nil {
+			idle = short(*f.IdleSeconds)
+		}
+		row := []any{f.Protocol, f.State, f.Client, f.VIP, f.Backend, idle, short(f.ExpiresSeconds)}
 		if wide {
-			row = append(row, f.Source, cmp.Or(f.Service, "-"), f.InPackets, f.InBytes, f.OutPackets, f.OutBytes)
+			row = append(row, cmp.Or(f.Source, "-"), cmp.Or(f.Service, "-"))
+			for _, n := range []*uint64{f.InPackets, f.InBytes, f.OutPackets, f.OutBytes} {
+				row = append(row, known(n))
+			}
 		}
 		w.add(row...)
 	}
+}
+
+// known is what is not null.
+func known(n *uint64) any {
+	if n == nil {
+		return "-"
+	}
+	return *n
 }
 
 // address is "" for the zero AddrPort, which would print as "invalid AddrPort".

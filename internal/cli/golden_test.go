@@ -130,7 +130,7 @@ func agent() *cli.Agent {
 		loop.Refused[lb.ServiceID{Name: fmt.Sprintf("odd-%02d", i), Family: lb.IPv4}] = errors.New("scheduler dice is not supported")
 	}
 	dp := dataplane.Status{
-		Cgroup: "/sys/fs/cgroup", Hooks: []string{"connect4", "connect6"}, Method: "tcx", Why: "the kernel has it, Linux 6.18.0", Audited: time.Unix(1_700_000_060, 0),
+		Dataplane: "ebpf", Cgroup: "/sys/fs/cgroup", Hooks: []string{"connect4", "connect6"}, Method: "tcx", Why: "the kernel has it, Linux 6.18.0", Audited: time.Unix(1_700_000_060, 0),
 		Mended: map[string]uint64{"pin": 2, "program": 1, "qdisc": 0}, Followed: map[string]uint64{"device": 3},
 		Grows:  map[string]uint32{"vips": 1 << 21},
 		Broken: []string{"somebody put program 7 in the place of waggle's"}, Audit: dataplane.Recount{Difference: 2},
@@ -141,7 +141,11 @@ func agent() *cli.Agent {
 	for i := range 9 {
 		dp.Devices = append(dp.Devices, dataplane.Device{Name: fmt.Sprintf("veth%d", i), Index: 4 + i, Ingress: true, Egress: true})
 	}
-	return cli.NewAgent(cli.Process{PID: 77, Version: "v0.0.9", Commit: "fedcba9", Started: time.Unix(1_600_000_000, 0)}, loop, &dp, takeover.Status{
+	until := time.Unix(1_700_003_600, 0).UTC()
+	return cli.NewAgent(cli.Process{PID: 77, Version: "v0.0.9", Commit: "fedcba9", Started: time.Unix(1_600_000_000, 0)}, loop, &dp, cli.Chosen{
+		Why: "--dataplane auto takes it where it can", Otherwise: map[lb.ServiceID]error{dns: errors.New("affinity is each frontend's own")},
+		Leaving: &cli.Leaving{Name: "ipvs", Connections: 5, Until: &until},
+	}, takeover.Status{
 		Items: []string{"nftables table ip kube-proxy", "17 ipsets"}, Kept: []string{"chain KUBE-MARK-MASQ of table ip nat, which CNI-DN-1 uses"},
 		Connections: 12, Mode: takeover.Remove,
 	})
@@ -153,7 +157,7 @@ func statusOf(snap *lb.Snapshot, c dataplane.Counters, a *cli.Agent) cli.StatusI
 	}
 	return cli.StatusInput{
 		Version: cli.Build{Version: "v0.1.0", Commit: "0123abc", Modified: true, Go: "go1.26.0", Platform: "linux/amd64", Kernel: "6.18.0"},
-		PinPath: "/sys/fs/bpf/waggle", Dataplane: cli.Choice{Name: "ebpf", Why: "this version has no other"}, Agent: a,
+		PinPath: "/sys/fs/bpf/waggle", Agent: a,
 		Pins: dataplane.Status{
 			Generation: 3, Entries: 400, Limit: 1000, HalfOpen: 2,
 			Maps: []dataplane.Fill{{Map: "flows", Used: 400, Limit: 1000}, {Map: "vips", Limit: 131072}},
@@ -171,12 +175,14 @@ func TestDocuments(t *testing.T) {
 		"backends":       cli.NewBackendList(snap, c, all),
 		"backends-web6":  cli.NewBackendList(snap, c, func(id lb.ServiceID) bool { return id == web6 }),
 		"flows":          cli.NewFlowList(flows(), true),
+		"flows-bare":     cli.NewFlowList([]dataplane.Flow{{Protocol: lb.TCP, Client: netip.MustParseAddrPort("198.51.100.7:40000"), VIP: netip.MustParseAddrPort("203.0.113.10:80"), Backend: netip.MustParseAddrPort("192.0.2.2:8080"), Service: web4, State: "ESTABLISHED", Expires: time.Minute, Bare: true}}, false),
+		"status-ipvs":    cli.NewStatus(statusOf(snap, dataplane.Counters{}, cli.PinnedAgent(&dataplane.Status{Dataplane: "ipvs", Why: "virtual services of the kernel"}, "nobody listens at /run/waggle/waggle-1.sock"))),
 		"clients":        cli.NewClientList(snap, clients(), false),
 		"stats":          cli.NewStats(snap, c, dataplane.Recount{Compared: 4}, []string{"empty_pool", "unknown_port", "no_flow"}),
 		"stats-quiet":    cli.NewStats(snap, dataplane.Counters{}, dataplane.Recount{Compared: 2, Skipped: 2}, []string{"empty_pool"}),
 		"stats-wrong":    cli.NewStats(snap, dataplane.Counters{}, miscounted(), nil),
 		"status":         cli.NewStatus(statusOf(snap, c, agent())),
-		"status-dead":    cli.NewStatus(statusOf(snap, dataplane.Counters{}, cli.PinnedAgent(&dataplane.Status{Why: "nothing is attached"}, "nobody listens at /run/waggle/waggle-1.sock"))),
+		"status-dead":    cli.NewStatus(statusOf(snap, dataplane.Counters{}, cli.PinnedAgent(&dataplane.Status{Dataplane: "ebpf", Why: "nothing is attached"}, "nobody listens at /run/waggle/waggle-1.sock"))),
 		"diff":           cli.NewDiff(differing(t)),
 		"diff-none":      cli.NewDiff(snap, snap),
 		"version":        cli.NewVersion(cli.Build{Version: "v0.1.0", Commit: "0123abc", Modified: true, Go: "go1.26.0", Platform: "linux/amd64", Kernel: "6.18.0"}),

@@ -19,8 +19,6 @@ type Status struct {
 	// Version is of the binary that prints it.
 	Version Build  `json:"version"`
 	PinPath string `json:"pinPath"`
-	// Dataplane is which one serves, and why that.
-	Dataplane Choice `json:"dataplane"`
 	Agent
 	// Generation numbers the configurations that were published at the pin path.
 	Generation int       `json:"generation"`
@@ -42,6 +40,8 @@ type Choice struct {
 // Agent is what the daemon says at its socket. Without one Daemon is null,
 // DaemonError says why, and the rest is from the pins.
 type Agent struct {
+	// Dataplane is which one serves, and why that.
+	Dataplane   Choice  `json:"dataplane"`
 	Daemon      *Daemon `json:"daemon"`
 	DaemonError string  `json:"daemonError"`
 	// Attach is how programs are attached, and why so.
@@ -83,10 +83,27 @@ type Daemon struct {
 	Mended   map[string]uint64 `json:"mended"`
 	Followed map[string]uint64 `json:"followed"`
 	Broken   []string          `json:"broken"`
+	// Otherwise are the services that are served, but not quite as desired: a
+	// dataplane cannot do all that another does.
+	Otherwise []Problem `json:"otherwise"`
+	// Leaving is the dataplane that served before; null: there was another none.
+	Leaving *Leaving `json:"leaving"`
 	// KubeProxy is what that left here, and what becomes of it.
 	KubeProxy takeover.Status `json:"kubeProxy"`
 	// Grows says to how many places maps may grow, by name.
 	Grows map[string]uint32 `json:"grows"`
+}
+
+// Leaving is a dataplane that another has taken over from, until its last connection
+// ends or its time is over.
+type Leaving struct {
+	Name string `json:"name"`
+	// Connections go on through it. Until is when they end; null: the other one is
+	// not complete yet.
+	Connections int        `json:"connections"`
+	Until       *time.Time `json:"until"`
+	// Removed says that it is gone.
+	Removed bool `json:"removed"`
 }
 
 // Source is what a source of services has delivered.
@@ -154,12 +171,22 @@ type Process struct {
 	Started         time.Time
 }
 
+// Chosen is what a daemon knows of its dataplane, beside what that says.
+type Chosen struct {
+	// Why it is that one.
+	Why string
+	// Otherwise are what it does otherwise than services ask for; one sentence each.
+	Otherwise map[lb.ServiceID]error
+	Leaving   *Leaving
+}
+
 // NewAgent makes what a daemon says of itself.
-func NewAgent(p Process, loop control.Status, dp *dataplane.Status, leftovers takeover.Status) *Agent {
+func NewAgent(p Process, loop control.Status, dp *dataplane.Status, chosen Chosen, leftovers takeover.Status) *Agent {
 	d := &Daemon{
 		PID: p.PID, Version: p.Version, Commit: p.Commit, Started: p.Started.UTC(), Sources: make([]Source, 0, len(loop.Sources)),
 		Applies: loop.Applies, Incomplete: loop.Incomplete, Retries: loop.Retries, Refused: problems(loop.Refused),
 		Mended: dp.Mended, Followed: dp.Followed, Broken: append([]string{}, dp.Broken...),
+		Otherwise: problems(chosen.Otherwise), Leaving: chosen.Leaving,
 		Grows: dp.Grows, KubeProxy: leftovers,
 	}
 	for _, s := range loop.Sources {
@@ -177,14 +204,14 @@ func NewAgent(p Process, loop control.Status, dp *dataplane.Status, leftovers ta
 		d.Audit = &Audit{dp.Audited.UTC(), dp.Audit.Difference}
 	}
 	a := PinnedAgent(dp, "")
-	a.Daemon = d
+	a.Daemon, a.Dataplane.Why = d, chosen.Why
 	return a
 }
 
 // PinnedAgent makes what the pins say in its place. why says why the daemon does
 // not.
 func PinnedAgent(dp *dataplane.Status, why string) *Agent {
-	a := &Agent{DaemonError: why, Attach: Choice{dp.Method, dp.Why}, Devices: make([]Device, 0, len(dp.Devices))}
+	a := &Agent{Dataplane: Choice{dp.Dataplane, "the kernel holds what it made"}, DaemonError: why, Attach: Choice{dp.Method, dp.Why}, Devices: make([]Device, 0, len(dp.Devices))}
 	for _, d := range dp.Devices {
 		a.Devices = append(a.Devices, Device{d.Name, d.Index, d.Ingress, d.Egress, d.Why})
 	}
@@ -206,18 +233,17 @@ func problems(errs map[lb.ServiceID]error) []Problem {
 // StatusInput is what a Status is made of. The zero Stats and Pins are those of
 // a pin path where nothing was published yet.
 type StatusInput struct {
-	Version   Build
-	PinPath   string
-	Dataplane Choice
-	Agent     *Agent
-	Pins      dataplane.Status
-	Stats     *Stats
+	Version Build
+	PinPath string
+	Agent   *Agent
+	Pins    dataplane.Status
+	Stats   *Stats
 }
 
 // NewStatus makes the document.
 func NewStatus(in StatusInput) *Status {
 	s := &Status{
-		header: header{APIVersion, "Status"}, Version: in.Version, PinPath: in.PinPath, Dataplane: in.Dataplane, Agent: *in.Agent,
+		header: header{APIVersion, "Status"}, Version: in.Version, PinPath: in.PinPath, Agent: *in.Agent,
 		Generation: in.Pins.Generation, Flows: FlowTable{in.Pins.Entries, in.Pins.Limit, in.Pins.HalfOpen},
 		Services: in.Stats.Totals.Services, Backends: in.Stats.Totals.Backends, Counts: in.Stats.Counts,
 		Drops: append([]DropCount{}, in.Stats.Drops...), Maps: make([]MapFill, 0, len(in.Pins.Maps)),

@@ -28,17 +28,19 @@ func (s *Status) rows(w *rows, wide bool) {
 	w.add("pin path", fmt.Sprintf("%s, generation %d", s.PinPath, s.Generation))
 	w.add("dataplane", reasoned(s.Dataplane))
 	w.add("attached by", reasoned(s.Attach))
-	w.add("sockets", s.Sockets.text())
-	deviceRows(w, s.Devices, wide)
+	if !s.isIPVS() {
+		w.add("sockets", s.Sockets.text())
+		deviceRows(w, s.Devices, wide)
+	}
 	s.daemonRows(w)
 	w.add("services", fmt.Sprintf("%d with %d backends", s.Services, s.Backends))
-	w.add("flows", fmt.Sprintf("%d of %d entries (%s), %d half-open", s.Flows.Entries, s.Flows.Limit, percent(s.Flows.Entries, s.Flows.Limit), s.Flows.HalfOpen))
-	w.add("counts", s.Counts.line())
+	s.flowRows(w)
 	w.add("drops", dropLine(s.Drops, wide))
 	if d := s.Daemon; d != nil {
-		problemRows(w, "NOT SERVED AS DESIRED", d.Refused, wide)
+		problemRows(w, "NOT SERVED AS DESIRED", "ERROR", d.Refused, wide)
+		problemRows(w, "SERVED OTHERWISE", "HOW", d.Otherwise, wide)
 		if d.Apply != nil {
-			problemRows(w, "NOT WRITTEN", d.Apply.Failed, wide)
+			problemRows(w, "NOT WRITTEN", "ERROR", d.Apply.Failed, wide)
 		}
 	}
 	if len(s.Maps) == 0 {
@@ -53,6 +55,18 @@ func (s *Status) rows(w *rows, wide bool) {
 		}
 		w.add(m.Name, m.Used, m.Limit, percent(m.Used, m.Limit), grows)
 	}
+}
+
+// isIPVS says that the kernel's own load balancer serves: it has no programs, and no
+// table of flows that fills up.
+func (s *Status) isIPVS() bool { return s.Dataplane.Name == "ipvs" }
+
+func (s *Status) flowRows(w *rows) {
+	if s.isIPVS() {
+		return
+	}
+	w.add("flows", fmt.Sprintf("%d of %d entries (%s), %d half-open", s.Flows.Entries, s.Flows.Limit, percent(s.Flows.Entries, s.Flows.Limit), s.Flows.HalfOpen))
+	w.add("counts", s.Counts.line())
 }
 
 func reasoned(c Choice) string {
@@ -131,9 +145,21 @@ func (s *Status) daemonRows(w *rows) {
 	}
 	w.add("mended", countLine(d.Mended))
 	w.add("followed", countLine(d.Followed))
+	leavingRow(w, d.Leaving)
 	kubeProxyRows(w, &d.KubeProxy)
 	for _, text := range d.Broken {
 		w.add("out of order", oneLine(text))
+	}
+}
+
+// leavingRow says how far another dataplane is gone, if there was one.
+func leavingRow(w *rows, l *Leaving) {
+	switch {
+	case l == nil || l.Removed:
+	case l.Until == nil:
+		w.add("leaving", l.Name+": it serves until this one is complete")
+	default:
+		w.add("leaving", fmt.Sprintf("%s: %d connections go on through it, until %s at most", l.Name, l.Connections, stamp(*l.Until)))
 	}
 }
 
@@ -174,12 +200,12 @@ func dropLine(drops []DropCount, wide bool) string {
 }
 
 // problemRows is a table of services, if there are any.
-func problemRows(w *rows, title string, list []Problem, wide bool) {
+func problemRows(w *rows, title, what string, list []Problem, wide bool) {
 	if len(list) == 0 {
 		return
 	}
 	w.add()
-	w.add(title, "ERROR")
+	w.add(title, what)
 	for i, p := range list {
 		if i == shownProblems && !wide {
 			w.add(fmt.Sprintf("and %d more", len(list)-i), "-")

@@ -39,8 +39,9 @@ type Options struct {
 	Log     *slog.Logger
 	// Kube, if it is set, has kube-proxy's metrics.
 	Kube *Kube
-	// Mode is what /proxyMode says; "": there is no such path.
-	Mode string
+	// Mode is the dataplane, which /proxyMode says; "": there is no such path. Reason is
+	// one word for why it is that one.
+	Mode, Reason string
 	// Config returns what /configz has, in JSON; nil: there is no such path.
 	Config func() any
 	// Profiling serves /debug/pprof/.
@@ -69,6 +70,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	s := scrape{ch}
 	b := c.opts.Build
 	s.send(buildInfo, 1, b.Version, b.Revision, b.Go)
+	if c.opts.Mode != "" {
+		s.send(dataplaneInfo, 1, c.opts.Mode, c.opts.Reason)
+	}
 	c.collectLoop(s)
 	if status, err := c.opts.Dataplane.Status(); c.failed.note(err) {
 		collectStatus(s, &status)

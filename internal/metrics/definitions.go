@@ -39,6 +39,8 @@ func perBackend(d func(name, help string, labels ...string) *definition, name, h
 var (
 	buildInfo = gauge("waggle_build_info", "1, with what this binary was built from.", "version", "revision", "go_version")
 
+	dataplaneInfo = gauge("waggle_dataplane_info", "1, with the dataplane that serves, ebpf or ipvs, and in one word why that one: flag, probe (of auto: the programs load here), running (of auto: they run here already); or what of ebpf is missing, so that auto took ipvs: kernel, btf, cgroup or programs.", "dataplane", "reason")
+
 	backendConnections = perBackend(counter, "waggle_backend_connections_total", "Connections, or flows of UDP and SCTP, that were given to the backend.")
 	backendPackets     = perBackend(counter, "waggle_backend_packets_total", "Packets of the backend's flows; in: to it, out: from it.", "direction")
 	backendBytes       = perBackend(counter, "waggle_backend_bytes_total", "Bytes of the packets of the backend's flows, IP headers included; in: to it, out: from it.", "direction")
@@ -86,6 +88,6 @@ func definitions() []*definition {
 		serviceInfo, serviceBackends, drops, flowEntries, flowEntriesLimit, flowEntriesMax, halfOpenFlows,
 		auditDifference, auditBackends, auditTime, auditDuration,
 		generation, applies, applyTime, applyDuration, failedServices, refused, waiting, mended, followed, ended, broken,
-		buildInfo, collectErrors,
+		buildInfo, dataplaneInfo, collectErrors,
 	}
 }

@@ -88,6 +88,7 @@ func TestKubeProxysMetricsAreWellFormed(t *testing.T) {
 
 func TestWhatElseIsAnsweredWhereMetricsAre(t *testing.T) {
 	_, opts := newWorld(t)
+	opts.Mode = ""
 	opts.Log = slog.New(slog.DiscardHandler)
 	bare := httptest.NewServer(NewHandler(opts))
 	defer bare.Close()

@@ -100,7 +100,7 @@ func newWorld(t *testing.T) (*world, Options) {
 	}
 	return w, Options{
 		Dataplane: w, Loop: func() control.Status { return loop }, Reasons: []string{"empty_pool", "no_flow"},
-		Build: Build{Version: "v0.1.0", Revision: "0123abc", Go: "go1.26.0"}, Log: slog.New(slog.DiscardHandler),
+		Build: Build{Version: "v0.1.0", Revision: "0123abc", Go: "go1.26.0"}, Log: slog.New(slog.DiscardHandler), Mode: "ebpf", Reason: "probe",
 	}
 }
 

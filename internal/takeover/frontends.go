@@ -23,7 +23,7 @@ const (
 type frontends struct {
 	known  map[lb.Frontend]bool // by Frontend.Key
 	ranges []netip.Prefix
-	local  map[netip.Addr]bool // this machine's own addresses; not those of kube-proxy's device
+	local  map[netip.Addr]bool // this machine's own addresses; not those of devices for IPVS
 }
 
 // frontendsOf takes what is known from what is served: nil if nothing is known yet.
@@ -37,16 +37,18 @@ func frontendsOf(snap *lb.Snapshot) (*frontends, error) {
 		}
 		f.ranges = snap.Node().ServiceRanges
 	}
-	foreign := -1
-	if link, err := netlink.LinkByName(device); err == nil {
-		foreign = link.Attrs().Index
+	var foreign []int
+	for _, name := range []string{device, ownDevice} {
+		if link, err := netlink.LinkByName(name); err == nil {
+			foreign = append(foreign, link.Attrs().Index)
+		}
 	}
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	for _, a := range addrs {
-		if ip, ok := netip.AddrFromSlice(a.IP); ok && a.LinkIndex != foreign {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok && !slices.Contains(foreign, a.LinkIndex) {
 			f.local[ip.Unmap()] = true
 		}
 	}

@@ -10,6 +10,9 @@ import (
 // device holds the VIPs of kube-proxy's IPVS mode.
 const device = "kube-ipvs0"
 
+// ownDevice holds those of waggle's own dataplane of IPVS.
+const ownDevice = "waggle0"
+
 // tableName is that of the nftables tables of its nftables mode.
 const tableName = "kube-proxy"
 

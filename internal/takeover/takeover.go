@@ -40,8 +40,10 @@ type Found struct {
 	frontends *frontends
 }
 
-// Look finds it. snap is what is served, as far as known; nil: nothing yet.
-func Look(snap *lb.Snapshot) (*Found, error) {
+// Look finds it. snap is what is served, as far as known; nil: nothing yet. other says
+// that another dataplane of waggle's translates by IPVS, too: that is no item, but
+// Behind has its connections.
+func Look(snap *lb.Snapshot, other bool) (*Found, error) {
 	f := &Found{}
 	parts, kept, err := nftParts()
 	if err != nil {
@@ -68,7 +70,7 @@ func Look(snap *lb.Snapshot) (*Found, error) {
 	if f.frontends, err = frontendsOf(snap); err != nil {
 		return nil, err
 	}
-	if err := f.count(len(virtual.virtual) > 0); err != nil {
+	if err := f.count(len(virtual.virtual) > 0, other); err != nil {
 		return nil, err
 	}
 	f.Live += virtual.live
@@ -77,14 +79,14 @@ func Look(snap *lb.Snapshot) (*Found, error) {
 
 // count reads connection tracking. What IPVS translates is not marked as translated
 // there, and is counted by IPVS itself.
-func (f *Found) count(ipvs bool) error {
+func (f *Found) count(ipvs, other bool) error {
 	is := f.frontends.knows
 	if len(f.Items) > 0 {
 		is = f.frontends.mayBe
 	}
 	ports := make(map[uint16]bool)
 	for family := range families {
-		err := eachEntry(family, !ipvs, func(e *entry) {
+		err := eachEntry(family, !ipvs && !other, func(e *entry) {
 			if !e.isTranslated() || !e.isLive() || !is(e) {
 				return
 			}
@@ -105,7 +107,7 @@ func (f *Found) count(ipvs bool) error {
 		f.Behind.Ports = append(f.Behind.Ports, p)
 	}
 	slices.Sort(f.Behind.Ports)
-	f.Behind.Translates = len(f.Items) > 0 || f.Live > 0
+	f.Behind.Translates = len(f.Items) > 0 || f.Live > 0 || other
 	return nil
 }
 

@@ -48,6 +48,8 @@ type Options struct {
 	Applied <-chan struct{}
 	// Behind tells the dataplane.
 	Behind func(dataplane.Behind) error
+	// Other says whether another dataplane of waggle's translates by IPVS.
+	Other func() bool
 }
 
 // Status is what a Watch knows. Its fields are never nil.
@@ -81,7 +83,10 @@ type Watch struct {
 
 // New looks for the first time, before anything is applied. That it cannot tell is
 // logged, and no error: nothing that is served depends on it.
-func New(opts Options) *Watch { return newWatch(opts, Look, (*Found).Remove) }
+func New(opts Options) *Watch {
+	look := func(snap *lb.Snapshot) (*Found, error) { return Look(snap, opts.Other()) }
+	return newWatch(opts, look, (*Found).Remove)
+}
 
 func newWatch(opts Options, find func(*lb.Snapshot) (*Found, error), end func(*Found) error) *Watch {
 	w := &Watch{opts: opts, find: find, end: end, failures: make(map[string]string), status: Status{Items: []string{}, Kept: []string{}, Mode: opts.Mode}}

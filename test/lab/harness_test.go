@@ -84,6 +84,9 @@ type scene struct {
 	daemon string
 	under  []string
 	args   []string // more flags of `waggle run`
+	// dataplane is a word of --dataplane: ebpf unless a test says otherwise, as the
+	// probe of auto takes a second.
+	dataplane string
 	// sockets is whose are led: a word of --socket-lb; at first none are. What the
 	// director and the clients do, they do in the control group of the lab.
 	sockets string
@@ -99,7 +102,7 @@ func newScene(t *testing.T, opts netlab.Options) *scene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &scene{Lab: lab, t: t, rules: filepath.Join(t.TempDir(), "rules"), daemon: waggle, sockets: "off"}
+	s := &scene{Lab: lab, t: t, rules: filepath.Join(t.TempDir(), "rules"), daemon: waggle, dataplane: "ebpf", sockets: "off"}
 	if strings.HasPrefix(t.Name(), "TestByClsact/") {
 		s.daemon = byClsact
 	}
@@ -169,7 +172,10 @@ func (s *scene) write(rules string) {
 // start starts the daemon and waits until it says that it is ready.
 func (s *scene) start() {
 	s.t.Helper()
-	args := []string{"run", "--services", s.rules, "--pin-path", s.pins, "--socket-lb", s.sockets}
+	args := []string{"run", "--services", s.rules, "--pin-path", s.pins, "--dataplane", s.dataplane}
+	if s.dataplane != "ipvs" {
+		args = append(args, "--socket-lb", s.sockets)
+	}
 	if s.group != nil {
 		args = append(args, "--cgroup", s.group.Path)
 	}

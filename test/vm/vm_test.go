@@ -59,9 +59,9 @@ var suites = []suite{
 		"6.1":  {"-test.run", "TestConformance/ipv4/TCP/^(flow|policies|node-ports)$|TestWhatIsMissingIsSaid"},
 		"6.12": {"-test.run", "TestConformance/ipv6/UDP/^(schedule|masquerade|restart)$|TestCleanupLeavesWhatIsOthers"},
 	}},
-	{pkg: labs, flags: []string{"-vlans", "-ipvs"}, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsAreLed|TestSocketsEndWhenTheirBackendLeaves|TestTakeoverOfIPVSMode)$", sample: map[string][]string{
-		"6.1":  {"-test.run", "^(TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsAreLed)$"},
-		"6.12": {"-test.run", "^TestTCPThroughTheVIPIsByteExact$"},
+	{pkg: labs, flags: []string{"-vlans", "-ipvs"}, tags: []string{"ipvs"}, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsAreLed|TestSocketsEndWhenTheirBackendLeaves|TestTakeoverOfIPVSMode|TestDataplanesAreSwitched|TestAutoTakesWhatThereIs)$", sample: map[string][]string{
+		"6.1":  {"-test.run", "^(TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsAreLed|TestAutoTakesWhatThereIs)$"},
+		"6.12": {"-test.run", "^(TestTCPThroughTheVIPIsByteExact|TestDataplanesAreSwitched)$"},
 	}},
 	// its tests on this machine leave what needs modules to the guests
 	{pkg: cni, flags: []string{"-shapes", "all"}, sample: map[string][]string{

@@ -179,14 +179,9 @@ func (s *serving) closeOld() error {
 	return s.old.Close()
 }
 
-// ipvs are the settings of that dataplane. Timeouts that nobody said are left as
-// they are.
+// ipvs are the settings of that dataplane.
 func (f *runFlags) ipvs(place ipvs.Place, log *slog.Logger) ipvs.Options {
-	t := f.timeouts
-	if f.services == "" {
-		t.TCP = f.kube.proxy.settings.TCP // without the default of eBPF's
-	}
-	return ipvs.Options{Place: place, Log: log, TCP: t.TCP, TCPFin: t.TCPFin, UDP: t.UDP}
+	return ipvs.Options{Place: place, Log: log, TCP: f.timeouts.TCP, TCPFin: f.timeouts.TCPFin, UDP: f.timeouts.UDP}
 }
 
 // placeOf is where a daemon of a pin path keeps IPVS: below dir is its lock.

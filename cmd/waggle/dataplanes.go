@@ -159,7 +159,7 @@ func (s *serving) openIPVS(opts ipvs.Options, other ebpf.Options) error {
 		other.Cgroup = "" // no more sockets are led
 		old, err := ebpf.Leave(other)
 		if err != nil {
-			return fmt.Errorf("take over from the programs of %s: %w: `waggle cleanup` ends them, and their connections", other.PinPath, err)
+			return fmt.Errorf("take over from the programs of %s: %w", other.PinPath, err)
 		}
 		s.old, s.former = old, ebpf.Name
 	}

@@ -103,11 +103,13 @@ func (c *collector) collectLoop(s scrape) {
 // collectStatus leaves out an audit that was not there yet: 0 would say that all
 // is well.
 func collectStatus(s scrape, st *dataplane.Status) {
-	s.send(generation, float64(st.Generation))
-	s.send(flowEntries, float64(st.Entries))
-	s.send(flowEntriesLimit, float64(st.Limit))
-	s.send(flowEntriesMax, float64(st.Max))
-	s.send(halfOpenFlows, float64(st.HalfOpen))
+	if st.Limit > 0 { // IPVS has no such table
+		s.send(generation, float64(st.Generation))
+		s.send(flowEntries, float64(st.Entries))
+		s.send(flowEntriesLimit, float64(st.Limit))
+		s.send(flowEntriesMax, float64(st.Max))
+		s.send(halfOpenFlows, float64(st.HalfOpen))
+	}
 	for what, n := range st.Mended {
 		s.send(mended, float64(n), what)
 	}

@@ -132,7 +132,7 @@ func (n *node) launch() {
 func (n *node) spawn(kubeconfig string) {
 	n.c.t.Helper()
 	args := append([]string{
-		"run", "--kubeconfig", kubeconfig, "--socket-lb", n.c.sockets(), "--cgroup", n.group.Path, "--hostname-override", n.name, "--pin-path", n.pins(), "--external-ips", join(vipNets),
+		"run", "--dataplane", "ebpf", "--kubeconfig", kubeconfig, "--socket-lb", n.c.sockets(), "--cgroup", n.group.Path, "--hostname-override", n.name, "--pin-path", n.pins(), "--external-ips", join(vipNets),
 	}, n.detectLocal()...)
 	if words := n.c.options.nodePorts[n.name]; words != "" {
 		args = append(args, "--nodeport-addresses", words)

@@ -43,6 +43,21 @@ func (s *scene) onDevices(doc *cli.Status) {
 	}
 }
 
+// TestAutoSaysWhyItTakesEBPF: of a kernel that takes the programs, and again where they
+// run.
+func TestAutoSaysWhyItTakesEBPF(t *testing.T) {
+	s := newScene(t, netlab.Options{Prefix: "auto", Clients: 1, Servers: 1})
+	s.write(s.text(s.Servers()...))
+	s.dataplane = "auto"
+	for _, why := range []string{"the kernel takes the programs", "its programs run here already"} {
+		s.start()
+		if got := s.status().Dataplane; got.Name != "ebpf" || !strings.Contains(got.Why, why) {
+			t.Errorf("dataplane %+v, want ebpf, as %s", got, why)
+		}
+		s.kill()
+	}
+}
+
 func TestStatusWithAndWithoutADaemon(t *testing.T) {
 	s := started(t, 2, false)
 	s.hold(4)

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -219,15 +220,17 @@ func withoutModules(t *testing.T, prefix string) {
 		}
 	})
 	hide(t, "/lib/modules")
-	for again := true; again; {
+	// a namespace that is gone has its virtual services for a while yet
+	for there, end := true, time.Now().Add(patience); there && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		list, err := os.ReadFile("/proc/modules")
 		if err != nil {
 			t.Fatal(err)
 		}
-		again = false
+		there = false
 		for line := range strings.Lines(string(list)) {
-			if name, _, _ := strings.Cut(line, " "); strings.HasPrefix(name, prefix) && unix.DeleteModule(name, 0) == nil {
-				again = true
+			if name, _, _ := strings.Cut(line, " "); strings.HasPrefix(name, prefix) {
+				there = true
+				_ = unix.DeleteModule(name, 0) // it may be in use yet
 			}
 		}
 	}

@@ -4,7 +4,7 @@
 GO       ?= go
 BIN      := bin/waggle
 PACKAGES := clang-19 clang-format-19 llvm-19 libbpf-dev linux-libc-dev bpftool iproute2 nftables iptables keepalived systemd buildah libcap2-bin
-VM_PACKAGES := qemu-system-x86 busybox-static kmod zstd xz-utils wireguard-tools
+VM_PACKAGES := qemu-system-x86 busybox-static kmod zstd xz-utils wireguard-tools ipvsadm
 LINT     := .cache/bin/golangci-lint
 LINT_VERSION := v2.15.0
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -56,8 +56,8 @@ test: packages vm-packages apiserver helm ## everything a machine can show: unit
 test-unit: apiserver helm ## the tests that need no root
 	scripts/test ./...
 
-test-vm: vm-packages ## under Debian's kernels in QEMU (root); a part: KERNEL=6.12 PKG=./loader RUN=TestX
-	$(GO) test -tags privileged -count 1 -v -timeout 2h ./test/vm -full \
+test-vm: vm-packages ## under Debian's kernels in QEMU (root); a part: KERNEL=6.12 PKG=./loader RUN=TestX; LONG=1: hours of what is random
+	$(GO) test -tags privileged -count 1 -v -timeout $(if $(LONG),6h,2h) ./test/vm -full $(if $(LONG),-long) \
 		$(if $(KERNEL),-kernel '$(KERNEL)') $(if $(PKG),-pkg '$(PKG)') $(if $(RUN),-tests '$(RUN)')
 
 soak: packages ## what takes long (root): 5,000 connections a second, storms of flows, 30M picks amid changes, 20 minutes of churn

@@ -26,6 +26,7 @@ var (
 	pkg     = flag.String("pkg", "", "only the tests of this package, ./dataplane/ebpf say")
 	pattern = flag.String("tests", "", "only tests that this matches, as -test.run in the guest")
 	full    = flag.Bool("full", false, "everything, not the sample of the slow suites")
+	long    = flag.Bool("long", false, "as long as it takes: what is random runs for hours")
 )
 
 // suite is a package whose tests run in a guest.
@@ -38,6 +39,8 @@ type suite struct {
 	// without them. A rig takes two seconds where instructions are
 	// emulated, most of it the verifier's.
 	sample map[string][]string
+	// long are flags for more of the same, with -long.
+	long []string
 }
 
 // suites are what a kernel must pass.
@@ -59,6 +62,11 @@ var suites = []suite{
 		"6.1":  {"-test.run", "TestConformance/ipv4/TCP/^(flow|policies|node-ports)$|TestWhatIsMissingIsSaid"},
 		"6.12": {"-test.run", "TestConformance/ipv6/UDP/^(schedule|masquerade|restart)$|TestCleanupLeavesWhatIsOthers"},
 	}},
+	// 500 connections of each scheduler, half of them in each family
+	{pkg: "./test/differential", tags: []string{"ipvs"}, sample: map[string][]string{
+		"6.1":  {"-test.run", "/ipv4", "-connections", "250"},
+		"6.12": {"-test.run", "/ipv6", "-connections", "250"},
+	}, long: []string{"-connections", "5000", "-every", "1"}},
 	{pkg: labs, flags: []string{"-vlans", "-ipvs"}, tags: []string{"ipvs"}, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsAreLed|TestSocketsEndWhenTheirBackendLeaves|TestTakeoverOfIPVSMode|TestDataplanesAreSwitched|TestAutoTakesWhatThereIs)$", sample: map[string][]string{
 		"6.1":  {"-test.run", "^(TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsAreLed|TestAutoTakesWhatThereIs)$"},
 		"6.12": {"-test.run", "^TestTCPThroughTheVIPIsByteExact$"},
@@ -125,6 +133,9 @@ func (b *builder) command(t *testing.T, s suite, line string) vmtest.Command {
 	if !*full {
 		c.Args = append(c.Args, s.sample[line]...) // the last -test.run counts
 	}
+	if *long {
+		c.Args = append(c.Args, s.long...)
+	}
 	return c
 }
 
@@ -161,6 +172,9 @@ func run(t *testing.T, k vmtest.Kernel, commands []vmtest.Command) {
 		commands[i].Output = io.MultiWriter(&outputs[i], t.Output())
 	}
 	g := vmtest.Guest{Kernel: k, Modules: modules, Timeout: 30 * time.Minute}
+	if *long {
+		g.Timeout = 5 * time.Hour
+	}
 	results, times, err := g.Run(t.Context(), commands...)
 	fmt.Fprintf(t.Output(), "%v: boot %.1f s, all %.1f s\n", k, times.Boot.Seconds(), times.Total.Seconds())
 	passed := 0

@@ -54,7 +54,7 @@ func TestPicksAndCountsOfIPVS(t *testing.T) {
 			fmt.Fprintf(t.Output(), "-seed %d\n", seed)
 			w := newWorld(t, f, seed)
 			for w.least() < *connections && !t.Failed() {
-				w.begin(mode{reuse: w.rng.IntN(3) > 0, expire: w.rng.IntN(3) == 0, quiescent: w.rng.IntN(2) == 0}, min(perEpoch, *connections-w.least()))
+				w.begin(mode{reuse: w.rng.IntN(3) > 0, expire: w.rng.IntN(3) == 0, quiescent: w.rng.IntN(2) == 0})
 				w.play()
 			}
 			w.settle()

@@ -73,9 +73,9 @@ func (s *service) isSloppy() bool {
 	return !s.udp && (s.scheduler == "sh" || s.scheduler == "dh" || s.scheduler == "mh")
 }
 
-// bare are the flags of a server's segment without data of any kind. To IPVS it
-// establishes a connection that is half-open, which no server does before its client;
-// waggle leaves that to the client's.
+// bare are the flags of a segment that a server sends amid a connection. To IPVS a bare
+// ACK establishes one that is half-open, where a server says SYN and ACK but for a port
+// that is used again; waggle leaves that to the client's ACK.
 func (c *conn) bare() packet.Flag {
 	if !c.acked {
 		return packet.SYN | packet.ACK

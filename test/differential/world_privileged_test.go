@@ -77,7 +77,7 @@ func (w *world) check(err error) {
 
 // begin makes an epoch's services: those of the one before are gone, but for what
 // their connections still do.
-func (w *world) begin(m mode, connections int) {
+func (w *world) begin(m mode) {
 	w.Helper()
 	w.epoch++
 	w.first, w.last = time.Time{}, time.Time{}
@@ -94,7 +94,13 @@ func (w *world) begin(m mode, connections int) {
 		if k.udp {
 			f.Protocol = lb.UDP
 		}
-		s := &service{kind: k, frontend: f, returned: make(map[netip.AddrPort]bool), left: (connections + of[k.scheduler] - 1) / of[k.scheduler]}
+		s := &service{kind: k, frontend: f, returned: make(map[netip.AddrPort]bool)}
+		if w.tally[k.scheduler] == nil {
+			w.tally[k.scheduler] = &tally{}
+		}
+		if want := min(perEpoch, *connections-w.tally[k.scheduler].connections); want > 0 {
+			s.left = (want + of[k.scheduler] - 1) / of[k.scheduler]
+		}
 		for n := range maxServers {
 			if w.rng.IntN(2) == 0 {
 				s.backends = append(s.backends, s.drawn(w.rng, serverAt(w.family, n)))
@@ -106,9 +112,6 @@ func (w *world) begin(m mode, connections int) {
 		}
 		w.services = append(w.services, s)
 		w.planned += s.left
-		if w.tally[k.scheduler] == nil {
-			w.tally[k.scheduler] = &tally{}
-		}
 	}
 	w.do(w.kernel.setMode(m))
 	text := rules(w.services)

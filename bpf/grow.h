@@ -51,6 +51,18 @@ static __always_inline __u32 growth_phase(void)
 }
 
 /*
+ * Whether the room in flows_next is for what waits in flows. New flows come as fast as room is made
+ * for them, so that what waits would get none. By time, as the agent may die.
+ */
+static __always_inline bool is_reserved(void)
+{
+	__u32 zero = 0;
+	struct growth_state *g = bpf_map_lookup_elem(&growth, &zero);
+
+	return g && *(volatile __u64 *)&g->reserved_until > now64();
+}
+
+/*
  * Enters a key in flows_next that flows has not. One that is PENDING there is a copy of an entry
  * which ended before it was moved, so nobody's; if it was moved, it is taken.
  */
@@ -59,7 +71,7 @@ static __always_inline bool insert_next(const struct flow_key *key, struct flow 
 	struct flow *f, *left;
 	__u32 word;
 
-	if (!bpf_map_update_elem(&flows_next, key, v, BPF_NOEXIST))
+	if (!is_reserved() && !bpf_map_update_elem(&flows_next, key, v, BPF_NOEXIST))
 		return true;
 	f = bpf_map_lookup_elem(&flows_next, key);
 	if (!f)

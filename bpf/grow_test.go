@@ -6,6 +6,7 @@ package bpf_test
 
 import (
 	"errors"
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -172,6 +173,34 @@ func TestAMovedFlowGoesOn(t *testing.T) {
 		w.exact("again")
 		w.do(w.move())
 		w.exact("moved again")
+	}
+}
+
+// Room in the second table that is kept for what is moved is not for new flows, until
+// the time is over.
+func TestRoomIsKeptForWhatIsMoved(t *testing.T) {
+	for _, f := range families() {
+		w := newGrowing(t, f)
+		w.open(1)
+		w.open(2)
+		w.from(2, packet.RST)
+		reserved := func(until uint64) {
+			w.do(w.Growth.Put(uint32(0), bpf.LBGrowthState{Phase: uint32(bpf.LBGrowthPhaseGROWTH_NEXT), ReservedUntil: until}))
+		}
+		reserved(math.MaxUint64)
+		if w.from(3, packet.SYN) {
+			t.Error("a new flow takes the room")
+		}
+		w.do(w.move())
+		w.wantState("moved", w.FlowsNext, 1, established)
+		w.exact("reserved")
+		reserved(1) // long ago
+		w.open(3)
+		w.wantState("the time is over", w.FlowsNext, 3, established)
+		w.from(3, packet.RST)
+		reserved(math.MaxUint64)
+		w.open(3) // in the place that it has
+		w.exact("again")
 	}
 }
 

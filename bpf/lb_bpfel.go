@@ -226,8 +226,10 @@ const (
 )
 
 type LBGrowthState struct {
-	_     structs.HostLayout
-	Phase uint32
+	_             structs.HostLayout
+	Phase         uint32
+	Pad           uint32
+	ReservedUntil uint64
 }
 
 type LBHalfOpenRing struct {
@@ -252,7 +254,7 @@ type LBHeldKey struct {
 type LBLimits uint32
 
 const (
-	LBLimitsLAYOUT_VERSION    LBLimits = 7
+	LBLimitsLAYOUT_VERSION    LBLimits = 8
 	LBLimitsBITS_SHIFT        LBLimits = 14
 	LBLimitsBITS_WORDS        LBLimits = 4096
 	LBLimitsMAX_SERVICES      LBLimits = 65536

@@ -11,7 +11,7 @@ typedef __u8 addr_t[16];
 
 /* Sizes that Go needs too, as enum for BTF. */
 enum limits {
-	LAYOUT_VERSION = 7, /* of the maps that outlive a process; another number: another table */
+	LAYOUT_VERSION = 8, /* of the maps that outlive a process; another number: another table */
 	BITS_SHIFT = 14,    /* of a 32-bit hash the top 18 bits are the bit's index */
 	BITS_WORDS = 1 << (18 - 6), /* 64 bits a word */
 	MAX_SERVICES = 1 << 16,
@@ -130,6 +130,8 @@ enum growth_phase {
 /* How far the flow table has grown. One element. */
 struct growth_state {
 	__u32 phase; /* enum growth_phase */
+	__u32 pad;
+	__u64 reserved_until; /* jiffies; flows_next has no room but for what is moved until then */
 };
 
 /* Which datagram a fragment is of. */

@@ -101,6 +101,20 @@ func (l *Loader) setPhase(p bpf.LBGrowthPhase) error {
 	return nil
 }
 
+// ReserveRoom keeps the room of the second table for what is moved there, until a
+// time in jiffies of 64 bits; 0: no longer.
+func (l *Loader) ReserveRoom(until uint64) error {
+	g, err := l.growth()
+	if err != nil {
+		return err
+	}
+	g.ReservedUntil = until
+	if err := l.shared[growthMap].Put(uint32(0), g); err != nil {
+		return fmt.Errorf("write map %s: %w", growthMap, err)
+	}
+	return nil
+}
+
 // MakeNext makes a flow table of so many entries for BeginGrowth. It may run
 // beside other methods, as it takes as long as memory takes to be cleared.
 func (l *Loader) MakeNext(entries uint32) (*ebpf.Map, error) {

@@ -23,6 +23,9 @@ const (
 	// movePiece is how many entries are moved between two breaths: a millisecond,
 	// or two where the table is not in a cache.
 	movePiece = 512
+	// reserved is how long room is kept for what waits to be moved: a walk that makes
+	// it and one that moves, even if the agent gets little of a CPU.
+	reserved = 10 * time.Second
 	// growRetry is the pause after a growth that failed.
 	growRetry = time.Minute
 	// entriesAFlow is how many a flow has at most: to judge by how many began
@@ -191,6 +194,9 @@ func (d *Dataplane) moveFlows(ctx context.Context, g *growth, beats <-chan struc
 		}
 		g.moved += uint64(w.moved)
 		g.longest = max(g.longest, w.longest)
+		if err := d.reserveRoom(0); err != nil {
+			return err
+		}
 		if w.moved+w.later+w.full == 0 {
 			return nil
 		}
@@ -206,14 +212,29 @@ func (d *Dataplane) moveFlows(ctx context.Context, g *growth, beats <-chan struc
 	}
 }
 
-// makeRoom waits, as the larger table is full too, and ends what is due in both: last,
-// so that what waits in the smaller one is moved before new flows have taken the room.
+// reserveRoom keeps the larger table's room for so long from new flows; 0: no longer.
+func (d *Dataplane) reserveRoom(long time.Duration) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if long == 0 {
+		return d.loader.ReserveRoom(0)
+	}
+	now, err := clocksOf(d.gen)
+	if err != nil {
+		return err
+	}
+	return d.loader.ReserveRoom(now.Jiffies + uint64(long.Seconds())*uint64(measuredHz.Load()))
+}
+
+// makeRoom waits, as the larger table is full too, and ends what is due in both. New
+// flows, which would take that room as it is made, have none until it was offered to
+// what waits.
 func (d *Dataplane) makeRoom(ctx context.Context, waiting uint32, beats <-chan struct{}) error {
 	d.log.Warn("the larger flow table is full too: flows wait in the smaller one for others to end", "map", "flows_next", "waiting", waiting, "flag", "--flows-max")
 	if err := pause(ctx, walkEvery); err != nil {
 		return err
 	}
-	if err := d.flushLost(); err != nil {
+	if err := errors.Join(d.flushLost(), d.reserveRoom(reserved)); err != nil {
 		return err
 	}
 	if err := d.walk(ctx, beats); err != nil {

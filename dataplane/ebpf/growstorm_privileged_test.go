@@ -14,7 +14,6 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -179,10 +178,7 @@ type growStorm struct {
 	*storm
 	// pausing is held by senders while a packet is on its way.
 	pausing sync.RWMutex
-	// calm has senders rest after each packet: a storm that takes all CPUs takes all
-	// room that is made, too, and a growth waits for it to be over.
-	calm  atomic.Bool
-	wires []*wire
+	wires   []*wire
 }
 
 // switched gives the senders the programs that are attached now, once no packet
@@ -211,9 +207,6 @@ func (g *growStorm) send(ctx context.Context, w *wire, rng *rand.Rand, talks []t
 		g.pausing.RUnlock()
 		if err != nil {
 			return err
-		}
-		if g.calm.Load() {
-			time.Sleep(time.Millisecond)
 		}
 	}
 	return nil
@@ -262,9 +255,7 @@ func growInStorm(t *testing.T, tuples int) {
 		g.move()
 		churn()
 		check("with all moved")
-		g.calm.Store(true)
 		g.grow()
-		g.calm.Store(false)
 		check("when it has grown")
 	}
 	stop()

@@ -121,9 +121,14 @@ func (p *plan) replace(h *held, w *virtual) {
 	p.add = append(p.add, without(after, before)...)
 }
 
+// without is a without what b has.
 func without(a, b []element) (out []element) {
+	has := make(map[element]bool, len(b))
+	for _, e := range b {
+		has[e] = true
+	}
 	for _, e := range a {
-		if !slices.Contains(b, e) {
+		if !has[e] {
 			out = append(out, e)
 		}
 	}

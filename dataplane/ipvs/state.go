@@ -228,23 +228,23 @@ func (s *state) call(k key, st step) error {
 }
 
 func (s *state) note(h *held, st step) {
-	at := slices.IndexFunc(h.dests, func(d dest) bool { return d.addr == st.dest.addr })
+	at := func() int { return slices.IndexFunc(h.dests, func(d dest) bool { return d.addr == st.dest.addr }) }
 	switch st.verb {
 	case newVirtual:
 		h.settings, h.present = st.settings, true
 	case setVirtual:
 		h.settings = st.settings
 	case newDest:
-		h.dests = slices.Insert(slices.Clone(h.dests), 0, st.dest)
+		h.dests = slices.Insert(h.dests, 0, st.dest)
 		s.servers[st.dest.addr.Addr()]++
 	case setDest:
-		h.dests = slices.Clone(h.dests)
-		h.dests[at] = st.dest
+		h.dests[at()] = st.dest
 		if st.dest.isLeaving() {
 			s.draining[h.key] = true
 		}
 	case delDest:
-		h.dests = slices.Delete(slices.Clone(h.dests), at, at+1)
+		i := at()
+		h.dests = slices.Delete(h.dests, i, i+1)
 		s.release(st.dest)
 	case delVirtual:
 		for _, d := range h.dests {

@@ -86,13 +86,9 @@ func (s *rawSocket) learns(at *scene, vip netip.AddrPort) {
 // backend is still there.
 func TestASilentSocketIsLedAnew(t *testing.T) {
 	s := newScene(t, netlab.Options{Prefix: "silent", Servers: 2})
-	var err error
-	if s.group, err = s.AddCgroup(); err != nil {
-		t.Fatal(err)
-	}
 	const life = time.Second
-	s.sockets, s.args = "all", []string{"--ipvs-udp-timeout", life.String()}
-	s.Director.SetCgroup(s.group)
+	s.lead("all", s.Director)
+	s.args = []string{"--ipvs-udp-timeout", life.String()}
 	for i, n := range s.Servers() {
 		s.serve(n, fmt.Sprintf("server%d", i), 8080)
 	}

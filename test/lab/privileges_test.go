@@ -55,11 +55,8 @@ func bounded(uid int, capabilities ...string) []string {
 func newBounded(t *testing.T, daemon string, under []string) *scene {
 	t.Helper()
 	s := newScene(t, netlab.Options{Prefix: "cap", Clients: 1, Servers: 2, VIPs: []netip.Addr{netlab.VIP4, netlab.VIP6}, AssignVIPs: true})
-	s.daemon, s.under, s.sockets = daemon, under, "all" // of a control group where no client is
-	var err error
-	if s.group, err = s.AddCgroup(); err != nil {
-		t.Fatal(err)
-	}
+	s.daemon, s.under = daemon, under
+	s.lead("all") // of a control group where no client is
 	for _, srv := range s.Servers() {
 		s.serve(srv, srv.Device, 8080)
 	}

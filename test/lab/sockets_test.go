@@ -22,20 +22,26 @@ import (
 func ledScene(t *testing.T, whose string) *scene {
 	t.Helper()
 	s := newScene(t, netlab.Options{Prefix: "sockets", Clients: 1, Servers: 2, VIPs: addrsOf(vips)})
-	var err error
-	if s.group, err = s.AddCgroup(); err != nil {
-		t.Fatal(err)
-	}
-	s.sockets = whose
-	for _, n := range append([]*netlab.Namespace{s.Director}, s.Clients()[0].Namespace) {
-		n.SetCgroup(s.group)
-	}
+	s.lead(whose, s.Director, s.Clients()[0].Namespace)
 	for i, n := range s.Servers() {
 		s.serve(n, fmt.Sprintf("server%d", i), 8080)
 	}
 	s.write(s.text(s.Servers()...))
 	s.start()
 	return s
+}
+
+// lead puts namespaces in a control group whose sockets are led.
+func (s *scene) lead(whose string, namespaces ...*netlab.Namespace) {
+	s.t.Helper()
+	var err error
+	if s.group, err = s.AddCgroup(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.sockets = whose
+	for _, n := range namespaces {
+		n.SetCgroup(s.group)
+	}
 }
 
 func addrsOf(list []netip.AddrPort) (out []netip.Addr) {

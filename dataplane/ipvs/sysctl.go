@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/waggle-lb/waggle/internal/sysctl"
 )
 
 // sysctls are values below /proc/sys/net/ipv4/vs, of the calling thread's network
@@ -58,8 +60,8 @@ func (s sysctls) write() error {
 		if now[name] == s[name] {
 			continue
 		}
-		if err := os.WriteFile(sysctlPath(name), []byte(s[name]), 0); err != nil {
-			return fmt.Errorf("write sysctl net.ipv4.vs.%s: %w: set it to %s, or let waggle write to /proc/sys", name, err, s[name])
+		if err := sysctl.Write(sysctlPath(name), s[name]); err != nil {
+			return fmt.Errorf("write sysctl net.ipv4.vs.%s: %w: set it to %s, or let waggle write there, in a container below /host/proc/sys/net", name, err, s[name])
 		}
 	}
 	return nil

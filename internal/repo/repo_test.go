@@ -32,7 +32,7 @@ var arrows = map[string][]string{
 	"dataplane/fake":        {"lb", "dataplane"},
 	"dataplane/conformance": {"lb", "dataplane"},
 	"dataplane/ebpf":        {"bpf", "lb", "maps", "loader", "dataplane", "internal/nlx", "internal/task"},
-	"dataplane/ipvs":        {"lb", "dataplane", "internal/nlx", "internal/task"},
+	"dataplane/ipvs":        {"lb", "dataplane", "internal/nlx", "internal/sysctl", "internal/task"},
 	"sync/file":             {"lb", "internal/task", "internal/filewatch"},
 	"sync/kube":             {"lb", "internal/task"},
 	"sync/control":          {"lb", "dataplane", "internal/task"},

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 const root = "/proc/sys/"
@@ -55,15 +57,30 @@ func (s Setting) Set() (changed bool, err error) {
 	if now == s.Value || s.AtLeast && now > s.Value {
 		return false, nil
 	}
-	f, err := os.OpenFile(s.Path, os.O_WRONLY, 0) // never makes one
-	if err != nil {
-		return false, s.explain(err)
-	}
-	_, err = f.WriteString(strconv.Itoa(s.Value))
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err := Write(s.Path, strconv.Itoa(s.Value)); err != nil {
 		return false, s.explain(err)
 	}
 	return true, nil
+}
+
+// host is where a container may have the machine's sysctls of networks, below the same
+// path: its own are read-only, as runtimes have it.
+const host = "/host"
+
+// Write writes to a file that is there. One that is read-only in a container is written
+// to below /host, if that has it.
+func Write(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0) // never makes one
+	if errors.Is(err, unix.EROFS) {
+		if other, e := os.OpenFile(host+path, os.O_WRONLY, 0); e == nil {
+			f, err = other, nil
+		}
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
 }
 
 // explain says what to do.

@@ -104,6 +104,7 @@ func TestWhatValuesBecome(t *testing.T) {
 		{nil, []string{"--hostname-override=$(NODE_NAME)", "--flows-max=1048576", "--metrics-bind-address=127.0.0.1:10249"}, []string{"--scheduler", "--cluster-cidr", "--flows-min"}},
 		{[]string{"clusterCIDR={10.244.0.0/16,fd00::/48}"}, []string{"--cluster-cidr=10.244.0.0/16,fd00::/48"}, nil},
 		{[]string{"maps.flowsMax=0"}, nil, []string{"--flows-max"}},
+		{[]string{"dataplane=ipvs", "sockets.mode=all", "excludeDevices={x*}"}, []string{"--dataplane=ipvs"}, []string{"--flows-max", "--socket-lb", "--exclude-devices"}},
 		{[]string{"masqueradeAll=true", "scheduler=mh"}, []string{"--masquerade-all=true", "--scheduler=mh"}, nil},
 		{[]string{"extraArgs={--nodeport-bind=refuse}"}, []string{"--nodeport-bind=refuse"}, nil},
 	} {
@@ -117,6 +118,28 @@ func TestWhatValuesBecome(t *testing.T) {
 			if slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, not+"=") }) {
 				t.Errorf("values %v: %s in %q", c.values, not, args)
 			}
+		}
+	}
+}
+
+// IPVS needs sysctls that a container has read-only; of the machine's it has those of
+// networks alone.
+func TestSysctlsAreForIPVS(t *testing.T) {
+	for values, want := range map[string]string{"": "/proc/sys/net", "dataplane=ipvs": "/proc/sys/net", "dataplane=ipvs,cleanup=true": "/proc/sys/net", "dataplane=ebpf": ""} {
+		p := render(t, strings.Split("proxyName=,"+values, ",")...)["DaemonSet"].Spec.Template.Spec
+		got, at := "", ""
+		for _, v := range p.Volumes {
+			if v.Name == "sysctls" {
+				got = v.HostPath.Path
+			}
+		}
+		for _, m := range p.Containers[0].VolumeMounts {
+			if m.Name == "sysctls" {
+				at = strings.TrimPrefix(m.MountPath, "/host")
+			}
+		}
+		if got != want || at != want {
+			t.Errorf("%q: %q is mounted at %q below /host, want %q", values, got, at, want)
 		}
 	}
 }

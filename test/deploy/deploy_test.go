@@ -98,6 +98,7 @@ type pod struct {
 	Volumes []struct {
 		Name      string
 		ConfigMap struct{ Name string } `yaml:"configMap"`
+		HostPath  struct{ Path string } `yaml:"hostPath"`
 	}
 }
 

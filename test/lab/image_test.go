@@ -105,8 +105,9 @@ func (s *scene) contain(root string, c container, more map[string]string) []stri
 cd %[1]s
 mount --bind . .
 cd %[1]s
-mkdir -p proc sys host/sys/fs/cgroup run/waggle
+mkdir -p proc sys host/sys/fs/cgroup host/proc/sys/net run/waggle
 mount -t proc proc proc
+mount --bind proc/sys/net host/proc/sys/net
 mount --bind proc/sys proc/sys && mount -o remount,bind,ro proc/sys
 mount --bind /sys sys
 mount --bind /sys/fs/bpf sys/fs/bpf
@@ -210,7 +211,8 @@ func followsAnAPIServer(t *testing.T, root string, c container) {
 	}
 	api.SetEndpoints(t, ns, "web", endpoints...)
 
-	cmd := s.confined(s.daemon, append(s.chartsArgs(c), append(s.args, "--pin-path", s.pins)...)...)
+	s.args = append(s.args, "--pin-path", s.pins, "--conntrack-udp-timeout=31s")
+	cmd := s.confined(s.daemon, append(s.chartsArgs(c), s.args...)...)
 	host, port, _ := net.SplitHostPort(api.Addr)
 	cmd.Env = append(os.Environ(), "NODE_NAME=director", "KUBERNETES_SERVICE_HOST="+host, "KUBERNETES_SERVICE_PORT="+port)
 	s.launch(cmd)
@@ -230,6 +232,9 @@ func followsAnAPIServer(t *testing.T, root string, c container) {
 		return nil
 	})
 	s.hasNoMoreThan(c.SecurityContext.Capabilities.Add)
+	if got := s.director("cat", "/proc/sys/net/netfilter/nf_conntrack_udp_timeout"); got != "31\n" {
+		s.t.Errorf("the sysctl is %s: the container's own is read-only, and /host/proc/sys/net is not", got)
+	}
 }
 
 // chartsArgs are the chart's arguments, as far as this binary has the flags:

@@ -124,6 +124,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- include "waggle.flag" (list "kube-proxy-leftovers" .kubeProxy.leftovers) }}
 {{- include "waggle.flag" (list "healthz-bind-address" .healthz.bindAddress) }}
 {{- include "waggle.flag" (list "metrics-bind-address" .metrics.bindAddress) }}
+{{- include "waggle.flag" (list "dataplane" .dataplane) }}
 {{- include "waggle.flag" (list "cluster-cidr" .clusterCIDR) }}
 {{- include "waggle.flag" (list "detect-local-mode" .detectLocal.mode) }}
 {{- include "waggle.flag" (list "pod-bridge-interface" .detectLocal.bridgeInterface) }}
@@ -133,6 +134,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- include "waggle.flag" (list "scheduler" .scheduler) }}
 {{- include "waggle.flag" (list "masquerade-all" .masqueradeAll) }}
 {{- include "waggle.flag" (list "proxy-name" .proxyName) }}
+{{- if ne .dataplane "ipvs" }}
 {{- include "waggle.flag" (list "exclude-devices" .excludeDevices) }}
 {{- include "waggle.flag" (list "socket-lb" .sockets.mode) }}
 {{- include "waggle.flag" (list "flows-max" (int64 .maps.flowsMax)) }}
@@ -142,6 +144,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- include "waggle.flag" (list "direct-max" (int64 .maps.directMax)) }}
 {{- include "waggle.flag" (list "fragments-max" (int64 .maps.fragmentsMax)) }}
 {{- include "waggle.flag" (list "held-fragments-max" (int64 .maps.heldFragmentsMax)) }}
+{{- end }}
 {{- range .extraArgs }}
 - {{ . | quote }}
 {{- end }}

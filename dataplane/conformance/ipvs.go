@@ -3,8 +3,6 @@
 package conformance
 
 import (
-	"slices"
-	"strings"
 	"testing"
 
 	"github.com/waggle-lb/waggle/lb"
@@ -32,10 +30,8 @@ const (
 	moved    = "a connection is the VIP's and the server's, whoever has the VIP"
 )
 
-// notOfIPVS are the groups, and the cases of others by group and name, that the
-// kernel's IPVS cannot pass, and why. A name that ends in * stands for all that
-// begin so; one that begins with "UDP " holds for UDP only.
-var notOfIPVS = map[string]string{
+// notOfIPVS is what the kernel's IPVS cannot pass.
+var notOfIPVS = exceptions{
 	"follow":   leaves,
 	"state":    clock,
 	"counters": estimate,
@@ -170,31 +166,10 @@ var notOfIPVS = map[string]string{
 	"restart/a connection keeps its client*":                           clock,
 }
 
-// isOfIPVS says whether IPVS can pass a case.
-func isOfIPVS(proto lb.Protocol, group, name string) bool {
-	for pattern := range notOfIPVS {
-		own, udp := strings.CutPrefix(pattern, "UDP ")
-		if (!udp || proto == lb.UDP) && (own == group || covers(own, group+"/"+name)) {
-			return false
-		}
-	}
-	return true
-}
-
-// covers says whether a case's name is one that a pattern stands for.
-func covers(pattern, name string) bool {
-	beginning, isBeginning := strings.CutSuffix(pattern, "*")
-	return name == pattern || isBeginning && strings.HasPrefix(name, beginning)
-}
-
 // RunIPVS runs the part of the suite that IPVS can pass, as RunPart does, but one
 // group after the other: time passes there.
 func RunIPVS(t *testing.T, family lb.Family, proto lb.Protocol, newRig func(t *testing.T) Rig) {
-	for _, g := range groups() {
-		g.cases = slices.DeleteFunc(slices.Clone(g.cases), func(c testCase) bool { return !isOfIPVS(proto, g.name, c.name) })
-		if len(g.cases) == 0 {
-			continue
-		}
+	for _, g := range notOfIPVS.without(proto) {
 		t.Run(family.String()+"/"+proto.String()+"/"+g.name, func(t *testing.T) {
 			g.run(t, newRig, env{family: family, proto: proto})
 		})

@@ -3,7 +3,6 @@
 package conformance
 
 import (
-	"slices"
 	"testing"
 
 	"github.com/waggle-lb/waggle/lb"
@@ -22,9 +21,8 @@ const (
 	told       = "a socket is told the VIP, whoever schedules its datagrams"
 )
 
-// notOfSockets are the groups, and the cases of others by group and name, that say
-// nothing of sockets which are led before there are packets, and why.
-var notOfSockets = map[string]string{
+// notOfSockets says nothing of sockets which are led before there are packets.
+var notOfSockets = exceptions{
 	"follow":     asPackets,
 	"apply":      asPackets,
 	"fresh":      asPackets,
@@ -78,13 +76,7 @@ var notOfSockets = map[string]string{
 // the rig's clients are sockets, bound to a packet's source. What begins a flow makes
 // them connect or send, and a flow that ends is a socket that is closed.
 func RunSockets(t *testing.T, family lb.Family, proto lb.Protocol, newRig func(t *testing.T) Rig) {
-	for _, g := range groups() {
-		if notOfSockets[g.name] != "" {
-			continue
-		}
-		g.cases = slices.DeleteFunc(slices.Clone(g.cases), func(c testCase) bool {
-			return notOfSockets[g.name+"/"+c.name] != ""
-		})
+	for _, g := range notOfSockets.without(proto) {
 		t.Run(family.String()+"/"+proto.String()+"/"+g.name, func(t *testing.T) {
 			t.Parallel()
 			g.run(t, newRig, env{family: family, proto: proto})

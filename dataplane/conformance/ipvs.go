@@ -26,6 +26,7 @@ const (
 	hooks    = "there is no second hook: what comes in is translated on its way out"
 	ports    = "IPVS does not translate ports of a service of any port"
 	martian  = "the kernel takes no packets of others to its loopback addresses"
+	none     = "the kernel takes a mask of at least one bit for IPv6"
 	maximum  = "the kernel takes no thresholds beyond 1073741823"
 	moved    = "a connection is the VIP's and the server's, whoever has the VIP"
 )
@@ -164,12 +165,15 @@ var notOfIPVS = exceptions{
 	"restart/clients are kept as long as before":                       clock,
 	"fresh/a thousand services keep to themselves":                     leaves,
 	"restart/a connection keeps its client*":                           clock,
+	"restart/when a connection's port is used again*":                  global,
+	"TCP restart/reset, flows of a backend that left before end*":      begin,
+	"ipv6 affinity/no bit counts*":                                     none,
 }
 
 // RunIPVS runs the part of the suite that IPVS can pass, as RunPart does, but one
 // group after the other: time passes there.
 func RunIPVS(t *testing.T, family lb.Family, proto lb.Protocol, newRig func(t *testing.T) Rig) {
-	for _, g := range notOfIPVS.without(proto) {
+	for _, g := range notOfIPVS.without(family, proto) {
 		t.Run(family.String()+"/"+proto.String()+"/"+g.name, func(t *testing.T) {
 			g.run(t, newRig, env{family: family, proto: proto})
 		})

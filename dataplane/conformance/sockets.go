@@ -76,7 +76,7 @@ var notOfSockets = exceptions{
 // the rig's clients are sockets, bound to a packet's source. What begins a flow makes
 // them connect or send, and a flow that ends is a socket that is closed.
 func RunSockets(t *testing.T, family lb.Family, proto lb.Protocol, newRig func(t *testing.T) Rig) {
-	for _, g := range notOfSockets.without(proto) {
+	for _, g := range notOfSockets.without(family, proto) {
 		t.Run(family.String()+"/"+proto.String()+"/"+g.name, func(t *testing.T) {
 			t.Parallel()
 			g.run(t, newRig, env{family: family, proto: proto})

@@ -149,3 +149,14 @@ func TestAWorkspaceOutlivesItsProcessOnlyUntilTheNext(t *testing.T) {
 		t.Errorf("that of a process that runs is gone: %v", err)
 	}
 }
+
+// Threads that run at once cannot count in one row.
+func TestAGuestThatCountsHasOneThread(t *testing.T) {
+	for counts, want := range map[bool]string{false: "-accel tcg,thread=multi,tb-size=512", true: "-accel tcg,thread=single,tb-size=512 -icount shift=0,sleep=off"} {
+		g := Guest{CountInstructions: counts}
+		got := strings.Join(g.arguments("/job"), " ")
+		if !strings.Contains(got, want+" -fsdev") || strings.Contains(got, "-icount") != counts {
+			t.Errorf("CountInstructions %t: %s", counts, got)
+		}
+	}
+}

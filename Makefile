@@ -16,7 +16,7 @@ IMAGE_TAR   ?= bin/waggle-image.tar
 IMAGE_ROOT  ?= bin/image
 
 .DEFAULT_GOAL := build
-.PHONY: build generate demo test test-unit test-vm fuzz soak bench lint fmt check-generated clean help packages vm-packages apiserver helm image image-root
+.PHONY: build generate demo test test-unit test-vm fuzz soak bench bench-instructions lint fmt check-generated clean help packages vm-packages apiserver helm image image-root
 
 build: ## the binary bin/waggle; needs only Go
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN) ./cmd/waggle
@@ -75,6 +75,9 @@ fuzz: packages ## 50M packets through the programs, against a model (root), sock
 bench: packages ## ns a packet, by the kernel's own test runs (root)
 	$(GO) run ./test/bench $(BENCH)
 
+bench-instructions: packages vm-packages ## instructions a packet takes by IPVS, nftables and eBPF, in a guest (root); KERNEL=6.1, BENCH="-services 1 -ipv6"
+	$(GO) run ./test/instructions $(if $(KERNEL),-kernel '$(KERNEL)') $(BENCH)
+
 $(LINT):
 	@echo "installing golangci-lint $(LINT_VERSION) into .cache/bin: it checks style and the import arrows (3 minutes, once)"
 	GOBIN=$(CURDIR)/.cache/bin $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
@@ -94,4 +97,4 @@ clean: ## remove what was built
 	rm -rf bin .cache
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "%-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "%-20s %s\n", $$1, $$2}'

@@ -118,6 +118,20 @@ func TestImportArrows(t *testing.T) {
 	}
 }
 
+// What is kept was written, or is generated and small: a program that was built stays
+// in each clone for good.
+func TestNothingThatWasBuiltIsKept(t *testing.T) {
+	for _, f := range files(t, "") {
+		info, err := os.Stat(filepath.Join(root(t), f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Size() > 1<<20 {
+			t.Errorf("%s has %d bytes: if it was built, add it to .gitignore", f, info.Size())
+		}
+	}
+}
+
 // files lists what git knows, with one of the suffixes.
 func files(t *testing.T, suffixes ...string) (out []string) {
 	t.Helper()

@@ -43,6 +43,9 @@
 //	cut := api.Forward(t, l) // cut() parts the node from the API server
 //	cmd := exec.Command(waggle, "run", "--kubeconfig", api.Kubeconfig(t))
 //
+// A guest of test/vm, where the server would take minutes to start, borrows that of
+// its host: Lend.
+//
 // Kubeconfig is for an admin; AccountKubeconfig has the rights that RBAC gives
 // a service account. Stop, Kill and Restart are for tests of outages: they touch
 // every user of a shared server.

@@ -15,10 +15,15 @@ import (
 // stopped a connection is accepted and closed.
 func (s *Server) Forward(t testing.TB, l net.Listener) (cut func()) {
 	t.Helper()
-	f := &forwarder{addr: s.Addr, listener: l, conns: make(map[net.Conn]bool)}
-	f.running.Go(f.accept)
+	f := newForwarder(s.Addr, l)
 	t.Cleanup(f.cut)
 	return f.cut
+}
+
+func newForwarder(addr string, l net.Listener) *forwarder {
+	f := &forwarder{addr: addr, listener: l, conns: make(map[net.Conn]bool)}
+	f.running.Go(f.accept)
+	return f
 }
 
 type forwarder struct {

@@ -120,8 +120,7 @@ func (p *process) start() (said, error) {
 	}
 	if err != nil {
 		err = p.explain(fmt.Errorf("start the API server of the tests: %w", err))
-		p.kill()
-		return said{}, err
+		return said{}, errors.Join(err, p.kill())
 	}
 	return s, nil
 }
@@ -154,8 +153,7 @@ func (p *process) stop() error {
 	case <-p.done:
 	case <-time.After(stopTimeout):
 		err := p.explain(fmt.Errorf("the API server of the tests did not end within %v of SIGTERM", stopTimeout))
-		p.kill()
-		return err
+		return errors.Join(err, p.kill())
 	}
 	p.cmd = nil
 	if p.exit != nil {
@@ -165,18 +163,20 @@ func (p *process) stop() error {
 }
 
 // kill ends the server without asking; data and port stay.
-func (p *process) kill() {
+func (p *process) kill() error {
 	if p.cmd == nil {
-		return
+		return nil
 	}
 	// an error says that it has ended
 	_ = p.cmd.Process.Kill()
 	<-p.done
 	p.cmd = nil
+	return nil
 }
+
+func (p *process) running() bool { return p.cmd != nil }
 
 // remove ends the server for good and removes its data.
 func (p *process) remove() error {
-	p.kill()
-	return errors.Join(os.RemoveAll(p.dir), unix.Close(p.hold))
+	return errors.Join(p.kill(), os.RemoveAll(p.dir), unix.Close(p.hold))
 }

@@ -32,7 +32,8 @@ type born struct {
 func child() {
 	s, err := start(nil)
 	if err == nil {
-		err = json.NewEncoder(os.Stdout).Encode(born{s.process.cmd.Process.Pid, s.process.dir})
+		p := s.process.(*process)
+		err = json.NewEncoder(os.Stdout).Encode(born{p.cmd.Process.Pid, p.dir})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

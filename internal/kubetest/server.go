@@ -23,12 +23,22 @@ type Server struct {
 	// CA is the file of its certificate authority.
 	CA string
 
-	process *process
+	process runner
 	http    *http.Client
 
 	mu         sync.Mutex
 	kinds      map[string]resource // guarded by mu; nil: not asked for yet
 	namespaces map[string]bool     // guarded by mu; those that tests made and that still are
+}
+
+// runner is what runs the server: a process here, or the host of a guest. Its methods
+// must not be called at once.
+type runner interface {
+	start() (said, error) // and returns when the server is ready
+	running() bool
+	stop() error // as a rolling update would; data and port stay
+	kill() error // as a crash would
+	remove() error
 }
 
 // Shared is the server of the tests of a package: the first Start starts it, and
@@ -69,6 +79,9 @@ func Start(t testing.TB, flags ...string) *Server {
 }
 
 func start(flags []string) (*Server, error) {
+	if file, ok := os.LookupEnv(lentVariable); ok {
+		return borrow(file, flags)
+	}
 	binary, err := testbinary.APIServer.Find()
 	if err != nil {
 		return nil, err
@@ -77,7 +90,11 @@ func start(flags []string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := serverOf(p)
+	said, err := p.start()
+	var s *Server
+	if err == nil {
+		s, err = serverOf(p, p.addr.String(), said)
+	}
 	if err != nil {
 		// why it did not start matters more than what is left
 		_ = p.remove()
@@ -86,11 +103,7 @@ func start(flags []string) (*Server, error) {
 	return s, nil
 }
 
-func serverOf(p *process) (*Server, error) {
-	said, err := p.start()
-	if err != nil {
-		return nil, err
-	}
+func serverOf(r runner, addr string, said said) (*Server, error) {
 	ca, err := os.ReadFile(said.CA)
 	if err != nil {
 		return nil, err
@@ -101,8 +114,8 @@ func serverOf(p *process) (*Server, error) {
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}
 	return &Server{
-		Addr: p.addr.String(), URL: said.URL, Token: said.Token, CA: said.CA,
-		process: p, http: &http.Client{Transport: transport},
+		Addr: addr, URL: said.URL, Token: said.Token, CA: said.CA,
+		process: r, http: &http.Client{Transport: transport},
 		namespaces: make(map[string]bool),
 	}, nil
 }
@@ -122,14 +135,16 @@ func (s *Server) Stop(t testing.TB) {
 func (s *Server) Kill(t testing.TB) {
 	t.Helper()
 	s.restartAfter(t)
-	s.process.kill()
+	if err := s.process.kill(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // restartAfter sees to it that who shares the server finds it running. It is
 // registered after whatever the test wants removed, so it runs before.
 func (s *Server) restartAfter(t testing.TB) {
 	t.Cleanup(func() {
-		if s.process.cmd == nil {
+		if !s.process.running() {
 			s.Restart(t)
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"net"
 	"net/netip"
 )
@@ -87,13 +88,21 @@ var portLines = []line{
 	}},
 }
 
-// passes sends the common header of a packet of SCTP (RFC 9260 section 3.1) to a port and
-// waits for it at the backend.
+// passes begins an association of SCTP (RFC 9260 sections 3.1 and 3.3.2) at a port and
+// waits for that at the backend.
 func passes(from net.Conn, to net.PacketConn, port uint16) error {
 	const source = 4096
-	sent := make([]byte, 16) // and a chunk of no data
+	sent := make([]byte, 32)
 	binary.BigEndian.PutUint16(sent, source)
 	binary.BigEndian.PutUint16(sent[2:], port)
+	copy(sent[12:], []byte{
+		1, 0, 0, 20, // INIT, its flags and length
+		0, 0, 0, 1, // tag
+		0, 0, 0x80, 0, // window
+		0, 1, 0, 1, // streams both ways
+		0, 0, 0, 1, // first number
+	})
+	binary.LittleEndian.PutUint32(sent[8:], crc32.Checksum(sent, crc32.MakeTable(crc32.Castagnoli)))
 	if _, err := from.Write(sent); err != nil {
 		return err
 	}

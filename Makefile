@@ -56,8 +56,8 @@ test: packages vm-packages apiserver helm ## everything a machine can show: unit
 test-unit: apiserver helm ## the tests that need no root
 	scripts/test ./...
 
-test-vm: vm-packages ## under Debian's kernels in QEMU (root); a part: KERNEL=6.12 PKG=./loader RUN=TestX; LONG=1: hours of what is random
-	$(GO) test -tags privileged -count 1 -v -timeout $(if $(LONG),6h,2h) ./test/vm -full $(if $(LONG),-long) \
+test-vm: vm-packages apiserver ## under Debian's kernels in QEMU (root); a part: KERNEL=6.12 PKG=./loader RUN=TestX; LONG=1: hours of what is random
+	$(GO) test -tags privileged -count 1 -v -timeout $(if $(LONG),6h,3h) ./test/vm -full $(if $(LONG),-long) \
 		$(if $(KERNEL),-kernel '$(KERNEL)') $(if $(PKG),-pkg '$(PKG)') $(if $(RUN),-tests '$(RUN)')
 
 soak: packages ## what takes long (root): 5,000 connections a second, storms of flows, 30M picks amid changes, 20 minutes of churn

@@ -118,8 +118,13 @@ func newCluster(t testing.TB, o options) *cluster {
 	return c
 }
 
-// sockets is the word of --socket-lb.
-func (c *cluster) sockets() string { return cmp.Or(c.options.sockets, "all") }
+// sockets is the word of --socket-lb, or what IPVS does.
+func (c *cluster) sockets() string {
+	if *dataplaneWord == byIPVS {
+		return "off"
+	}
+	return cmp.Or(c.options.sockets, "all")
+}
 
 func (c *cluster) must(err error) {
 	c.t.Helper()

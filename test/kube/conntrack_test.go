@@ -22,9 +22,11 @@ import (
 
 // TestConntrack has the lines of "Conntrack": clients keep a socket, and so their
 // port, while what it leads to changes. The last lines are not the suite's.
-func TestConntrack(t *testing.T) {
+func TestConntrack(t *testing.T) { runLines(t, conntrackLines()) }
+
+func conntrackLines() []line {
 	const cycles = "should be able to preserve UDP traffic when server pod cycles for a "
-	runLines(t, []line{
+	return []line{
 		{name: cycles + "NodePort service", run: func(e *e2e) {
 			s := e.service("cycle", "type: NodePort")
 			e.cycle(s, e.udpSocket(e.pods()[0], s.nodePortBy("udp", e.nodes[1])), e.pods()[3], e.pods()[4])
@@ -59,7 +61,7 @@ func TestConntrack(t *testing.T) {
 		{name: "UDP traffic without answers moves when server pod cycles", run: (*e2e).oneWay},
 		{name: "UDP traffic stays with an endpoint that drains, and moves when it ends", run: (*e2e).drains},
 		{name: "a TCP connection stays when its endpoint goes", run: (*e2e).keeps},
-	})
+	}
 }
 
 // cycle replaces the pod behind a socket in all ways that a pod may be replaced: at

@@ -28,7 +28,7 @@ var healthLines = []line{
 			probe := netip.AddrPortFrom(n.addr(e.v6), 10256)
 			e.says(e.outside, probe, "/healthz", http.StatusOK, `"lastUpdated":"`, `"nodeEligible":true`, `"status":{"IPv4":{"`, `"IPv6":{"`)
 			e.says(e.outside, probe, "/livez", http.StatusOK, `"healthy":true`)
-			for path, body := range map[string]string{"/proxyMode": "ebpf", "/healthz": "ok"} {
+			for path, body := range map[string]string{"/proxyMode": *dataplaneWord, "/healthz": "ok"} {
 				e.says(n, metricsAt, path, http.StatusOK, body)
 			}
 			e.says(n, metricsAt, "/configz", http.StatusOK, `{"kubeproxy.config.k8s.io":{"kind":"KubeProxyConfiguration",`, `"mode":"ebpf"`)
@@ -185,7 +185,7 @@ func (e *e2e) doomedNode() {
 
 // healthAlone parts the first node from the API server.
 func (e *e2e) healthAlone() {
-	e.patience = retries
+	e.patience = max(e.patience, retries)
 	n := e.nodes[0]
 	s := e.service("alone", localBalanced).backends(e.pods()[0]).refresh()
 	e.checked(s, n, 1)

@@ -43,23 +43,19 @@ type e2e struct {
 func runLines(t *testing.T, lines []line) { runLinesWith(t, options{}, lines) }
 
 func runLinesWith(t *testing.T, o options, lines []line) {
-	c := newCluster(t, o)
+	c, test := newCluster(t, o), t.Name()
 	for _, alone := range []bool{false, true} {
 		t.Run(map[bool]string{false: "together", true: "alone"}[alone], func(t *testing.T) {
 			for _, l := range lines {
 				if l.alone != alone {
 					continue
 				}
-				families := l.families
-				if families == nil {
-					families = []string{"ipv4", "ipv6"}
-				}
-				for _, family := range families {
+				for _, family := range l.runsFor() {
 					t.Run(l.name+"/"+family, func(t *testing.T) {
 						if !alone {
 							t.Parallel()
 						}
-						c.runLine(t, l, family)
+						c.runLine(t, l, family, test)
 					})
 				}
 			}
@@ -67,10 +63,28 @@ func runLinesWith(t *testing.T, o options, lines []line) {
 	}
 }
 
-func (c *cluster) runLine(t *testing.T, l line, family string) {
+// runsFor are its families.
+func (l line) runsFor() []string {
+	if l.families == nil {
+		return []string{"ipv4", "ipv6"}
+	}
+	return l.families
+}
+
+// runLine runs a line of a test, which an exception must fail.
+func (c *cluster) runLine(t *testing.T, l line, family, test string) {
 	e := &e2e{cluster: c, t: t, ns: c.api.Namespace(t), v6: family == "ipv6", patience: patience, serving: make(map[netip.AddrPort]func())}
 	defer e.stop()
-	if err := e.attempt(l.run); err != nil {
+	x, not := excepted(test, l.name, family)
+	if not = not && *dataplaneWord == byIPVS; not {
+		e.patience = notMet
+	}
+	switch err := e.attempt(l.run); {
+	case not && err == nil:
+		t.Errorf("it passes, and notByIPVS has %q", x.lines)
+	case not:
+		t.Logf("an exception: %v", err)
+	case err != nil:
 		t.Error(err)
 	}
 }

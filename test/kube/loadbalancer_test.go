@@ -17,7 +17,9 @@ import (
 // ExternalTrafficPolicy: Local". The load balancer is a route of the outside client
 // that leads to one node. Left out are
 //   - "should handle load balancer cleanup finalizer for service": a controller's.
-func TestLoadBalancers(t *testing.T) {
+func TestLoadBalancers(t *testing.T) { runLines(t, balancerLines()) }
+
+func balancerLines() []line {
 	lines := []line{
 		{name: "should be able to change the type and ports of a TCP service", run: func(e *e2e) { e.changePorts("tcp") }},
 		{name: "should be able to change the type and ports of a UDP service", run: func(e *e2e) { e.changePorts("udp") }},
@@ -55,7 +57,7 @@ func TestLoadBalancers(t *testing.T) {
 			e.cycle(b.service, e.udpSocket(e.outside, b.at), e.pods()[pods[0]], e.pods()[pods[1]])
 		}})
 	}
-	runLines(t, append(lines, localPolicy()...))
+	return append(lines, localPolicy()...)
 }
 
 // inHost is the network of one address.

@@ -19,8 +19,22 @@ import (
 	"github.com/waggle-lb/waggle/internal/kubetest"
 )
 
-// patience bounds every wait; nothing is asserted about time.
-const patience = 30 * time.Second
+// patience bounds every wait; nothing is asserted about time. TestMain makes it longer
+// where instructions are emulated.
+var patience = 30 * time.Second
+
+// dataplaneWord is the word of --dataplane that all nodes are started with.
+var dataplaneWord = flag.String("dataplane", byEBPF, "the `dataplane` of all nodes: ebpf, or ipvs, for which the kernel must have ip_vs")
+
+// The words.
+const (
+	byEBPF = "ebpf"
+	byIPVS = "ipvs"
+)
+
+// binariesVariable names a directory with waggle, for machines that cannot build: the
+// guests of test/vm.
+const binariesVariable = "WAGGLE_LAB_BINARIES"
 
 // waggle is the binary under test, shared the API server; both by TestMain.
 var (
@@ -31,6 +45,12 @@ var (
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	// lines wait more than they work
+	parallel := "16"
+	if dir, built := os.LookupEnv(binariesVariable); built {
+		waggle, patience, oneTry, parallel = filepath.Join(dir, "waggle"), 3*time.Minute, 5*time.Second, "8"
+		return run(m, parallel)
+	}
 	dir, err := os.MkdirTemp("", "waggle-kube-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -44,8 +64,11 @@ func testMain(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "build waggle: %v\n%s", err, out)
 		return 1
 	}
-	// lines wait more than they work
-	if err := flag.Set("test.parallel", "16"); err != nil {
+	return run(m, parallel)
+}
+
+func run(m *testing.M, parallel string) int {
+	if err := flag.Set("test.parallel", parallel); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -20,13 +20,15 @@ import (
 //   - what needs no Service: Internet, DNS, static URLs, host ports, addresses of nodes
 //     and pods;
 //   - what is a controller's: slices for pods and selectors, mirroring.
-func TestNetworking(t *testing.T) {
-	runLines(t, slices.Concat(
+func TestNetworking(t *testing.T) { runLines(t, networkingLines()) }
+
+func networkingLines() []line {
+	return slices.Concat(
 		granular("", (*e2e).service),
 		nodePortChecks(),
 		granular("Services Secondary IP Family ", (*e2e).secondary),
 		dualStack(), sliceLines(), serviceRanges(),
-	))
+	)
 }
 
 // maker makes a Service as e2e.service does.

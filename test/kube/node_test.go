@@ -132,8 +132,11 @@ func (n *node) launch() {
 func (n *node) spawn(kubeconfig string) {
 	n.c.t.Helper()
 	args := append([]string{
-		"run", "--dataplane", "ebpf", "--kubeconfig", kubeconfig, "--socket-lb", n.c.sockets(), "--cgroup", n.group.Path, "--hostname-override", n.name, "--pin-path", n.pins(), "--external-ips", join(vipNets),
+		"run", "--dataplane", *dataplaneWord, "--kubeconfig", kubeconfig, "--hostname-override", n.name, "--pin-path", n.pins(), "--external-ips", join(vipNets),
 	}, n.detectLocal()...)
+	if *dataplaneWord == byEBPF {
+		args = append(args, "--socket-lb", n.c.sockets(), "--cgroup", n.group.Path)
+	}
 	if words := n.c.options.nodePorts[n.name]; words != "" {
 		args = append(args, "--nodeport-addresses", words)
 	}

@@ -18,8 +18,10 @@ import (
 // TestOutages is about what becomes of traffic, and of changes, when a daemon and its
 // API server lose each other, and when a node's addresses change; and about what daemons
 // say of themselves.
-func TestOutages(t *testing.T) {
-	runLines(t, append([]line{
+func TestOutages(t *testing.T) { runLines(t, outageLines()) }
+
+func outageLines() []line {
+	return append([]line{
 		{name: "should work after restarting apiserver", alone: true, run: func(e *e2e) {
 			e.serverOutage(func() { e.api.Stop(e.t) })
 		}},
@@ -31,7 +33,7 @@ func TestOutages(t *testing.T) {
 		{name: "a daemon that knows but a part deletes nothing", alone: true, run: (*e2e).startBlind},
 		{name: "node ports follow the addresses of the Node", alone: true, run: (*e2e).nodeAddresses},
 		{name: "node ports are served at an address only while the machine has it", alone: true, run: (*e2e).machineAddresses},
-	}, healthLines...))
+	}, healthLines...)
 }
 
 // retries is how long a daemon may wait before it asks an API server again that did not
@@ -50,7 +52,7 @@ func (e *e2e) fromEverywhere(s *service, pods ...*pod) {
 
 // serverOutage takes the API server away and brings it back while clients connect.
 func (e *e2e) serverOutage(down func()) {
-	e.patience = retries
+	e.patience = max(e.patience, retries)
 	s := e.service("before", "type: NodePort").backends(e.pods()[0], e.pods()[3])
 	e.fromEverywhere(s, e.pods()[0], e.pods()[3])
 	f := e.traffic(s.vip(), e.pods()[2], e.pods()[5])
@@ -79,7 +81,7 @@ func (e *e2e) serverOutage(down func()) {
 
 // lostWatch parts the first node from the API server, and changes things.
 func (e *e2e) lostWatch() {
-	e.patience = retries
+	e.patience = max(e.patience, retries)
 	stays := e.service("stays", "type: NodePort").backends(e.pods()[0])
 	goes := e.service("goes", "type: NodePort").backends(e.pods()[1])
 	moves := e.service("moves", "type: NodePort").backends(e.pods()[0])
@@ -122,7 +124,7 @@ func (s *service) nodePorts(n *node) []netip.AddrPort {
 
 // startAlone kills the first node's daemon and starts it while the API server is away.
 func (e *e2e) startAlone() {
-	e.patience = retries
+	e.patience = max(e.patience, retries)
 	s := e.service("alone", "type: NodePort").backends(e.pods()[0], e.pods()[3])
 	changed := e.service("changed", "").backends(e.pods()[0])
 	here := e.pods()[2]
@@ -175,7 +177,7 @@ subjects: [{kind: ServiceAccount, namespace: %[1]s, name: waggle}]`, e.ns, resou
 // startBlind starts the first node's daemon where it may read Services, and not yet
 // their endpoints.
 func (e *e2e) startBlind() {
-	e.patience = retries
+	e.patience = max(e.patience, retries)
 	s := e.service("blind", "type: NodePort").backends(e.pods()[0], e.pods()[3])
 	goes := e.service("goes", "").backends(e.pods()[1])
 	here, n := e.pods()[2], e.nodes[0]

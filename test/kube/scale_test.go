@@ -27,8 +27,10 @@ const (
 )
 
 // TestManyServices makes, changes and deletes them while one node's daemon follows.
-func TestManyServices(t *testing.T) {
-	runLines(t, []line{{name: "ten thousand services come, change and go", alone: true, families: []string{"ipv4"}, run: func(e *e2e) {
+func TestManyServices(t *testing.T) { runLines(t, manyLines()) }
+
+func manyLines() []line {
+	return []line{{name: "ten thousand services come, change and go", alone: true, families: []string{"ipv4"}, run: func(e *e2e) {
 		for _, n := range e.nodes[1:] {
 			n.kill()
 		}
@@ -51,7 +53,7 @@ func TestManyServices(t *testing.T) {
 		})
 		e.settles(n, before, 1)
 		f.succeeded()
-	}}})
+	}}}
 }
 
 const discovery = "/apis/discovery.k8s.io/v1"

@@ -20,9 +20,7 @@ import (
 //
 // A pod of another node is an outsider at a node's port. Where --cluster-cidr tells pods,
 // as at the first node, it is none, as with kube-proxy: so such a pod asks the others.
-func TestSemantics(t *testing.T) {
-	runLines(t, semantics())
-}
+func TestSemantics(t *testing.T) { runLines(t, semantics()) }
 
 func semantics() []line {
 	return slices.Concat(addressLines, outwardLines(), hairpinLines, []line{restrictedLine}, endpointLines(), frontendLines, existingLines)
@@ -201,6 +199,11 @@ func (o outward) poolLines() []line {
 			s, at := o.at(e, c.spec)
 			s.backends(both...)
 			e.seenAs(e.nodes[0].masked(e), e.nodes[0], at, both...)
+		}}, line{name: name + " (from pods)", run: func(e *e2e) {
+			both := []*pod{e.pods()[0], e.pods()[3]}
+			s, at := o.at(e, c.spec)
+			s.backends(both...)
+			o.fromPods(e, c.policy == "Local", at, both)
 		}}, line{name: "a pod reaches itself by " + o.name + ", " + policy, run: func(e *e2e) {
 			s, at := o.at(e, c.spec)
 			s.backends(e.pods()[0])
@@ -223,21 +226,29 @@ func (o outward) poolLines() []line {
 }
 
 func (o outward) cluster(e *e2e, _ *service, at netip.AddrPort, both []*pod) {
-	e.seenAs(e.nodes[0].masked(e), e.pods()[1], at, both...)
 	e.seenAs(e.nodes[0].masked(e), e.outside, at, both...)
-	if o.vip { // met at the pod's own node
-		e.seenAs(e.nodes[1].masked(e), e.pods()[4], at, both...)
-		return
+	if !o.vip {
+		e.seenAs(e.nodes[0].masked(e), e.pods()[4], at, both...)
+		e.seenAs(e.nodes[0].masked(e), e.nodes[1], at, both...)
 	}
-	e.seenAs(e.nodes[0].masked(e), e.pods()[4], at, both...)
-	e.seenAs(e.nodes[0].masked(e), e.nodes[1], at, both...)
+}
+
+// fromPods has a pod of each node connect that is met there.
+func (o outward) fromPods(e *e2e, local bool, at netip.AddrPort, both []*pod) {
+	for _, p := range []*pod{e.pods()[1], e.pods()[4]} {
+		source := p.node.masked(e)
+		if local {
+			source = p.itself(e)
+		}
+		if o.vip || p.node == e.nodes[0] {
+			e.seenAs(source, p, at, both...)
+		}
+	}
 }
 
 func (o outward) local(e *e2e, s *service, at netip.AddrPort, both []*pod) {
-	e.seenAs(e.pods()[1].itself(e), e.pods()[1], at, both...)
 	e.seenAs(e.outside.itself(e), e.outside, at, both[0])
-	if o.vip { // met at the pod's own node
-		e.seenAs(e.pods()[4].itself(e), e.pods()[4], at, both...)
+	if o.vip {
 		return
 	}
 	e.seenAs(e.nodes[1].itself(e), e.nodes[1], at, both[0])

@@ -23,8 +23,10 @@ import (
 // restartable init containers": which ports pods have is between the kubelet and the
 // endpointslice controller, and to a proxy they are ports like any. Services are reached
 // by address, never by name: there is no DNS.
-func TestServices(t *testing.T) {
-	runLines(t, slices.Concat(basicLines, objectLines, portLines, typeLines, affinityLines, unreadyLines, policyLines, restartLines))
+func TestServices(t *testing.T) { runLines(t, serviceLines()) }
+
+func serviceLines() []line {
+	return slices.Concat(basicLines, objectLines, portLines, typeLines, affinityLines, unreadyLines, policyLines, restartLines)
 }
 
 var basicLines = []line{

@@ -69,6 +69,13 @@ func (e *e2e) sends(c client, s *service, led bool) {
 // TestNodePortAddresses is about what processes of nodes reach at which of the node's own
 // addresses.
 func TestNodePortAddresses(t *testing.T) {
+	runLinesWith(t, options{nodePorts: map[string]string{
+		"node1": "localhost," + join(podNets), // there the bridge has its address
+		"node2": "all",
+	}}, ownAddressLines())
+}
+
+func ownAddressLines() []line {
 	lines := []line{
 		{name: "a pod's loopback addresses are its own", run: (*e2e).podsOwnLoopback},
 		{name: "a socket bound to a loopback address reaches processes of its node alone", run: func(e *e2e) {
@@ -105,10 +112,7 @@ func TestNodePortAddresses(t *testing.T) {
 			}})
 		}
 	}
-	runLinesWith(t, options{nodePorts: map[string]string{
-		"node1": "localhost," + join(podNets), // there the bridge has its address
-		"node2": "all",
-	}}, lines)
+	return lines
 }
 
 // bound is a client whose sockets are bound to an address.

@@ -13,7 +13,9 @@ import (
 // TestTopology has the lines of "Traffic Distribution" and "Topology Hints". The hints
 // are those that the endpoint slice controller would give; the first node is in zone a,
 // the others are in b. The last lines are not the suite's.
-func TestTopology(t *testing.T) {
+func TestTopology(t *testing.T) { runLines(t, topologyLines()) }
+
+func topologyLines() []line {
 	var lines []line
 	for _, distribution := range []string{"PreferClose", "PreferSameZone"} {
 		spec := "trafficDistribution: " + distribution
@@ -41,7 +43,7 @@ func TestTopology(t *testing.T) {
 		e.leads(s, e.pods()[2], e.pods()[0], e.pods()[1])
 		e.leads(s, e.pods()[5], e.pods()[3], e.pods()[4])
 	}})
-	runLines(t, append(append(lines, sameNode()...), hintRules()...))
+	return append(append(lines, sameNode()...), hintRules()...)
 }
 
 // hint makes an endpoint of a pod as the controller would.

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/waggle-lb/waggle/internal/kubetest"
 	"github.com/waggle-lb/waggle/internal/vmtest"
 )
 
@@ -76,12 +77,18 @@ var suites = []suite{
 		"6.1":  {"-shapes", "even"},
 		"6.12": {"-shapes", "odd"},
 	}},
+	// IPVS leads no sockets, and ten thousand services take long
+	{pkg: kube, flags: []string{"-dataplane", "ipvs"}, pattern: "^Test(Conntrack|LoadBalancers|Networking|NodePortAddresses|Outages|Semantics|Services|Topology)$", sample: map[string][]string{
+		"6.1":  {"-test.run", "^TestServices$/^together$/^should_respect_internalTrafficPolicy=Local_Pod_to_Pod$"},
+		"6.12": {"-test.run", "^TestServices$/^together$/^should_be_able_to_create_a_functioning_NodePort_service$"},
+	}},
 }
 
-// labs and cni run binaries that a guest cannot build.
+// labs, cni and kube run binaries that a guest cannot build.
 const (
 	labs = "./test/lab"
 	cni  = "./test/cni"
+	kube = "./test/kube"
 )
 
 // modules are loaded in every guest: what nothing there loads on demand.
@@ -119,7 +126,7 @@ func (b *builder) command(t *testing.T, s suite, line string) vmtest.Command {
 		if c, err = vmtest.GoTest(t.Context(), b.workspace, s.pkg, s.tags...); err != nil {
 			t.Fatal(err)
 		}
-		if s.pkg == labs || s.pkg == cni {
+		if s.pkg == labs || s.pkg == cni || s.pkg == kube {
 			for name, tags := range map[string]string{"waggle": "", "waggle-clsact": "clsact"} {
 				if _, err := vmtest.Build(t.Context(), b.workspace, name, "./cmd/waggle", "-tags", tags); err != nil {
 					t.Fatal(err)
@@ -154,29 +161,37 @@ func TestKernels(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		g := vmtest.Guest{Kernel: k, Modules: modules, Timeout: 30 * time.Minute}
 		var commands []vmtest.Command
 		for _, s := range chosen() {
-			commands = append(commands, b.command(t, s, line))
+			c := b.command(t, s, line)
+			if s.pkg == kube { // each kernel has a cluster of its own
+				c.Env = append(slices.Clip(c.Env), kubetest.Start(t).Lend(t, filepath.Join(workspace, "apiserver-"+line), vmtest.HostAddr))
+				g.ReachesHost = true
+			}
+			commands = append(commands, c)
 		}
 		// the name tells which kernel it was
 		t.Run(k.Release, func(t *testing.T) {
 			t.Parallel()
-			run(t, k, commands)
+			run(t, g, commands)
 		})
 	}
 }
 
-func run(t *testing.T, k vmtest.Kernel, commands []vmtest.Command) {
+func run(t *testing.T, g vmtest.Guest, commands []vmtest.Command) {
 	outputs := make([]bytes.Buffer, len(commands))
 	for i := range commands {
 		commands[i].Output = io.MultiWriter(&outputs[i], t.Output())
 	}
-	g := vmtest.Guest{Kernel: k, Modules: modules, Timeout: 30 * time.Minute}
-	if *long {
+	switch {
+	case *long:
 		g.Timeout = 5 * time.Hour
+	case *full:
+		g.Timeout = 150 * time.Minute
 	}
 	results, times, err := g.Run(t.Context(), commands...)
-	fmt.Fprintf(t.Output(), "%v: boot %.1f s, all %.1f s\n", k, times.Boot.Seconds(), times.Total.Seconds())
+	fmt.Fprintf(t.Output(), "%v: boot %.1f s, all %.1f s\n", g.Kernel, times.Boot.Seconds(), times.Total.Seconds())
 	passed := 0
 	for i, r := range results {
 		v := vmtest.CountVerdicts(outputs[i].String())

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build privileged
+
+package kube_test
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// exception is lines that nodes with IPVS do not pass.
+type exception struct {
+	// lines is a test and the name of a line, and maybe its family; * stands for anything.
+	lines string
+	why   string
+}
+
+// Why IPVS does not pass something.
+const (
+	oneList   = "a virtual service has one list of servers, the local ones while there are any: the machine and its pods get these"
+	templates = "affinity lasts as long as a connection does, and a closed one is there for minutes"
+	denied    = "what a process of the machine sends and a rule drops or refuses fails with EPERM"
+)
+
+// notByIPVS are the exceptions. docs/ipvs-dataplane.md has this table.
+var notByIPVS = []exception{
+	{"TestConntrack/an unconnected socket of the node goes on when server pod cycles", denied},
+	{"TestLoadBalancers/should only allow access from service loadbalancer source ranges (from the node)", denied},
+	{"TestLoadBalancers/should work from pods", oneList},
+	{"TestSemantics/externalTrafficPolicy=Local at * (from pods)", oneList},
+	{"TestSemantics/externalTrafficPolicy=Local at * (from the node)", oneList},
+	{"TestServices/should have session affinity timeout work *", templates},
+}
+
+// notMet is how long an exception is given to show that it is none.
+const notMet = 30 * time.Second
+
+// excepted is the exception that a line of a test is, if it is one.
+func excepted(test, name, family string) (exception, bool) {
+	i := slices.IndexFunc(notByIPVS, func(x exception) bool { return x.covers(test+"/"+name, family) })
+	if i < 0 {
+		return exception{}, false
+	}
+	return notByIPVS[i], true
+}
+
+func (x exception) covers(name, family string) bool {
+	if begin, end, ok := strings.Cut(x.lines, "*"); ok {
+		return len(name) >= len(begin)+len(end) && strings.HasPrefix(name, begin) && strings.HasSuffix(name, end)
+	}
+	return x.lines == name || x.lines == name+"/"+family
+}
+
+// row is the exception as the page has it.
+func (x exception) row() string {
+	return fmt.Sprintf("| `%s` | %s |", x.lines, x.why)
+}
+
+// lists are the lines of the tests that IPVS is asked: it leads no sockets.
+var lists = map[string]func() []line{
+	"TestConntrack": conntrackLines, "TestLoadBalancers": balancerLines, "TestManyServices": manyLines, "TestNetworking": networkingLines,
+	"TestNodePortAddresses": ownAddressLines, "TestOutages": outageLines, "TestSemantics": semantics, "TestServices": serviceLines, "TestTopology": topologyLines,
+}
+
+// An exception whose line has another name now would be asked of IPVS unseen. What is one
+// and passes fails where the line runs.
+func TestExceptionsNameLines(t *testing.T) {
+	for _, x := range notByIPVS {
+		test, _, _ := strings.Cut(x.lines, "/")
+		lines := lists[test]
+		if lines == nil || !slices.ContainsFunc(lines(), func(l line) bool {
+			return slices.ContainsFunc(l.runsFor(), func(family string) bool { return x.covers(test+"/"+l.name, family) })
+		}) {
+			t.Errorf("there is no line %q", x.lines)
+		}
+	}
+}
+
+func TestTheDocsListTheExceptions(t *testing.T) {
+	const page = "docs/ipvs-dataplane.md"
+	text, err := os.ReadFile("../../" + page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got, want []string
+	for l := range strings.Lines(string(text)) {
+		if strings.HasPrefix(l, "| `Test") {
+			got = append(got, strings.TrimSpace(l))
+		}
+	}
+	for _, x := range notByIPVS {
+		want = append(want, x.row())
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: the rows of exceptions are not those of notByIPVS: write\n%s", page, strings.Join(want, "\n"))
+	}
+}

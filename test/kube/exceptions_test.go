@@ -23,15 +23,19 @@ type exception struct {
 // Why IPVS does not pass something.
 const (
 	oneList   = "a virtual service has one list of servers, the local ones while there are any: the machine and its pods get these"
+	loopback  = "node ports are at no loopback address: the kernel's IPVS leads nothing that comes from one to another machine"
 	templates = "affinity lasts as long as a connection does, and a closed one is there for minutes"
-	denied    = "what a process of the machine sends and a rule drops or refuses fails with EPERM"
 )
 
 // notByIPVS are the exceptions. docs/ipvs-dataplane.md has this table.
 var notByIPVS = []exception{
-	{"TestConntrack/an unconnected socket of the node goes on when server pod cycles", denied},
-	{"TestLoadBalancers/should only allow access from service loadbalancer source ranges (from the node)", denied},
 	{"TestLoadBalancers/should work from pods", oneList},
+	{"TestNodePortAddresses/a pod's loopback addresses are its own", loopback},
+	{"TestNodePortAddresses/a socket bound to a loopback address reaches processes of its node alone", loopback},
+	{"TestNodePortAddresses/clients of loopback addresses have affinity", loopback},
+	{"TestNodePortAddresses/externalTrafficPolicy=*, from loopback addresses", loopback},
+	{"TestNodePortAddresses/externalTrafficPolicy=Local leads to pods", oneList},
+	{"TestNodePortAddresses/externalTrafficPolicy=Local leads to processes of nodes", oneList},
 	{"TestSemantics/externalTrafficPolicy=Local at * (from pods)", oneList},
 	{"TestSemantics/externalTrafficPolicy=Local at * (from the node)", oneList},
 	{"TestServices/should have session affinity timeout work *", templates},

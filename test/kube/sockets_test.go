@@ -103,13 +103,15 @@ func ownAddressLines() []line {
 	}
 	for _, policy := range []string{"Cluster", "Local"} {
 		for _, where := range []string{"pods", "processes of nodes"} {
-			lines = append(lines, line{name: "externalTrafficPolicy=" + policy + " leads to " + where, run: func(e *e2e) {
-				to := []*pod{e.pods()[0], e.pods()[3]}
-				if where != "pods" {
-					to = []*pod{e.nodes[0].hostPod(), e.nodes[1].hostPod()}
-				}
-				e.ownAddresses(e.service("own", "type: NodePort, externalTrafficPolicy: "+policy).backends(to...), to)
-			}})
+			for _, at := range []string{"", ", from loopback addresses"} {
+				lines = append(lines, line{name: "externalTrafficPolicy=" + policy + " leads to " + where + at, run: func(e *e2e) {
+					to := []*pod{e.pods()[0], e.pods()[3]}
+					if where != "pods" {
+						to = []*pod{e.nodes[0].hostPod(), e.nodes[1].hostPod()}
+					}
+					e.ownAddresses(e.service("own", "type: NodePort, externalTrafficPolicy: "+policy).backends(to...), to, at != "")
+				}})
+			}
 		}
 	}
 	return lines
@@ -151,12 +153,16 @@ func (e *e2e) accepted(n *node) []netip.Addr {
 	return []netip.Addr{n.addr(e.v6)}
 }
 
-// ownAddresses has each node ask itself at all of its addresses.
-func (e *e2e) ownAddresses(s *service, pods []*pod) {
+// ownAddresses has each node ask itself at all of its addresses: those of loopback, or
+// the others.
+func (e *e2e) ownAddresses(s *service, pods []*pod, loopback bool) {
 	port := s.nodePort(e.nodes[0], 0).Port()
 	for _, n := range e.nodes {
-		accepted := e.accepted(n)
-		for _, a := range append(e.loopback(), n.addr(e.v6), podAddr(n.number, 1, e.v6)) {
+		accepted, own := e.accepted(n), []netip.Addr{n.addr(e.v6), podAddr(n.number, 1, e.v6)}
+		if loopback {
+			own = e.loopback()
+		}
+		for _, a := range own {
 			if at := netip.AddrPortFrom(a, port); slices.Contains(accepted, a) {
 				e.reaches(n, at, pods...)
 			} else {

@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/waggle-lb/waggle/internal/kubetest"
@@ -353,15 +352,12 @@ func names(pods []*pod) (out []string) {
 func (e *e2e) refuses(c client, to netip.AddrPort) { e.refusesBy(networks, c, to) }
 
 func (e *e2e) refusesBy(by []string, c client, to netip.AddrPort) {
-	e.unreached("is refused", by, c, to, func(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) })
+	e.unreached("is refused", by, c, to, refused)
 }
 
 // silent waits until there is no answer, by TCP and UDP.
 func (e *e2e) silent(c client, to netip.AddrPort) {
-	e.unreached("gets no answer", networks, c, to, func(err error) bool {
-		var timeout net.Error
-		return errors.As(err, &timeout) && timeout.Timeout()
-	})
+	e.unreached("gets no answer", networks, c, to, dropped)
 }
 
 // fails waits until there is no connection, whatever the error.

@@ -232,7 +232,17 @@ func (e *e2e) refusedBy(network string, c client, at netip.AddrPort) {
 }
 
 // refused says whether a socket has been told that nobody is there.
-func refused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
+func refused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) || denied(err) }
+
+// dropped says whether a socket has heard nothing.
+func dropped(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout() || denied(err)
+}
+
+// denied says that a rule drops or refuses what a process of the node sends: a datagram
+// then fails at once, with netfilter's word for it, while a connection is tried again.
+func denied(err error) bool { return *dataplaneWord == byIPVS && errors.Is(err, syscall.EPERM) }
 
 // allSilent waits until clients have no answer from any of these addresses, by TCP and
 // UDP. They try at once: a try lasts as long as it may.
@@ -272,11 +282,10 @@ func (e *e2e) none(at []netip.AddrPort, fails func(string, client, netip.AddrPor
 
 func unanswered(network string, c client, to netip.AddrPort) error {
 	r, err := once(c, network, to)
-	var timeout net.Error
 	switch {
 	case err == nil:
 		return fmt.Errorf("%s answers at %s by %s", r.pod, to, network)
-	case errors.As(err, &timeout) && timeout.Timeout():
+	case dropped(err):
 		return nil
 	}
 	return err

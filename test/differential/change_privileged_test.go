@@ -54,7 +54,7 @@ func (w *world) changeServers(s *service) (gone []lb.Backend) {
 		b := s.drawn(w.rng, serverAt(w.family, i))
 		at := slices.IndexFunc(s.backends, func(o lb.Backend) bool { return o.Addr == b.Addr })
 		switch {
-		case at < 0 && w.isLeaving(s, b):
+		case at < 0 && (w.isLeaving(s, b) || w.staysAway(s, b)):
 		case at < 0:
 			s.backends, added[b.Addr] = append(s.backends, b), true
 		case w.rng.IntN(3) == 0:

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/waggle-lb/waggle/internal/packet"
@@ -22,6 +23,8 @@ import (
 //	edits              that change nothing send IPVS's wrr to its head: changeServers
 //	long cycles        of wrr are scaled: drawn
 //	sloppy TCP         hash schedulers pick amid connections: isSloppy
+//	clients            of deleted servers are free where IPVS ends their connections: staysAway
+//	replaced           connections count amid the pick of what replaces them: countsReplaced
 //	bare ACKs          of servers do not establish what is half-open: bare
 //	expiry             is the sweeper's, every two seconds, and a work queue's: expire
 //	servers once away  what they counted before: never
@@ -73,6 +76,17 @@ func (s *service) isSloppy() bool {
 	return !s.udp && (s.scheduler == "sh" || s.scheduler == "dh" || s.scheduler == "mh")
 }
 
+// countsReplaced says that a SYN of this client might be picked for by who has how many
+// connections. IPVS counts one that is finished until a timer has ended it, after the
+// pick; waggle ends it first.
+func (w *world) countsReplaced(s *service, c *conn) bool {
+	if s.udp || !c.closing || !w.mode.reuse {
+		return false
+	}
+	limited := func(b lb.Backend) bool { return b.Upper > 0 }
+	return slices.Contains([]string{"lc", "wlc", "sed", "nq"}, s.scheduler) || slices.ContainsFunc(s.backends, limited)
+}
+
 // bare are the flags of a segment that a server sends amid a connection. To IPVS a bare
 // ACK establishes one that is half-open, where a server says SYN and ACK but for a port
 // that is used again; waggle leaves that to the client's ACK.
@@ -111,6 +125,13 @@ func (w *world) expire(s *service, gone []lb.Backend) {
 		}
 	}
 	time.Sleep(50 * time.Millisecond)
+}
+
+// staysAway says that a deleted server has had clients that IPVS forgets with its
+// connections, if expire_nodest_conn says that these end. waggle remembers them until it
+// is back.
+func (w *world) staysAway(s *service, b lb.Backend) bool {
+	return w.mode.expire && strings.Contains(s.args, "-p ") && s.returned[b.Addr]
 }
 
 // isLeaving says that a server was deleted and that its connections are about to end:

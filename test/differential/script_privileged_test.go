@@ -17,6 +17,7 @@ type conn struct {
 	client, server netip.AddrPort
 	reset          bool // by either side: it ends in ten seconds
 	acked          bool // the client's SYN is not the last of it that a server got
+	closing        bool // since then either side said FIN or RST: it may be finished
 }
 
 // play makes the epoch's connections, amid what happens to them and to the servers.
@@ -84,15 +85,21 @@ func (w *world) fromClient(s *service, c *conn, flags packet.Flag) outcome {
 	out := w.send(s, clients, w.packet(s, c.client, s.frontend.Addr, flags))
 	switch {
 	case flags&packet.SYN != 0:
-		c.acked = false
+		c.acked, c.closing = false, false
 	case flags&packet.ACK != 0 && out.What == "server":
 		c.acked = true
 	}
+	c.closes(flags)
 	return out
+}
+
+func (c *conn) closes(flags packet.Flag) {
+	c.closing = c.closing || flags&(packet.FIN|packet.RST) != 0
 }
 
 func (w *world) fromServer(s *service, c *conn, flags packet.Flag) outcome {
 	w.Helper()
+	c.closes(flags)
 	s.logf("server %s sends %s to %s", c.server, words(s, flags), c.client)
 	return w.send(s, servers, w.packet(s, c.server, c.client, flags))
 }
@@ -188,6 +195,10 @@ func (w *world) reset(c *conn) {
 // server then, and an answer.
 func (w *world) talk(s *service, c *conn) {
 	w.Helper()
+	if w.countsReplaced(s, c) {
+		w.fromClient(s, c, packet.ACK)
+		return
+	}
 	out := w.fromClient(s, c, packet.SYN)
 	s.logf("  %s", out)
 	if out.What != "server" {

@@ -90,11 +90,19 @@ func (l *Loader) growth() (g bpf.LBGrowthState, err error) {
 }
 
 func (l *Loader) setPhase(p bpf.LBGrowthPhase) error {
-	g, err := l.growth()
-	if err != nil || g.Phase == uint32(p) {
+	return l.changeGrowth(func(g *bpf.LBGrowthState) { g.Phase = uint32(p) })
+}
+
+// changeGrowth writes nothing if nothing changes.
+func (l *Loader) changeGrowth(change func(*bpf.LBGrowthState)) error {
+	before, err := l.growth()
+	if err != nil {
 		return err
 	}
-	g.Phase = uint32(p)
+	g := before
+	if change(&g); g == before {
+		return nil
+	}
 	if err := l.shared[growthMap].Put(uint32(0), g); err != nil {
 		return fmt.Errorf("write map %s: %w", growthMap, err)
 	}
@@ -104,15 +112,7 @@ func (l *Loader) setPhase(p bpf.LBGrowthPhase) error {
 // ReserveRoom keeps the room of the second table for what is moved there, until a
 // time in jiffies of 64 bits; 0: no longer.
 func (l *Loader) ReserveRoom(until uint64) error {
-	g, err := l.growth()
-	if err != nil {
-		return err
-	}
-	g.ReservedUntil = until
-	if err := l.shared[growthMap].Put(uint32(0), g); err != nil {
-		return fmt.Errorf("write map %s: %w", growthMap, err)
-	}
-	return nil
+	return l.changeGrowth(func(g *bpf.LBGrowthState) { g.ReservedUntil = until })
 }
 
 // MakeNext makes a flow table of so many entries for BeginGrowth. It may run

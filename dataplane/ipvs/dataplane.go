@@ -39,7 +39,7 @@ type Options struct {
 }
 
 // DefaultDevice is the dummy device's name.
-const DefaultDevice = "waggle0"
+const DefaultDevice = nlx.IPVSDevice
 
 // Dataplane implements dataplane.Dataplane. It serves the network namespace of
 // the thread that called New.

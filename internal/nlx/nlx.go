@@ -57,9 +57,15 @@ const (
 	audit = 10 * time.Second
 )
 
-// ipvsDevices hold the VIPs of kube-proxy's IPVS mode, and of our own dataplane of
-// IPVS, so that the stack takes their packets. They are no addresses of this machine.
-var ipvsDevices = []string{"kube-ipvs0", "waggle0"}
+// The dummy devices that hold VIPs for IPVS, kube-proxy's and our own dataplane's, so
+// that the stack takes their packets. They are no addresses of this machine.
+const (
+	KubeIPVSDevice = "kube-ipvs0"
+	IPVSDevice     = "waggle0"
+)
+
+// IPVSDevices are both.
+var IPVSDevices = []string{KubeIPVSDevice, IPVSDevice}
 
 // retry repeats a dump that the kernel says is inconsistent.
 func retry[T any](what string, dump func() (T, error)) (T, error) {
@@ -98,7 +104,7 @@ func read(h *netlink.Handle) (State, error) {
 	kinds := make(map[int]string, len(links))
 	for _, l := range links {
 		kinds[l.Attrs().Index] = l.Type()
-		if slices.Contains(ipvsDevices, l.Attrs().Name) && l.Type() == "dummy" {
+		if slices.Contains(IPVSDevices, l.Attrs().Name) && l.Type() == "dummy" {
 			addrs = slices.DeleteFunc(addrs, func(a netlink.Addr) bool { return a.LinkIndex == l.Attrs().Index })
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/waggle-lb/waggle/internal/nlx"
 	"github.com/waggle-lb/waggle/lb"
 )
 
@@ -38,7 +39,7 @@ func frontendsOf(snap *lb.Snapshot) (*frontends, error) {
 		f.ranges = snap.Node().ServiceRanges
 	}
 	var foreign []int
-	for _, name := range []string{device, ownDevice} {
+	for _, name := range nlx.IPVSDevices {
 		if link, err := netlink.LinkByName(name); err == nil {
 			foreign = append(foreign, link.Attrs().Index)
 		}

@@ -5,13 +5,12 @@ package takeover
 import (
 	"slices"
 	"strings"
+
+	"github.com/waggle-lb/waggle/internal/nlx"
 )
 
 // device holds the VIPs of kube-proxy's IPVS mode.
-const device = "kube-ipvs0"
-
-// ownDevice holds those of waggle's own dataplane of IPVS.
-const ownDevice = "waggle0"
+const device = nlx.KubeIPVSDevice
 
 // tableName is that of the nftables tables of its nftables mode.
 const tableName = "kube-proxy"

@@ -49,7 +49,12 @@ func (s *socket) option(option int, b []byte) {
 // with receives a datagram and the headers that the socket is to show.
 func (s *socket) with() (b []byte, from netip.AddrPort, headers [][]byte, err error) {
 	data, control := make([]byte, 1<<16), make([]byte, 1024)
-	n, oobn, _, sa, err := unix.Recvmsg(s.fd, data, control, 0)
+	var n, oobn int
+	var sa unix.Sockaddr
+	err = insist(func() (err error) {
+		n, oobn, _, sa, err = unix.Recvmsg(s.fd, data, control, 0)
+		return err
+	})
 	if err != nil {
 		return nil, from, nil, err
 	}

@@ -89,7 +89,9 @@ func (s *rawSocket) as(a netip.AddrPort) netip.AddrPort {
 	return a
 }
 
-func (s *rawSocket) connect(to netip.AddrPort) error { return unix.Connect(s.fd, s.address(to)) }
+func (s *rawSocket) connect(to netip.AddrPort) error {
+	return insist(func() error { return unix.Connect(s.fd, s.address(to)) })
+}
 
 // must connects.
 func (s *rawSocket) must(to netip.AddrPort) {
@@ -108,12 +110,16 @@ func (s *rawSocket) disconnect() {
 }
 
 func (s *rawSocket) send(b string, to netip.AddrPort) error {
-	return unix.Sendto(s.fd, []byte(b), 0, s.address(to))
+	return insist(func() error { return unix.Sendto(s.fd, []byte(b), 0, s.address(to)) })
 }
 
 func (s *rawSocket) write(b string) {
 	s.t.Helper()
-	if _, err := unix.Write(s.fd, []byte(b)); err != nil {
+	err := insist(func() error {
+		_, err := unix.Write(s.fd, []byte(b))
+		return err
+	})
+	if err != nil {
 		s.t.Fatalf("write: %v", err)
 	}
 }
@@ -123,7 +129,12 @@ func (s *rawSocket) write(b string) {
 func (s *rawSocket) receive() (name, rest string, from netip.AddrPort) {
 	s.t.Helper()
 	buf := make([]byte, 256)
-	n, addr, err := unix.Recvfrom(s.fd, buf, 0)
+	var n int
+	var addr unix.Sockaddr
+	err := insist(func() (err error) {
+		n, addr, err = unix.Recvfrom(s.fd, buf, 0)
+		return err
+	})
 	if err != nil {
 		s.t.Fatalf("receive: %v", err)
 	}
@@ -150,7 +161,11 @@ func (s *rawSocket) greeted() string {
 	var all []byte
 	for len(all) < nameSize {
 		buf := make([]byte, nameSize-len(all))
-		n, err := unix.Read(s.fd, buf)
+		n := 0
+		err := insist(func() (err error) {
+			n, err = unix.Read(s.fd, buf)
+			return err
+		})
 		if err != nil || n == 0 {
 			s.t.Fatalf("read a greeting: %d bytes, %v", n, err)
 		}
@@ -174,7 +189,12 @@ func (s *rawSocket) wantPeer(want netip.AddrPort) {
 // connected waits until a connect that did not wait is done.
 func (s *rawSocket) connected() error {
 	fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLOUT}}
-	if n, err := unix.Poll(fds, int(patience.Milliseconds())); n != 1 || err != nil {
+	n := 0
+	err := insist(func() (err error) {
+		n, err = unix.Poll(fds, int(patience.Milliseconds()))
+		return err
+	})
+	if n != 1 || err != nil {
 		return fmt.Errorf("wait for the connection: %d, %w", n, err)
 	}
 	code, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR)

@@ -179,8 +179,21 @@ func addrPort(sa unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// insist calls f again when a signal broke into it, as Go's own do: the kernel
+// does not by itself for a socket whose waits have a limit (signal(7)). A connect
+// goes on where it was.
+func insist(f func() error) error {
+	for {
+		if err := f(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
 // connect returns what connect(2) does.
-func (s *socket) connect(to netip.AddrPort) error { return unix.Connect(s.fd, sockaddr(to)) }
+func (s *socket) connect(to netip.AddrPort) error {
+	return insist(func() error { return unix.Connect(s.fd, sockaddr(to)) })
+}
 
 func (s *socket) bind(at netip.AddrPort) {
 	s.t.Helper()
@@ -201,18 +214,25 @@ func (s *socket) local() netip.AddrPort {
 
 // send sends to the peer.
 func (s *socket) send(b []byte) error {
-	_, err := unix.Write(s.fd, b)
-	return err
+	return insist(func() error {
+		_, err := unix.Write(s.fd, b)
+		return err
+	})
 }
 
 func (s *socket) sendTo(b []byte, to netip.AddrPort) error {
-	return unix.Sendto(s.fd, b, 0, sockaddr(to))
+	return insist(func() error { return unix.Sendto(s.fd, b, 0, sockaddr(to)) })
 }
 
 // receive returns the next datagram, or what came of a stream, and from whom.
 func (s *socket) receive() ([]byte, netip.AddrPort, error) {
 	buf := make([]byte, 1<<16)
-	n, from, err := unix.Recvfrom(s.fd, buf, 0)
+	var n int
+	var from unix.Sockaddr
+	err := insist(func() (err error) {
+		n, from, err = unix.Recvfrom(s.fd, buf, 0)
+		return err
+	})
 	if err != nil {
 		return nil, netip.AddrPort{}, err
 	}

@@ -6,7 +6,6 @@ package lab_test
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -148,16 +147,6 @@ func once(addr unix.Sockaddr) error {
 		return fmt.Errorf("read %d bytes: %w", n, err)
 	}
 	return nil
-}
-
-// insist calls f again when a signal broke into it, as Go's own do. A connect
-// goes on where it was.
-func insist(f func() error) error {
-	for {
-		if err := f(); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
 }
 
 // answer serves the clients until the returned listener is shut down.

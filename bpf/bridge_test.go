@@ -18,9 +18,9 @@ func TestAPortTakesWhatIsForItsBridge(t *testing.T) {
 	each(t, func(t *testing.T, p *programs, f family, proto lb.Protocol) {
 		mac, other := [6]byte{2, 0, 0, 0, 0, 7}, [6]byte{2, 0, 0, 0, 0, 8}
 		in := packet.Packet{Src: f.client, Dst: f.vip, Protocol: proto, Flags: packet.SYN, DstMAC: mac}
-		p.do(p.Devices.Put(uint32(1), bpf.LBDevice{Bridge: mac})) // no port
+		p.do(p.Devices.Put(uint32(1), bpf.LBDevice{Mac: mac})) // no port
 		p.want(p.TcIngress, in, next, in)
-		p.do(p.Devices.Put(uint32(1), bpf.LBDevice{Bridge: mac, Flags: uint8(bpf.LBDeviceFlagsDEVICE_PORT)}))
+		p.do(p.Devices.Put(uint32(1), bpf.LBDevice{Mac: mac, Flags: uint8(bpf.LBDeviceFlagsDEVICE_PORT)}))
 		in.DstMAC = other
 		p.want(p.TcIngress, in, next, in)
 		in.DstMAC = [6]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}

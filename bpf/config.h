@@ -35,17 +35,21 @@ enum pools {
 };
 
 enum device_flags {
-	DEVICE_BRIDGE = 1 << 0, /* what it receives came in by a port, and was seen there */
-	DEVICE_PORT = 1 << 1,	/* of a bridge, whose address is in bridge */
-	DEVICE_POD = 1 << 2,	/* what it receives was sent by a pod of this node */
+	DEVICE_BRIDGE = 1 << 0,	 /* what it receives came in by a port, and was seen there */
+	DEVICE_PORT = 1 << 1,	 /* of a bridge, whose address is in mac */
+	DEVICE_POD = 1 << 2,	 /* what it receives was sent by a pod of this node */
+	DEVICE_XDP = 1 << 3,	 /* has the XDP program, and its own address in mac */
+	DEVICE_NATIVE = 1 << 4,	 /* XDP's, natively: it takes frames of others that are so */
+	DEVICE_GENERIC = 1 << 5, /* XDP's, behind the stack's buffers */
+	DEVICE_FRAGS = 1 << 6,	 /* takes frames in several pieces, too */
 };
 
 /* What a device's packets are masqueraded with, all zero: nothing fits; its part in a bridge. */
 struct device {
 	addr_t addr4;
 	addr_t addr6;
-	__u8 bridge[6];
-	__u8 flags; /* enum device_flags */
+	__u8 mac[6]; /* of frames to this machine */
+	__u8 flags;  /* enum device_flags */
 	__u8 pad;
 };
 

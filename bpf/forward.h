@@ -29,7 +29,7 @@ static __always_inline enum verdict forward(struct __sk_buff *skb, struct packet
 		return drop(DROP_REWRITE);
 	if (flags & FLOW_RESOURCED)
 		return forward_resourced(skb, p);
-	return VERDICT_PASS;
+	return passing(flags);
 }
 
 /* Follows a packet again, whose flow's entry was moved meanwhile: twice is as good as once. */
@@ -47,9 +47,8 @@ __noinline int follow_moved(const struct packet *p)
 	return 0;
 }
 
-/* The same for a flow that was there before, whose state the packet may change. */
-static __always_inline enum verdict forward_known(struct __sk_buff *skb, struct packet *p,
-						  struct flow *f, __u32 word, __u32 id)
+/* What a client's packet says about its flow, which was there before. */
+static __always_inline void follow_client(const struct packet *p, struct flow *f, __u32 word)
 {
 	if (p->key.proto != IPPROTO_TCP) {
 		if (word & HALF_OPEN)
@@ -60,6 +59,13 @@ static __always_inline enum verdict forward_known(struct __sk_buff *skb, struct 
 		if (growing && is_moved(f))
 			follow_moved(p);
 	}
+}
+
+/* forward for a flow that was there before, whose state the packet may change. */
+static __always_inline enum verdict forward_known(struct __sk_buff *skb, struct packet *p,
+						  struct flow *f, __u32 word, __u32 id)
+{
+	follow_client(p, f, word);
 	return forward(skb, p, f, id);
 }
 
@@ -113,9 +119,8 @@ static __noinline enum verdict return_resourced(struct __sk_buff *skb, struct pa
 	return rewrite(skb, p, r4->addr, r4->port, DESTINATION) ? VERDICT_PASS : drop(DROP_REWRITE);
 }
 
-/* Egress, from a backend, of the flow whose E4 is r. */
-static __always_inline enum verdict from_backend(struct __sk_buff *skb, struct packet *p,
-						 struct flow *r)
+/* What a backend's packet says about the flow whose E4 is r, and its counters. */
+static __always_inline void follow_backend(const struct packet *p, struct flow *r)
 {
 	struct backend *b = backend_of(r);
 	__u8 flags = r->flags;
@@ -139,6 +144,15 @@ static __always_inline enum verdict from_backend(struct __sk_buff *skb, struct p
 	touch(r, p->bytes);
 	if (b)
 		count_out(r->backend, p->bytes);
+}
+
+/* Egress, from a backend, of the flow whose E4 is r. */
+static __always_inline enum verdict from_backend(struct __sk_buff *skb, struct packet *p,
+						 struct flow *r)
+{
+	__u8 flags = r->flags;
+
+	follow_backend(p, r);
 	if (!rewrite(skb, p, r->addr, r->port, SOURCE))
 		return drop(DROP_REWRITE);
 	if (flags & FLOW_RESOURCED)

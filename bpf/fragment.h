@@ -178,3 +178,16 @@ __noinline bool first_fragment(struct __sk_buff *skb, struct packet *p, __u64 fl
 		return true;
 	return release(skb, &k, p->l3, __sync_lock_test_and_set(&f->held, 0), flags);
 }
+
+/* Gives a fragment its datagram's ports. PASS: they are there. */
+static __always_inline enum verdict join(struct __sk_buff *skb, struct packet *p, __u64 flags)
+{
+	enum later later;
+
+	if (p->part == FIRST)
+		return first_fragment(skb, p, flags) ? VERDICT_PASS : drop(DROP_REWRITE);
+	later = later_fragment(skb, p);
+	if (later == LATER_LOST)
+		return drop(DROP_FRAGMENT);
+	return later == LATER_HELD ? VERDICT_DROP : VERDICT_PASS;
+}

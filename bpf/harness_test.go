@@ -33,6 +33,8 @@ type programs struct {
 	t     *testing.T
 	slots uint32 // next free word
 	flags uint32 // of every test run
+	// at is where frames come in, nil: at lo.
+	at *place
 }
 
 // ringPlaces is how many half-open flows the ring knows.
@@ -92,7 +94,11 @@ func loadSpec(t *testing.T, vars map[string]any, without ...string) *programs {
 			continue
 		}
 		passes := int32(-1)
-		if spec.Programs[name].Type != ebpf.SchedCLS {
+		switch spec.Programs[name].Type {
+		case ebpf.SchedCLS:
+		case ebpf.XDP:
+			passes = 2
+		default:
 			passes = 1
 		}
 		spec.Programs[name].Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, passes), asm.Return()}
@@ -285,10 +291,20 @@ func (p *programs) send(prog *ebpf.Program, in packet.Packet) (uint32, []byte) {
 	p.t.Helper()
 	b, err := in.Bytes()
 	p.do(err)
-	out := make([]byte, len(b)+256)
-	opts := ebpf.RunOptions{Data: b, DataOut: out, Flags: p.flags}
-	ret, err := prog.Run(&opts)
-	p.do(err)
+	return p.sendFrame(prog, b)
+}
+
+func (p *programs) sendFrame(prog *ebpf.Program, frame []byte) (ret uint32, out []byte) {
+	p.t.Helper()
+	opts := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256), Flags: p.flags}
+	run := func() (err error) {
+		ret, err = prog.Run(&opts)
+		return err
+	}
+	if p.at != nil {
+		opts.Context, run = p.at.context(prog, len(frame)), p.at.inside(run)
+	}
+	p.do(run())
 	return ret, opts.DataOut
 }
 

@@ -97,35 +97,37 @@ static __always_inline struct flow *find_quoted(struct flow_key *k, const struct
 }
 
 /*
- * Translates the error p, which quotes q, if position knows the flow of q. The flow's packets are
- * not counted and its state stays: an error is no proof of life.
+ * Translates the error p, which quotes q, if position knows the flow of q; else ELSEWHERE. The
+ * flow's packets are not counted and its state stays: an error is no proof of life.
  */
-static __noinline bool translate_error(struct __sk_buff *skb, struct packet *p, struct packet *q,
-				       enum position position)
+static __noinline enum verdict translate_error(struct __sk_buff *skb, struct packet *p,
+					       struct packet *q, enum position position)
 {
 	struct flow_key k, at;
 	struct flow *f, *other;
+	enum verdict verdict;
 	bool resourced;
 
 	if (!p || !q)
-		return false;
+		return VERDICT_ELSEWHERE;
 	f = find_quoted(&k, q, position);
 	if (!f)
-		return false;
+		return VERDICT_ELSEWHERE;
 	p->key.position = position;
 	resourced =
 		f->flags & FLOW_RESOURCED && (position == POSITION_E1 || position == POSITION_E4);
+	verdict = passing(f->flags);
 	if (!rewrite_error(skb, p, q, f))
-		return false;
+		return VERDICT_ELSEWHERE;
 	if (!resourced)
-		return true;
+		return verdict;
 	key_at(&at, &k, position == POSITION_E1 ? POSITION_R1 : POSITION_R4);
 	other = find(&at);
 	if (!other)
-		return true;
+		return verdict;
 	/* the quoted packet came from the other side: the client is its destination at E1 */
 	rewrite_quoted_port(skb, p, q, other->port, position == POSITION_E1 ? DESTINATION : SOURCE);
-	return true;
+	return verdict;
 }
 
 /*
@@ -135,6 +137,7 @@ static __noinline bool translate_error(struct __sk_buff *skb, struct packet *p, 
 __noinline enum verdict icmp_in(struct __sk_buff *skb, struct packet *p)
 {
 	struct packet q = {};
+	enum verdict verdict;
 
 	if (!p || icmp_kind(skb, p) != ICMP_ERROR)
 		return VERDICT_ELSEWHERE;
@@ -142,9 +145,8 @@ __noinline enum verdict icmp_in(struct __sk_buff *skb, struct packet *p)
 	q.bytes = p->l3 + p->bytes - q.l3;
 	if (!parse_quoted(skb, &q, p->v4))
 		return VERDICT_ELSEWHERE;
-	if (translate_error(skb, p, &q, POSITION_E1) || translate_error(skb, p, &q, POSITION_E3))
-		return VERDICT_PASS;
-	return VERDICT_ELSEWHERE;
+	verdict = translate_error(skb, p, &q, POSITION_E1);
+	return verdict == VERDICT_ELSEWHERE ? translate_error(skb, p, &q, POSITION_E3) : verdict;
 }
 
 /* Whether a packet between a client and a backend, in either direction, is of a flow. */
@@ -197,7 +199,7 @@ __noinline enum verdict icmp_out(struct __sk_buff *skb, struct packet *p)
 		return VERDICT_PASS;
 	if (kind == ICMP_REDIRECT)
 		return is_translated(&q) ? drop(DROP_REDIRECT) : VERDICT_PASS;
-	if (!translate_error(skb, p, &q, POSITION_E4))
+	if (translate_error(skb, p, &q, POSITION_E4) == VERDICT_ELSEWHERE)
 		translate_error(skb, p, &q, POSITION_E2);
 	return VERDICT_PASS;
 }

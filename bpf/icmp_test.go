@@ -16,15 +16,6 @@ import (
 	"github.com/waggle-lb/waggle/lb"
 )
 
-// sendFrame runs a program over a frame.
-func (p *programs) sendFrame(prog *ebpf.Program, frame []byte) (uint32, []byte) {
-	p.t.Helper()
-	opts := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256), Flags: p.flags}
-	ret, err := prog.Run(&opts)
-	p.do(err)
-	return ret, opts.DataOut
-}
-
 // kinds are an unreachable port, a packet too big and a hop limit exceeded, of
 // either family.
 func kinds(f family) []packet.ICMPError {

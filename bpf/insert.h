@@ -133,6 +133,7 @@ static __noinline enum drop_reason resource(struct work *w)
 	if (w->key.proto == IPPROTO_SCTP) /* its checksum cannot follow a port */
 		return DROP_REPLY_TAKEN;
 	w->flow.flags |= FLOW_RESOURCED;
+	w->flow.flags &= ~FLOW_XDP; /* which changes an end only once */
 	reply_entry(w);
 	c.start = bpf_get_prandom_u32();
 	bpf_loop(PORT_ATTEMPTS, try_source_port, &c, 0);

@@ -43,6 +43,7 @@
 #include "insert.h"
 #include "verdict.h"
 #include "nat.h"
+#include "fib.h"
 #include "fragment.h"
 #include "masq.h"
 #include "affinity.h"
@@ -56,7 +57,9 @@
 #include "frontend.h"
 #include "client.h"
 #include "fate.h"
+#include "onward.h"
 #include "path.h"
+#include "xdp.h"
 #include "sweep.h"
 #include "move.h"
 #include "sockaddr.h"
@@ -86,12 +89,6 @@ const enum socket_flags *anchor_socket_flags __attribute__((unused));
 const struct bind_event *anchor_bind_event __attribute__((unused));
 const enum pools *anchor_pools __attribute__((unused));
 const struct walked_socket *anchor_walked_socket __attribute__((unused));
-
-/* Of enum tcx_action_base, which older uapi headers lack. Passing is always NEXT: others' programs
- * on the same device must still run.
- */
-#define TCX_NEXT -1
-#define TCX_DROP 2
 
 /* Answers a refused packet through the device it came from. */
 static __noinline int answer(struct __sk_buff *skb, enum verdict v, __u32 l3)
@@ -123,6 +120,8 @@ static __always_inline int tcx(struct __sk_buff *skb, enum verdict v, __u32 l3)
 		return TCX_NEXT;
 	if (v == VERDICT_DROP)
 		return TCX_DROP;
+	if (v == VERDICT_ONWARD)
+		return send_onward(skb, l3);
 	return answer(skb, v, l3);
 }
 
@@ -149,4 +148,11 @@ SEC("tcx/egress")
 int tc_egress_l3(struct __sk_buff *skb)
 {
 	return tcx(skb, egress(skb, 0), 0);
+}
+
+/* Frames in several pieces, too: what is looked at is in the first. */
+SEC("xdp.frags")
+int xdp_ingress(struct xdp_md *ctx)
+{
+	return xdp(ctx);
 }

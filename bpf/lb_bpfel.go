@@ -95,20 +95,24 @@ type LBClocks struct {
 }
 
 type LBDevice struct {
-	_      structs.HostLayout
-	Addr4  [16]uint8
-	Addr6  [16]uint8
-	Bridge [6]uint8
-	Flags  uint8
-	Pad    uint8
+	_     structs.HostLayout
+	Addr4 [16]uint8
+	Addr6 [16]uint8
+	Mac   [6]uint8
+	Flags uint8
+	Pad   uint8
 }
 
 type LBDeviceFlags uint32
 
 const (
-	LBDeviceFlagsDEVICE_BRIDGE LBDeviceFlags = 1
-	LBDeviceFlagsDEVICE_PORT   LBDeviceFlags = 2
-	LBDeviceFlagsDEVICE_POD    LBDeviceFlags = 4
+	LBDeviceFlagsDEVICE_BRIDGE  LBDeviceFlags = 1
+	LBDeviceFlagsDEVICE_PORT    LBDeviceFlags = 2
+	LBDeviceFlagsDEVICE_POD     LBDeviceFlags = 4
+	LBDeviceFlagsDEVICE_XDP     LBDeviceFlags = 8
+	LBDeviceFlagsDEVICE_NATIVE  LBDeviceFlags = 16
+	LBDeviceFlagsDEVICE_GENERIC LBDeviceFlags = 32
+	LBDeviceFlagsDEVICE_FRAGS   LBDeviceFlags = 64
 )
 
 type LBDropReason uint32
@@ -163,6 +167,7 @@ const (
 	LBFlowFlagsFLOW_AFFINITY   LBFlowFlags = 16
 	LBFlowFlagsFLOW_HALF_OPEN  LBFlowFlags = 32
 	LBFlowFlagsFLOW_MOVED      LBFlowFlags = 64
+	LBFlowFlagsFLOW_XDP        LBFlowFlags = 128
 )
 
 type LBFlowKey struct {
@@ -536,6 +541,7 @@ const (
 	LBProgTcIngressL3         = "tc_ingress_l3"
 	LBProgWalkFiles           = "walk_files"
 	LBProgWalkSockets         = "walk_sockets"
+	LBProgXdpIngress          = "xdp_ingress"
 	LBVarAnchorBackendState   = "anchor_backend_state"
 	LBVarAnchorBindEvent      = "anchor_bind_event"
 	LBVarAnchorDeviceFlags    = "anchor_device_flags"
@@ -575,6 +581,7 @@ const (
 	LBVarSweepWalked          = "sweep_walked"
 	LBVarTakingOver           = "taking_over"
 	LBVarUnknownZero          = "unknown_zero"
+	LBVarWithXdp              = "with_xdp"
 )
 
 // LoadLB returns the embedded CollectionSpec for LB.
@@ -640,6 +647,7 @@ type LBProgramSpecs struct {
 	TcIngressL3      *ebpf.ProgramSpec `ebpf:"tc_ingress_l3"`
 	WalkFiles        *ebpf.ProgramSpec `ebpf:"walk_files"`
 	WalkSockets      *ebpf.ProgramSpec `ebpf:"walk_sockets"`
+	XdpIngress       *ebpf.ProgramSpec `ebpf:"xdp_ingress"`
 }
 
 // LBMapSpecs contains maps before they are loaded into the kernel.
@@ -731,6 +739,7 @@ type LBVariableSpecs struct {
 	SweepWalked          *ebpf.VariableSpec `ebpf:"sweep_walked"`
 	TakingOver           *ebpf.VariableSpec `ebpf:"taking_over"`
 	UnknownZero          *ebpf.VariableSpec `ebpf:"unknown_zero"`
+	WithXdp              *ebpf.VariableSpec `ebpf:"with_xdp"`
 }
 
 // LBObjects contains all objects after they have been loaded into the kernel.
@@ -883,6 +892,7 @@ type LBVariables struct {
 	SweepWalked          *ebpf.Variable `ebpf:"sweep_walked"`
 	TakingOver           *ebpf.Variable `ebpf:"taking_over"`
 	UnknownZero          *ebpf.Variable `ebpf:"unknown_zero"`
+	WithXdp              *ebpf.Variable `ebpf:"with_xdp"`
 }
 
 // LBPrograms contains all programs after they have been loaded into the kernel.
@@ -910,6 +920,7 @@ type LBPrograms struct {
 	TcIngressL3      *ebpf.Program `ebpf:"tc_ingress_l3"`
 	WalkFiles        *ebpf.Program `ebpf:"walk_files"`
 	WalkSockets      *ebpf.Program `ebpf:"walk_sockets"`
+	XdpIngress       *ebpf.Program `ebpf:"xdp_ingress"`
 }
 
 func (p *LBPrograms) Close() error {
@@ -935,6 +946,7 @@ func (p *LBPrograms) Close() error {
 		p.TcIngressL3,
 		p.WalkFiles,
 		p.WalkSockets,
+		p.XdpIngress,
 	)
 }
 

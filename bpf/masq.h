@@ -152,7 +152,7 @@ static __always_inline enum drop_reason insert_masquerade(struct work *w, const 
 	copy_addr(w->entry.addr, w->key.saddr);
 	w->entry.port = w->key.sport;
 	w->entry.state = STATE_REPLY;
-	w->entry.flags = FLOW_MASQUERADE;
+	w->entry.flags = FLOW_MASQUERADE | (r->flags & FLOW_XDP);
 	w->entry.seen = now();
 	reason = masquerade_port(w);
 	if (reason != DROP_NONE)
@@ -227,6 +227,8 @@ static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p
 	f = find(&k);
 	if (!f)
 		return false;
-	*v = rewrite(skb, p, f->addr, f->port, DESTINATION) ? VERDICT_PASS : drop(DROP_REWRITE);
+	*v = passing(f->flags);
+	if (!rewrite(skb, p, f->addr, f->port, DESTINATION))
+		*v = drop(DROP_REWRITE);
 	return true;
 }

@@ -39,6 +39,14 @@ static __always_inline __u32 checksum_at(const struct packet *p)
 /* Who finishes the layer 4 checksum: skb->ip_summed. */
 enum summed { CHECKSUM_NONE, CHECKSUM_UNNECESSARY, CHECKSUM_COMPLETE, CHECKSUM_PARTIAL };
 
+/* Mends a checksum in the packet that covers all, for what changed of addresses and ports. */
+static __always_inline void mend_whole(__u16 *check, bool udp, __u64 changed)
+{
+	*check = ~fold_csum((__u64)(__u16) ~*check + changed);
+	if (udp && !*check)
+		*check = 0xffff;
+}
+
 /* The one field of the kernel's packet that is needed; CO-RE finds it. */
 struct sk_buff {
 	__u8 ip_summed : 2;
@@ -119,9 +127,7 @@ static __always_inline bool mend_checksum(struct __sk_buff *skb, const struct pa
 	}
 	if (summed == CHECKSUM_COMPLETE && p->v4)
 		bpf_csum_update(skb, ~diff);
-	*check = ~fold_csum((__u64)(__u16) ~*check + diff + ports);
-	if (udp && !*check)
-		*check = 0xffff;
+	mend_whole(check, udp, diff + ports);
 	return true;
 }
 

@@ -109,6 +109,20 @@ static __always_inline bool same_addr(const addr_t a, const addr_t b)
 	return ((x[0] ^ y[0]) | (x[1] ^ y[1])) == 0;
 }
 
+static __always_inline void addrs_v4(struct packet *p, const struct iphdr *ip)
+{
+	p->v4 = true;
+	map_v4(p->key.saddr, ip->saddr);
+	map_v4(p->key.daddr, ip->daddr);
+}
+
+static __always_inline void addrs_v6(struct packet *p, const struct ipv6hdr *ip6)
+{
+	p->v4 = false;
+	copy_addr(p->key.saddr, &ip6->saddr);
+	copy_addr(p->key.daddr, &ip6->daddr);
+}
+
 /* Addresses and family; false: no IP packet, or cut off. */
 static __always_inline bool parse_addrs(struct __sk_buff *skb, struct packet *p, __u32 l3)
 {
@@ -122,9 +136,7 @@ static __always_inline bool parse_addrs(struct __sk_buff *skb, struct packet *p,
 		ip = header(skb, l3);
 		if ((void *)(ip + 1) > data_end(skb))
 			return false;
-		p->v4 = true;
-		map_v4(p->key.saddr, ip->saddr);
-		map_v4(p->key.daddr, ip->daddr);
+		addrs_v4(p, ip);
 		return true;
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
@@ -135,9 +147,7 @@ static __always_inline bool parse_addrs(struct __sk_buff *skb, struct packet *p,
 		ip6 = header(skb, l3);
 		if ((void *)(ip6 + 1) > data_end(skb))
 			return false;
-		p->v4 = false;
-		copy_addr(p->key.saddr, &ip6->saddr);
-		copy_addr(p->key.daddr, &ip6->daddr);
+		addrs_v6(p, ip6);
 		return true;
 	}
 	return false;
@@ -161,12 +171,13 @@ static __always_inline bool has_ports(__u8 proto)
 	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
 }
 
-static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet *p)
+/* The header is read up to end, where the packet's linear part ends. */
+static __always_inline enum parsed parse_v4(const struct iphdr *ip, const void *end,
+					    struct packet *p)
 {
-	struct iphdr *ip = header(skb, p->l3);
 	__u16 frag;
 
-	if ((void *)(ip + 1) > data_end(skb) || ip->version != 4 || ip->ihl < 5)
+	if ((const void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
 		return PARSED_MALFORMED;
 	if (!fits(p, bpf_ntohs(ip->tot_len)))
 		return PARSED_MALFORMED;
@@ -227,18 +238,51 @@ __noinline enum parsed parse_extensions(struct __sk_buff *skb, struct packet *p)
 	return PARSED_EXTENSION;
 }
 
-static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet *p)
+/* As parse_v4, but for extension headers. */
+static __always_inline enum parsed parse_v6(const struct ipv6hdr *ip6, const void *end,
+					    struct packet *p)
 {
-	struct ipv6hdr *ip6 = header(skb, p->l3);
-
-	if ((void *)(ip6 + 1) > data_end(skb) || ip6->version != 6)
+	if ((const void *)(ip6 + 1) > end || ip6->version != 6)
 		return PARSED_MALFORMED;
 	if (ip6->payload_len && !fits(p, sizeof(*ip6) + bpf_ntohs(ip6->payload_len)))
 		return PARSED_MALFORMED;
 	p->key.proto = ip6->nexthdr;
 	p->l4 = p->l3 + sizeof(*ip6);
-	if (p->key.proto == IPPROTO_TCP || p->key.proto == IPPROTO_UDP)
-		return PARSED_OK;
+	return PARSED_OK;
+}
+
+/* Bytes of the layer 4 header that are needed; 0: it shows no ports. */
+static __always_inline __u32 ports_len(__u8 proto)
+{
+	if (proto == IPPROTO_TCP)
+		return sizeof(struct tcphdr);
+	return has_ports(proto) ? sizeof(struct udphdr) : 0;
+}
+
+/* Ports and TCP flags, of the layer 4 header at ports. False: it is cut off. */
+static __always_inline bool read_ports(const __be16 *ports, const void *end, struct packet *p)
+{
+	if (p->key.proto == IPPROTO_TCP) {
+		if ((const void *)ports + sizeof(struct tcphdr) > end)
+			return false;
+		p->tcp_flags = ((const __u8 *)ports)[13];
+	} else if ((const void *)ports + sizeof(struct udphdr) > end) {
+		return false;
+	}
+	p->key.sport = bpf_ntohs(ports[0]);
+	p->key.dport = bpf_ntohs(ports[1]);
+	return true;
+}
+
+static __always_inline enum parsed parse_ip(struct __sk_buff *skb, struct packet *p)
+{
+	enum parsed got;
+
+	if (p->v4)
+		return parse_v4(header(skb, p->l3), data_end(skb), p);
+	got = parse_v6(header(skb, p->l3), data_end(skb), p);
+	if (got != PARSED_OK || p->key.proto == IPPROTO_TCP || p->key.proto == IPPROTO_UDP)
+		return got;
 	return parse_extensions(skb, p);
 }
 
@@ -246,32 +290,18 @@ static __always_inline enum parsed parse_v6(struct __sk_buff *skb, struct packet
 static __always_inline enum parsed parse_ports(struct __sk_buff *skb, struct packet *p)
 {
 	enum parsed got;
-	__be16 *ports;
 	__u32 len;
 
 	p->part = WHOLE;
 	p->tcp_flags = 0;
 	p->ended = false;
-	got = p->v4 ? parse_v4(skb, p) : parse_v6(skb, p);
+	got = parse_ip(skb, p);
 	if (got != PARSED_OK)
 		return got;
-	if (p->key.proto == IPPROTO_TCP)
-		len = sizeof(struct tcphdr);
-	else if (p->key.proto == IPPROTO_UDP || p->key.proto == IPPROTO_SCTP)
-		len = sizeof(struct udphdr);
-	else
+	len = ports_len(p->key.proto);
+	if (!len)
 		return PARSED_OTHER;
 	if (p->l4 + len > p->l3 + p->bytes || !pull(skb, p->l4 + len))
 		return PARSED_MALFORMED;
-	ports = header(skb, p->l4);
-	if (p->key.proto == IPPROTO_TCP) {
-		if ((void *)ports + sizeof(struct tcphdr) > data_end(skb))
-			return PARSED_MALFORMED;
-		p->tcp_flags = ((__u8 *)ports)[13];
-	} else if ((void *)ports + sizeof(struct udphdr) > data_end(skb)) {
-		return PARSED_MALFORMED;
-	}
-	p->key.sport = bpf_ntohs(ports[0]);
-	p->key.dport = bpf_ntohs(ports[1]);
-	return PARSED_OK;
+	return read_ports(header(skb, p->l4), data_end(skb), p) ? PARSED_OK : PARSED_MALFORMED;
 }

@@ -80,6 +80,8 @@ __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 			count_connection(id);
 		return forward(skb, p, &w->flow, id);
 	}
+	if (with_xdp && is_for_xdp(skb, p, w))
+		w->flow.flags |= FLOW_XDP;
 	reason = insert_flow(w, &f);
 	if (reason == DROP_FLOWS_FULL && make_room(ROOM_ATTEMPTS)) {
 		w->flow.flags &= ~FLOW_RESOURCED; /* of the first attempt */
@@ -116,19 +118,6 @@ static __always_inline enum verdict to_vip(struct __sk_buff *skb, struct packet 
 	return forward_known(skb, p, f, load_word(f), b ? f->backend : 0);
 }
 
-/* Gives a fragment its datagram's ports. PASS: they are there. */
-static __always_inline enum verdict join(struct __sk_buff *skb, struct packet *p, __u64 flags)
-{
-	enum later later;
-
-	if (p->part == FIRST)
-		return first_fragment(skb, p, flags) ? VERDICT_PASS : drop(DROP_REWRITE);
-	later = later_fragment(skb, p);
-	if (later == LATER_LOST)
-		return drop(DROP_FRAGMENT);
-	return later == LATER_HELD ? VERDICT_DROP : VERDICT_PASS;
-}
-
 /* Whether a frame that came by a bridge's port is for the bridge itself. */
 static __noinline bool is_for_bridge(struct __sk_buff *skb)
 {
@@ -140,7 +129,7 @@ static __noinline bool is_for_bridge(struct __sk_buff *skb)
 	eth = data(skb);
 	if (!d || !(d->flags & DEVICE_PORT) || (void *)(eth + 1) > data_end(skb))
 		return false;
-	return !__builtin_memcmp(eth->h_dest, d->bridge, ETH_ALEN);
+	return !__builtin_memcmp(eth->h_dest, d->mac, ETH_ALEN);
 }
 
 #define VLAN_ID 0xfff /* of the tag; the rest is the priority */
@@ -162,6 +151,11 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 		return VERDICT_PASS;
 	vip = bit_is_set(&vip_bits, addr_bit(p.key.daddr));
 	if (!vip && !bit_is_set(&peer_bits, addr_bit(p.key.daddr))) {
+		if (with_xdp && skb->pkt_type == PACKET_HOST) {
+			verdict = transit(skb, &p);
+			if (verdict != VERDICT_ELSEWHERE)
+				return verdict;
+		}
 		if (skb->pkt_type != PACKET_HOST || !in_service_range(p.key.daddr))
 			return VERDICT_PASS;
 		if (!taking_over)
@@ -195,7 +189,7 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 	} else if (unmasquerade(skb, &p, &verdict)) {
 		return verdict;
 	}
-	return to_backend(skb, &p);
+	return with_xdp && returns(&p) ? VERDICT_ONWARD : to_backend(skb, &p);
 }
 
 /* The pool that a frontend picks from for who is on this machine. */

@@ -86,6 +86,7 @@ enum flow_flags {
 	FLOW_AFFINITY = 1 << 4,	  /* keeps its client's entry in affinity alive */
 	FLOW_HALF_OPEN = 1 << 5,  /* nothing shows yet that its client is there */
 	FLOW_MOVED = 1 << 6,	  /* it came from a smaller table: readers of both count it there */
+	FLOW_XDP = 1 << 7,	  /* XDP's for life: the stack sees none of its packets */
 };
 
 /* A packet's 5-tuple as the hook sees it, before the rewrite. */

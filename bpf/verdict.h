@@ -2,8 +2,15 @@
 /* What becomes of a packet; the entry points map it to what their hook returns. */
 #pragma once
 
+/* Of enum tcx_action_base, which older uapi headers lack. Passing is always NEXT: others' programs
+ * on the same device must still run.
+ */
+#define TCX_NEXT -1
+#define TCX_DROP 2
+
 enum verdict {
-	VERDICT_PASS, /* go on, changed or not */
+	VERDICT_PASS,	/* go on, changed or not */
+	VERDICT_ONWARD, /* changed, of a flow that is XDP's: on past the stack */
 	VERDICT_DROP,
 	VERDICT_ICMP,	   /* refuse: port unreachable */
 	VERDICT_RST,	   /* refuse: reset */

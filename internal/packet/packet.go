@@ -5,6 +5,7 @@
 package packet
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -40,6 +41,8 @@ type Packet struct {
 	// Fragment is the offset in units of 8 bytes, More the flag of IPv4.
 	Fragment uint16
 	More     bool
+	// TTL is the hop limit too; 0: 64.
+	TTL uint8
 	// MAC addresses; zero is the loopback device's, so frames count as ours.
 	SrcMAC, DstMAC [6]byte
 }
@@ -51,7 +54,7 @@ func (p Packet) Bytes() ([]byte, error) {
 	var ipl gopacket.SerializableLayer
 	proto := layers.IPProtocol(p.Protocol)
 	if p.Src.Addr().Is4() {
-		v4 := &layers.IPv4{Version: 4, TTL: 64, Protocol: proto, SrcIP: p.Src.Addr().AsSlice(), DstIP: p.Dst.Addr().AsSlice(), FragOffset: p.Fragment}
+		v4 := &layers.IPv4{Version: 4, TTL: cmp.Or(p.TTL, 64), Protocol: proto, SrcIP: p.Src.Addr().AsSlice(), DstIP: p.Dst.Addr().AsSlice(), FragOffset: p.Fragment}
 		if p.More {
 			v4.Flags |= layers.IPv4MoreFragments
 		}
@@ -61,7 +64,7 @@ func (p Packet) Bytes() ([]byte, error) {
 		ip, ipl = v4, v4
 	} else {
 		eth.EthernetType = layers.EthernetTypeIPv6
-		v6 := &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: proto, SrcIP: p.Src.Addr().AsSlice(), DstIP: p.Dst.Addr().AsSlice()}
+		v6 := &layers.IPv6{Version: 6, HopLimit: cmp.Or(p.TTL, 64), NextHeader: proto, SrcIP: p.Src.Addr().AsSlice(), DstIP: p.Dst.Addr().AsSlice()}
 		ip, ipl = v6, v6
 	}
 	l4, err := p.transport(ip)

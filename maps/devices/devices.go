@@ -30,7 +30,7 @@ type Device struct {
 }
 
 func (d Device) value() bpf.LBDevice {
-	v := bpf.LBDevice{Addr4: bytes(d.Addr4), Addr6: bytes(d.Addr6), Bridge: d.PortOf}
+	v := bpf.LBDevice{Addr4: bytes(d.Addr4), Addr6: bytes(d.Addr6), Mac: d.PortOf}
 	if d.Bridge {
 		v.Flags |= uint8(bpf.LBDeviceFlagsDEVICE_BRIDGE)
 	}

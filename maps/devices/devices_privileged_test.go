@@ -48,7 +48,7 @@ func TestSyncHoldsExactlyTheseDevices(t *testing.T) {
 		{map[uint32]Device{2: {Bridge: true}, 3: {PortOf: port}},
 			map[uint32]bpf.LBDevice{
 				2: {Flags: uint8(bpf.LBDeviceFlagsDEVICE_BRIDGE)},
-				3: {Flags: uint8(bpf.LBDeviceFlagsDEVICE_PORT), Bridge: port},
+				3: {Flags: uint8(bpf.LBDeviceFlagsDEVICE_PORT), Mac: port},
 			}},
 		{nil, map[uint32]bpf.LBDevice{}},
 	} {

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * XDP: packets of flows that are its own (fib.h), between two other machines, with both rewrites at
+ * once. What it does not know it passes, unchanged: ingress has the same answer.
+ */
+#pragma once
+
+/* As data() and data_end(), of a frame; what lies in further pieces is beyond. */
+static __always_inline void *frame(struct xdp_md *ctx)
+{
+	void *p;
+
+	asm volatile("%0 = *(u32 *)(%1 + %2)"
+		     : "=r"(p)
+		     : "r"(ctx), "i"(offsetof(struct xdp_md, data)));
+	return p;
+}
+
+static __always_inline void *frame_end(struct xdp_md *ctx)
+{
+	void *p;
+
+	asm volatile("%0 = *(u32 *)(%1 + %2)"
+		     : "=r"(p)
+		     : "r"(ctx), "i"(offsetof(struct xdp_md, data_end)));
+	return p;
+}
+
+/* A header's place, as header(). */
+static __always_inline void *frame_at(struct xdp_md *ctx, __u32 off)
+{
+	return frame(ctx) + (off & 0xff);
+}
+
+/* parse_addrs. A tagged frame is a VLAN's, and is seen on that one's device. */
+static __always_inline bool frame_addrs(struct xdp_md *ctx, struct packet *p)
+{
+	struct ethhdr *eth = frame(ctx);
+	void *ip = eth + 1, *end = frame_end(ctx);
+
+	if (ip > end)
+		return false;
+	p->l3 = ETH_HLEN;
+	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
+		if (ip + sizeof(struct iphdr) > end)
+			return false;
+		addrs_v4(p, ip);
+		return true;
+	}
+	if (eth->h_proto != bpf_htons(ETH_P_IPV6) || ip + sizeof(struct ipv6hdr) > end)
+		return false;
+	addrs_v6(p, ip);
+	return true;
+}
+
+/* parse_ports, of a whole packet without extension headers. */
+static __always_inline bool frame_ports(struct xdp_md *ctx, struct packet *p)
+{
+	void *ip = frame_at(ctx, p->l3), *end = frame_end(ctx);
+	enum parsed got;
+
+	p->part = WHOLE;
+	p->tcp_flags = 0;
+	p->bytes = bpf_xdp_get_buff_len(ctx) - ETH_HLEN;
+	got = p->v4 ? parse_v4(ip, end, p) : parse_v6(ip, end, p);
+	return got == PARSED_OK && p->part == WHOLE && has_ports(p->key.proto) &&
+	       p->l4 + ports_len(p->key.proto) <= p->l3 + p->bytes &&
+	       read_ports(frame_at(ctx, p->l4), end, p);
+}
+
+/*
+ * Whether a device is to finish the layer 4 checksum: the field then holds the pseudo-header's sum.
+ * Sent on from here, nobody would (veth, virtio). One in 65,536 others looks so, too.
+ */
+static __always_inline bool is_unfinished(struct xdp_md *ctx, const struct packet *p)
+{
+	__u16 *check = frame_at(ctx, checksum_at(p));
+
+	if (p->key.proto == IPPROTO_SCTP)
+		return false;
+	if ((void *)(check + 1) > frame_end(ctx))
+		return true;
+	return *check == fold_csum(pseudo_sum(&p->key, p->bytes - (p->l4 - p->l3), p->key.proto));
+}
+
+/* Rewrites both ends, and takes a hop. False: the verifier's, the packet has been parsed. */
+static __always_inline bool rewrite_ends(struct xdp_md *ctx, const struct packet *p,
+					 const struct flow_key *to)
+{
+	__u64 diff = (__u64)csum_diff(p->key.saddr, to->saddr) + csum_diff(p->key.daddr, to->daddr);
+	__u64 ports = (__u64)(__u16)~bpf_htons(p->key.sport) + bpf_htons(to->sport) +
+		      (__u16)~bpf_htons(p->key.dport) + bpf_htons(to->dport);
+	void *at = frame_at(ctx, p->l3), *end = frame_end(ctx);
+	__be16 *l4 = frame_at(ctx, p->l4);
+	bool udp = p->key.proto == IPPROTO_UDP;
+
+	if (p->v4) {
+		struct iphdr *ip = at;
+
+		if ((void *)(ip + 1) > end)
+			return false;
+		ip->saddr = ((const __u32 *)to->saddr)[3];
+		ip->daddr = ((const __u32 *)to->daddr)[3];
+		ip->ttl--;
+		ip->check = ~fold_csum((__u64)(__u16)~ip->check + diff + (__u16)~bpf_htons(0x100));
+	} else {
+		struct ipv6hdr *ip6 = at;
+
+		if ((void *)(ip6 + 1) > end)
+			return false;
+		copy_addr((__u8 *)&ip6->saddr, to->saddr);
+		copy_addr((__u8 *)&ip6->daddr, to->daddr);
+		ip6->hop_limit--;
+	}
+	if (p->key.proto == IPPROTO_SCTP) /* its checksum covers no addresses, its ports stay */
+		return true;
+	if ((void *)(l4 + 2) > end)
+		return false;
+	l4[0] = bpf_htons(to->sport);
+	l4[1] = bpf_htons(to->dport);
+	l4 = frame_at(ctx, checksum_at(p));
+	if ((void *)(l4 + 1) > end)
+		return false;
+	if (!udp || *l4) /* else its sender left it out, and so it stays */
+		mend_whole((__u16 *)l4, udp, diff + ports);
+	return true;
+}
+
+/* Where a frame goes, and whether XDP may send it there. */
+struct leg {
+	__u32 ifindex; /* 0: it may not */
+	__u8 smac[ETH_ALEN];
+	__u8 dmac[ETH_ALEN];
+};
+
+/* Whether a frame that came by ctx's device for this machine goes to another one. */
+static __always_inline bool is_joined(struct xdp_md *ctx, const struct ethhdr *eth, __u32 to)
+{
+	struct device *from = device_at(ctx->ingress_ifindex), *d = device_at(to);
+
+	if (!are_joined(from, d) || __builtin_memcmp(eth->h_dest, from->mac, ETH_ALEN))
+		return false;
+	return d->flags & DEVICE_FRAGS ||
+	       bpf_xdp_get_buff_len(ctx) == (__u32)(frame_end(ctx) - frame(ctx));
+}
+
+/*
+ * Finds the way of a packet that has these ends between its rewrites. No way: the stack must find
+ * out the neighbour, answer that it is too long or at its last hop, or have it.
+ */
+static __noinline int find_leg(struct xdp_md *ctx, const struct packet *p, const struct flow_key *k,
+			       struct leg *leg)
+{
+	struct ethhdr *eth = frame(ctx);
+	void *end = frame_end(ctx);
+	struct bpf_fib_lookup q;
+	struct iphdr *ip = (void *)(eth + 1);
+
+	if (!p || !k || !leg)
+		return 0;
+	leg->ifindex = 0;
+	if ((void *)(ip + 1) > end || is_unfinished(ctx, p))
+		return 0;
+	if ((p->v4 ? ip->ttl : ((struct ipv6hdr *)ip)->hop_limit) <= 1)
+		return 0;
+	make_query(&q, k, ip, p->v4, ctx->ingress_ifindex);
+	q.tot_len = p->bytes;
+	if (p->bytes > 0xffff || bpf_fib_lookup(ctx, &q, sizeof(q), 0) != BPF_FIB_LKUP_RET_SUCCESS)
+		return 0;
+	/* Linux 6.1 knows neighbours whose address it does not */
+	if (!(*(__u32 *)q.dmac | *(__u16 *)(q.dmac + 4)) || !is_joined(ctx, eth, q.ifindex))
+		return 0;
+	__builtin_memcpy(leg->smac, q.smac, ETH_ALEN);
+	__builtin_memcpy(leg->dmac, q.dmac, ETH_ALEN);
+	leg->ifindex = q.ifindex;
+	return 0;
+}
+
+/* Sends a packet off with other ends. */
+static __always_inline int send_off(struct xdp_md *ctx, const struct packet *p,
+				    const struct flow_key *to, const struct leg *leg)
+{
+	struct ethhdr *eth = frame(ctx);
+
+	if (!rewrite_ends(ctx, p, to))
+		return XDP_ABORTED;
+	if ((void *)(eth + 1) > frame_end(ctx))
+		return XDP_ABORTED;
+	__builtin_memcpy(eth->h_source, leg->smac, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, leg->dmac, ETH_ALEN);
+	if (leg->ifindex == ctx->ingress_ifindex)
+		return XDP_TX;
+	return bpf_redirect(leg->ifindex, 0);
+}
+
+/* A client's packet, of the flow whose E1 is f. */
+static __always_inline int from_client(struct xdp_md *ctx, const struct packet *p, struct flow *f)
+{
+	struct backend *b = backend_of(f);
+	struct flow_key to;
+	struct flow *e2;
+	struct leg leg;
+
+	/* what may end the flow, or have it picked anew, is ingress's */
+	if (!(f->flags & FLOW_XDP) || !b || b->state != BACKEND_ACTIVE ||
+	    (p->key.proto == IPPROTO_TCP && is_syn(p->tcp_flags)))
+		return XDP_PASS;
+	make_key(&to, p->key.saddr, p->key.sport, f->addr, f->port, &p->key, POSITION_E2);
+	find_leg(ctx, p, &to, &leg);
+	if (!leg.ifindex)
+		return XDP_PASS;
+	if (f->flags & FLOW_MASQUERADE) {
+		e2 = find(&to);
+		if (!e2)
+			return XDP_PASS;
+		copy_addr(to.saddr, e2->addr);
+		to.sport = e2->port;
+	}
+	follow_client(p, f, load_word(f));
+	touch(f, p->bytes);
+	count_in(f->backend, p->bytes);
+	return send_off(ctx, p, &to, &leg);
+}
+
+/* A backend's packet, whose E4 has this key. */
+static __always_inline int to_client(struct xdp_md *ctx, struct packet *p, struct flow_key *k)
+{
+	struct flow_key from = p->key;
+	struct flow *r = find(k);
+	struct leg leg;
+
+	if (!r || !(r->flags & FLOW_XDP) || r->flags & FLOW_RESOURCED)
+		return XDP_PASS;
+	find_leg(ctx, p, k, &leg);
+	if (!leg.ifindex)
+		return XDP_PASS;
+	p->key = *k; /* as egress would see it */
+	follow_backend(p, r);
+	copy_addr(k->saddr, r->addr);
+	k->sport = r->port;
+	p->key = from;
+	return send_off(ctx, p, k, &leg);
+}
+
+static __always_inline int xdp(struct xdp_md *ctx)
+{
+	bool to_vip, to_peer;
+	struct packet p = {};
+	struct flow_key k;
+	struct flow *f;
+
+	if (!frame_addrs(ctx, &p))
+		return XDP_PASS;
+	to_vip = bit_is_set(&vip_bits, addr_bit(p.key.daddr));
+	to_peer = bit_is_set(&peer_bits, addr_bit(p.key.daddr));
+	if ((!to_vip && !to_peer && !bit_is_set(&peer_bits, addr_bit(p.key.saddr))) ||
+	    !frame_ports(ctx, &p))
+		return XDP_PASS;
+	if (to_vip || (to_peer && bit_is_set(&node_port_bits, p.key.dport))) {
+		p.key.position = POSITION_E1;
+		f = find(&p.key);
+		if (f)
+			return from_client(ctx, &p, f);
+	}
+	if (!backend_is_set(&backend_bits, p.key.saddr, p.key.sport, p.key.proto))
+		return XDP_PASS;
+	key_at(&k, &p.key, POSITION_E3);
+	f = to_vip || to_peer ? find(&k) : NULL;
+	if (f) {
+		if (!(f->flags & FLOW_XDP))
+			return XDP_PASS;
+		copy_addr(k.daddr, f->addr);
+		k.dport = f->port;
+	}
+	k.position = POSITION_E4;
+	return to_client(ctx, &p, &k);
+}

@@ -22,7 +22,7 @@ const linksDir = "links"
 type Change struct {
 	Device   string
 	Cgroup   string
-	Hook     string // ingress, egress, connect4, …
+	Hook     string // ingress, egress, xdp, connect4, …
 	Attached bool
 	// Mended says what was gone, if it was there before: Program or Qdisc. Of a
 	// qdisc only the first of the hooks that went with it says so.
@@ -106,6 +106,8 @@ type hooks struct {
 	// gone and is not there again.
 	refused map[hook]error
 	lost    map[hook]What
+	// failed are devices that took no XDP program, by index.
+	failed map[int]failedXDP
 }
 
 func newHooks(dir string, log *slog.Logger, m Method) (hooks, error) {
@@ -115,7 +117,7 @@ func newHooks(dir string, log *slog.Logger, m Method) (hooks, error) {
 	}
 	return hooks{
 		dir: dir, log: log, method: m, why: why, clsact: newClsact(dir),
-		links: make(map[hook]attachment), names: make(map[hook]string), stale: make(map[hook]bool), lost: make(map[hook]What),
+		links: make(map[hook]attachment), names: make(map[hook]string), stale: make(map[hook]bool), lost: make(map[hook]What), failed: make(map[int]failedXDP),
 	}, err
 }
 
@@ -140,7 +142,10 @@ func parsePin(name string) (h hook, ok bool) {
 	rest, l3 := strings.CutSuffix(name, "-l3")
 	index, dir, found := strings.Cut(rest, "-")
 	n, err := strconv.Atoi(index)
-	return hook{n, dir == "egress", l3}, found && err == nil && (dir == "egress" || dir == "ingress")
+	if dir == xdpSuffix && !l3 {
+		return xdpHook(n), found && err == nil
+	}
+	return hook{ifindex: n, egress: dir == "egress", l3: l3}, found && err == nil && (dir == "egress" || dir == "ingress")
 }
 
 // adopt takes what an earlier process attached, by whatever method. One whose
@@ -174,6 +179,8 @@ func (h *hooks) adopt() error {
 
 func program(g *Generation, h hook) *ebpf.Program {
 	switch {
+	case h.xdp:
+		return g.XdpIngress
 	case h.egress && h.l3:
 		return g.TcEgressL3
 	case h.egress:
@@ -230,8 +237,14 @@ func (h *hooks) forget(at hook) {
 	delete(h.stale, at)
 }
 
-func (h *hooks) attach(g *Generation, at hook) error {
-	l, err := h.attacher().attach(program(g, at), at, filepath.Join(h.dir, pinOf(at)))
+// attach attaches to a hook, to XDP's in a mode.
+func (h *hooks) attach(g *Generation, at hook, mode XDPMode) (err error) {
+	var l attachment
+	if pin := filepath.Join(h.dir, pinOf(at)); at.xdp {
+		l, err = attachXDP(program(g, at), at, pin, mode)
+	} else {
+		l, err = h.attacher().attach(program(g, at), at, pin)
+	}
 	if err != nil {
 		return err
 	}

@@ -104,10 +104,13 @@ func (c *clsact) qdiscPin(ifindex int) string {
 	return filepath.Join(c.dir, strconv.Itoa(ifindex)+qdiscSuffix)
 }
 
-// adoptAny takes what a pin records, a filter or a tcx link.
+// adoptAny takes what a pin records, a filter or a link.
 func (c *clsact) adoptAny(at hook, pin string, e fs.DirEntry) (attachment, error) {
 	if e.Type() == fs.ModeSymlink {
 		return c.adopt(at, pin)
+	}
+	if at.xdp {
+		return adoptXDP(at, pin)
 	}
 	return adoptTCX(at, pin)
 }

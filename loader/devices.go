@@ -19,6 +19,7 @@ type Device struct {
 	Ingress, Egress bool
 	// Why says why one is missing; empty if both are there.
 	Why string
+	XDP XDP
 }
 
 // Method returns how programs are attached, never Auto, and why so.
@@ -31,7 +32,7 @@ func (l *Loader) Devices() []Device {
 		ingress, egress := hooksOf(link)
 		d := Device{
 			Name: link.Name, Index: link.Index, Ingress: l.hooks.links[ingress] != nil, Egress: l.hooks.links[egress] != nil,
-			Why: without(link, l.links, l.opts.Exclude),
+			Why: without(link, l.links, l.opts.Exclude), XDP: l.xdp[link.Index],
 		}
 		if err := errors.Join(l.hooks.refused[ingress], l.hooks.refused[egress]); err != nil {
 			d.Why = err.Error()
@@ -51,7 +52,7 @@ func PinnedDevices(pinPath string, links []nlx.Link) (m Method, out []Device, er
 	}
 	for _, link := range links {
 		ingress, egress := hooksOf(link)
-		d := Device{Name: link.Name, Index: link.Index, Ingress: on[ingress], Egress: on[egress]}
+		d := Device{Name: link.Name, Index: link.Index, Ingress: on[ingress], Egress: on[egress], XDP: pinnedXDPOf(link, on)}
 		if !d.Ingress || !d.Egress {
 			d.Why = without(link, links, nil)
 			if d.Why == "" {
@@ -84,7 +85,9 @@ func pinnedHooks(dir string) (m Method, on map[hook]bool, err error) {
 		if err != nil {
 			return m, nil, fmt.Errorf("open %s: %w", filepath.Join(dir, e.Name()), err)
 		}
-		if m = TCX; e.Type() == fs.ModeSymlink {
+		if at.xdp {
+			// says nothing of the others
+		} else if m = TCX; e.Type() == fs.ModeSymlink {
 			m = Clsact
 		}
 		_, on[at] = a.running()
@@ -93,4 +96,15 @@ func pinnedHooks(dir string) (m Method, on map[hook]bool, err error) {
 		}
 	}
 	return m, on, nil
+}
+
+// pinnedXDPOf is what a device has of XDP, by the pins and the device alone.
+func pinnedXDPOf(dev nlx.Link, on map[hook]bool) XDP {
+	switch {
+	case !on[xdpHook(dev.Index)]:
+		return XDP{Mode: XDPOff, Why: "the process that decides does not answer"}
+	case dev.XDP.Generic:
+		return XDP{Mode: XDPGeneric, Why: "its link is pinned"}
+	}
+	return XDP{Mode: XDPNative, Why: "its link is pinned"}
 }

@@ -15,6 +15,7 @@
 //	links/IFINDEX-ingress   what holds a program to a device, and -egress: a
 //	                        tcx link, or a symbolic link that says which
 //	                        filter it is
+//	links/IFINDEX-xdp       the same for XDP: a link
 //	links/IFINDEX-clsact    says that the device's clsact qdisc is ours
 //	cgroup/connect4, …      what holds a program to the control group: a link;
 //	                        with -ID, to one whose sockets are led no more
@@ -69,6 +70,11 @@ type Options struct {
 	Exclude []string
 	// Attach is how programs are attached; another than Auto is for tests.
 	Attach Method
+	// XDP is on which devices XDP runs before the other programs; "": none.
+	// AgainstXDP says why it should be on none although it could, for XDPAuto
+	// alone; "": nothing. It is asked whenever devices are set.
+	XDP        XDPMode
+	AgainstXDP func() string
 	// Cgroup is the control group whose sockets are led, a directory; "": no
 	// sockets are. HostSockets: only those of the network namespace that Open is
 	// called in.
@@ -100,6 +106,7 @@ type Loader struct {
 	hooks   hooks
 	sockets sockets
 	links   []nlx.Link // as SetDevices had them last
+	xdp     map[int]XDP
 }
 
 // sharedMaps outlive the process, by pin name.
@@ -203,7 +210,14 @@ func (l *Loader) setVariables() error {
 	if err != nil {
 		return err
 	}
-	for name, v := range map[string]any{"host_netns": netns, "host_sockets_only": l.opts.HostSockets, "refuse_binds": l.opts.RefuseBinds} {
+	xdp, err := pinnedXDP(l.hooks.dir) // flows of a former process may be XDP's
+	if err != nil {
+		return err
+	}
+	if xdp = xdp || l.opts.XDP != "" && l.opts.XDP != XDPOff; !xdp {
+		bpf.WithoutProgram(l.spec, "xdp_ingress")
+	}
+	for name, v := range map[string]any{"with_xdp": xdp, "host_netns": netns, "host_sockets_only": l.opts.HostSockets, "refuse_binds": l.opts.RefuseBinds} {
 		if err := l.spec.Variables[name].Set(v); err != nil {
 			return fmt.Errorf("set variable %s of the programs: %w", name, err)
 		}

@@ -29,6 +29,9 @@ type place struct {
 	lab    *netlab.Lab
 	pins   string
 	method Method
+	xdp    XDPMode
+	// against says why there should be no XDP; nil: nothing.
+	against func() string
 }
 
 // eachMethod runs a test with every method that the kernel has.
@@ -90,6 +93,8 @@ func (p *place) spec() *ebpf.CollectionSpec {
 			prog.Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}
 		case ebpf.CGroupSockAddr, ebpf.CGroupSock:
 			prog.Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()}
+		case ebpf.XDP:
+			prog.Instructions = asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}
 		}
 	}
 	return spec
@@ -97,7 +102,7 @@ func (p *place) spec() *ebpf.CollectionSpec {
 
 func (p *place) open() *Loader {
 	p.t.Helper()
-	l, err := Open(Options{PinPath: p.pins, Log: slog.New(slog.DiscardHandler), Attach: p.method, Spec: p.spec()})
+	l, err := Open(Options{PinPath: p.pins, Log: slog.New(slog.DiscardHandler), Attach: p.method, XDP: p.xdp, AgainstXDP: p.against, Spec: p.spec()})
 	p.do(err)
 	return l
 }

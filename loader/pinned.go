@@ -195,11 +195,11 @@ func ours(pinPath string) (paths []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	qdiscs, err := filepath.Glob(filepath.Join(pinPath, linksDir, "*-clsact"))
+	others, err := filepath.Glob(filepath.Join(pinPath, linksDir, "*-[cx]*")) // clsact, xdp
 	if err != nil {
 		return nil, err
 	}
-	paths = append(append(links, qdiscs...), filepath.Join(pinPath, linksDir))
+	paths = append(append(links, others...), filepath.Join(pinPath, linksDir))
 	hooks, err := filepath.Glob(filepath.Join(pinPath, cgroupDir, "*"))
 	if err != nil {
 		return nil, err

@@ -9,16 +9,20 @@ import (
 	"github.com/waggle-lb/waggle/internal/nlx"
 )
 
-// hook is one place of a program: a device, a direction, and whether frames
-// there have an Ethernet header.
+// hook is one place of a program: a device, a direction, whether frames there
+// have no Ethernet header, or whether it is XDP's place before all others.
 type hook struct {
 	ifindex int
 	egress  bool
 	l3      bool
+	xdp     bool
 }
 
 func (h hook) direction() string {
-	if h.egress {
+	switch {
+	case h.xdp:
+		return xdpSuffix
+	case h.egress:
 		return "egress"
 	}
 	return "ingress"
@@ -36,7 +40,7 @@ func CheckPatterns(patterns []string) error {
 
 // hooksOf are the places that a device has.
 func hooksOf(l nlx.Link) (ingress, egress hook) {
-	return hook{l.Index, false, !l.Ethernet}, hook{l.Index, true, !l.Ethernet}
+	return hook{ifindex: l.Index, l3: !l.Ethernet}, hook{ifindex: l.Index, egress: true, l3: !l.Ethernet}
 }
 
 // plan says which hooks the devices should have: both, but on lo and on ports

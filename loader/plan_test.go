@@ -23,12 +23,12 @@ func TestPlan(t *testing.T) {
 		{Index: 10, Name: "skip0", Ethernet: true},
 	}
 	want := map[hook]string{
-		{2, false, false}: "eth0", {2, true, false}: "eth0",
-		{3, false, false}: "br0", {3, true, false}: "br0",
-		{4, false, false}: "veth4", {4, true, false}: "veth4",
-		{5, false, false}: "bond0", {5, true, false}: "bond0",
-		{7, false, true}: "wg0", {7, true, true}: "wg0",
-		{8, false, false}: "eth2", {8, true, false}: "eth2",
+		{2, false, false, false}: "eth0", {2, true, false, false}: "eth0",
+		{3, false, false, false}: "br0", {3, true, false, false}: "br0",
+		{4, false, false, false}: "veth4", {4, true, false, false}: "veth4",
+		{5, false, false, false}: "bond0", {5, true, false, false}: "bond0",
+		{7, false, true, false}: "wg0", {7, true, true, false}: "wg0",
+		{8, false, false, false}: "eth2", {8, true, false, false}: "eth2",
 	}
 	if d := cmp.Diff(want, plan(links, []string{"skip*"}), cmp.AllowUnexported(hook{})); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
@@ -48,12 +48,12 @@ func TestPlan(t *testing.T) {
 }
 
 func TestPinNamesComeBack(t *testing.T) {
-	for _, h := range []hook{{1, false, false}, {12, true, false}, {3, false, true}, {4, true, true}} {
+	for _, h := range []hook{{ifindex: 1}, {ifindex: 12, egress: true}, {ifindex: 3, l3: true}, {ifindex: 4, egress: true, l3: true}, xdpHook(5)} {
 		if got, ok := parsePin(pinOf(h)); !ok || got != h {
 			t.Errorf("%+v -> %s -> %+v %v", h, pinOf(h), got, ok)
 		}
 	}
-	for _, name := range []string{"eth0", "7", "7-sideways", "x-ingress"} {
+	for _, name := range []string{"eth0", "7", "7-sideways", "x-ingress", "7-xdp-l3"} {
 		if _, ok := parsePin(name); ok {
 			t.Errorf("%q is taken for a link", name)
 		}

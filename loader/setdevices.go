@@ -23,6 +23,8 @@ func (l *Loader) SetDevices(links []nlx.Link) (changes []Change, err error) {
 	}
 	l.links, l.hooks.refused = links, make(map[hook]error)
 	want := plan(links, l.opts.Exclude)
+	l.planXDP(links, want)
+	defer l.settleXDP(links)
 	changes, err = l.review(want)
 	errs := []error{err}
 	for at := range l.hooks.stale {
@@ -33,11 +35,13 @@ func (l *Loader) SetDevices(links []nlx.Link) (changes []Change, err error) {
 		if _, ok := l.hooks.links[at]; ok {
 			continue
 		}
-		switch err := l.hooks.attach(l.current, at); {
+		switch err := l.hooks.attach(l.current, at, l.xdp[at.ifindex].Mode); {
 		case err == nil:
 			changes = append(changes, Change{Device: name, Hook: at.direction(), Attached: true, Mended: l.hooks.found(at)})
 		case errors.Is(err, unix.ENODEV):
 			delete(l.hooks.names, at)
+		case at.xdp:
+			l.failXDP(at, err)
 		default:
 			l.hooks.refused[at] = err
 			errs = append(errs, fmt.Errorf("attach by %s to %s on Linux %s: %w", l.hooks.method, name, kernelRelease(), err))

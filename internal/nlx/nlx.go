@@ -35,6 +35,11 @@ type Link struct {
 	// MAC is its Ethernet address; zero without one.
 	MAC      [6]byte
 	Loopback bool
+	// Parent is the index of what it is on top of, of a veth that of its other end,
+	// and PeerNamespace the id of the network namespace where that is; -1: here.
+	Parent, PeerNamespace int
+	MTU                   int
+	XDP                   XDP
 	// Sources are the device's addresses that packets may carry as their
 	// source to other machines, in the kernel's order: of global scope, not
 	// tentative, not deprecated.
@@ -121,6 +126,7 @@ func read(h *netlink.Handle) (State, error) {
 			Index: a.Index, Name: a.Name, Kind: l.Type(), Master: a.MasterIndex, MasterKind: kinds[a.MasterIndex],
 			Ethernet: a.EncapType == "ether", Loopback: a.Flags&net.FlagLoopback != 0,
 			MAC: mac(a.HardwareAddr), Sources: sources[a.Index],
+			Parent: a.ParentIndex, PeerNamespace: a.NetNsID, MTU: a.MTU, XDP: xdpOf(a),
 		})
 	}
 	for _, a := range addrs {

@@ -111,6 +111,8 @@ type Device struct {
 	Ingress, Egress bool
 	// Why says why one is missing; empty if it has both.
 	Why string
+	// XDP is how XDP runs there: native, generic or off; XDPWhy is the reason.
+	XDP, XDPWhy string
 }
 
 // Fill is how full a map is.

@@ -214,7 +214,7 @@ func (l *Loader) setVariables() error {
 	if err != nil {
 		return err
 	}
-	if xdp = xdp || l.opts.XDP != "" && l.opts.XDP != XDPOff; !xdp {
+	if xdp = xdp || l.WantsXDP(); !xdp {
 		bpf.WithoutProgram(l.spec, "xdp_ingress")
 	}
 	for name, v := range map[string]any{"with_xdp": xdp, "host_netns": netns, "host_sockets_only": l.opts.HostSockets, "refuse_binds": l.opts.RefuseBinds} {

@@ -117,7 +117,7 @@ func (l *Loader) chooseXDP(links []nlx.Link) map[int]XDP {
 			why = failed.why
 		}
 		switch {
-		case l.opts.XDP == XDPOff || l.opts.XDP == "":
+		case !l.WantsXDP():
 			out[dev.Index] = XDP{Mode: XDPOff, Why: "--xdp off"}
 		case why != "":
 			out[dev.Index] = XDP{Mode: XDPOff, Why: why}
@@ -253,6 +253,9 @@ func (l *Loader) features(dev nlx.Link, x XDP) XDP {
 
 // XDP returns what each device has, by index, as SetDevices left it.
 func (l *Loader) XDP() map[int]XDP { return l.xdp }
+
+// WantsXDP reports whether there is to be any.
+func (l *Loader) WantsXDP() bool { return l.opts.XDP != "" && l.opts.XDP != XDPOff }
 
 // failedXDP is why a program could not be attached to a device, and the MTU that it
 // had.

@@ -37,7 +37,7 @@ func registerDataplane(cmd *cobra.Command, to *string) {
 // ofEBPF are flags that say nothing to IPVS.
 var ofEBPF = []string{
 	"affinity-max", "backends-max", "cgroup", "direct-max", "exclude-devices", "flows-max", "flows-min", "fragments-max", "half-open-max",
-	"held-fragments-max", "masquerade-ports", "nodeport-bind", "services-max", "slots-max", "socket-lb", "vips-max",
+	"held-fragments-max", "masquerade-ports", "nodeport-bind", "services-max", "slots-max", "socket-lb", "vips-max", xdpFlag,
 }
 
 // checkDataplane refuses an unknown word, and flags that mean nothing to ipvs.

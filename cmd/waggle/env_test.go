@@ -100,7 +100,7 @@ func newFakeReader(t *testing.T) *fakeReader {
 		},
 		status: dataplane.Status{
 			Dataplane: "ebpf", Generation: 3, Entries: 6, Limit: 524288, HalfOpen: 1, Method: "tcx", Why: "the links that are pinned are of this kind",
-			Devices: []dataplane.Device{{Name: "lo", Index: 1, Why: "loopback"}, {Name: "eth0", Index: 2, Ingress: true, Egress: true}},
+			Devices: []dataplane.Device{{Name: "lo", Index: 1, Why: "loopback", XDP: "off", XDPWhy: "--xdp off"}, {Name: "eth0", Index: 2, Ingress: true, Egress: true, XDP: "off", XDPWhy: "--xdp off"}},
 			Maps:    []dataplane.Fill{{Map: "flows", Used: 6, Limit: 524288}, {Map: "vips", Used: 4, Limit: 131072}},
 		},
 		errs: map[string]error{},

@@ -30,6 +30,7 @@ type runFlags struct {
 	scheduler      string
 	schedulerFlags lb.SchedulerFlags // with kube-proxy's default alone
 	excludeDevices []string
+	xdp            string // a loader.XDPMode; "": as the source says
 	masquerade     string // as written
 	ports          ebpf.PortRange
 	timeouts       ebpf.Timeouts
@@ -93,6 +94,7 @@ it has, and "waggle cleanup" ends that.`,
 		"scheduler of services that name none, but for ipvsadm's text: "+strings.Join(sched.Names(), ", "))
 	f.StringSliceVar(&flags.excludeDevices, "exclude-devices", nil,
 		"leave these devices alone: names or patterns such as docker*, comma separated")
+	registerXDP(cmd, &flags.xdp)
 	f.StringVar(&flags.masquerade, "masquerade-ports", fmt.Sprintf("%d-%d", ebpf.DefaultMasqueradePorts.First, ebpf.DefaultMasqueradePorts.Last),
 		"ports that masquerading may use, less those of the kernel's own connections and reserved ones")
 	f.DurationVar(&flags.drain, "drain-timeout", ebpf.DefaultDrain, "how long connections go on that another dataplane, or a version with another layout of maps, has made")
@@ -131,7 +133,7 @@ func (f *runFlags) validate() error {
 	if f.drain <= 0 {
 		return fmt.Errorf("--drain-timeout %v: write a time that is not zero, 1h say", f.drain)
 	}
-	if err := cmp.Or(f.limits.Check(), f.sizes.Check(), f.sockets.validate()); err != nil {
+	if err := cmp.Or(f.limits.Check(), f.sizes.Check(), f.sockets.validate(), checkXDP(f.xdp)); err != nil {
 		return err
 	}
 	if err := f.listen.validate(f.services == "" && f.check == ""); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/waggle-lb/waggle/dataplane/ebpf"
 	"github.com/waggle-lb/waggle/dataplane/ipvs"
 	"github.com/waggle-lb/waggle/internal/advise"
+	"github.com/waggle-lb/waggle/internal/takeover"
 	"github.com/waggle-lb/waggle/internal/task"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/sync/control"
@@ -88,6 +89,7 @@ func (f *runFlags) ebpf(group string, log *slog.Logger) ebpf.Options {
 	return ebpf.Options{
 		PinPath: f.pinPath, Log: log, ExcludeDevices: f.excludeDevices, MasqueradePorts: f.ports, Timeouts: f.timeouts,
 		Limits: f.limits, Sizes: f.sizes, Drain: f.drain,
+		XDP: f.xdpMode(), Filter: takeover.ForwardFilter,
 		Cgroup: group, HostSockets: f.sockets.lb == "host", RefuseBinds: f.sockets.binds == "refuse",
 	}
 }

@@ -98,7 +98,7 @@ func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
 		return rep, err
 	}
 	rep = b.s.apply(snap)
-	return rep, errors.Join(rep.Err, b.d.sayBehind(&b.g.LBObjects, b.s.t), b.s.flush(), followDevices(b.s, now), b.d.setClocks(b.g, began))
+	return rep, errors.Join(rep.Err, b.d.sayBehind(&b.g.LBObjects, b.s.t), b.s.flush(), followDevices(b.s, now, b.d.loader.XDP()), b.d.setClocks(b.g, began))
 }
 
 // carryOver takes counts, ids and cursors from the generation that packets see.

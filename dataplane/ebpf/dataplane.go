@@ -43,6 +43,11 @@ type Options struct {
 	// ExcludeDevices are patterns (path.Match) of names of devices that get
 	// no program.
 	ExcludeDevices []string
+	// XDP is on which devices packets are sent on without the stack; "": none.
+	XDP loader.XDPMode
+	// Filter says who filters what is forwarded, "" for nobody: with loader.XDPAuto
+	// packets then do not go past him. Nil: nobody does. The follower calls it.
+	Filter func() (string, error)
 	// Cgroup is the control group of version 2, a directory, whose processes'
 	// sockets are led to backends before there are packets; "": none are.
 	// HostSockets: only those of the own network namespace.
@@ -130,7 +135,7 @@ func New(opts Options) (*Dataplane, error) {
 			return nil, err
 		}
 	}
-	l, err := loader.Open(loader.Options{PinPath: opts.PinPath, Log: opts.Log, Exclude: opts.ExcludeDevices, Cgroup: opts.Cgroup, HostSockets: opts.HostSockets, RefuseBinds: opts.RefuseBinds, Spec: opts.spec, Sizes: opts.Sizes, Interrupt: opts.interrupt})
+	l, err := loader.Open(loader.Options{PinPath: opts.PinPath, Log: opts.Log, Exclude: opts.ExcludeDevices, XDP: opts.XDP, AgainstXDP: opts.againstXDP(), Cgroup: opts.Cgroup, HostSockets: opts.HostSockets, RefuseBinds: opts.RefuseBinds, Spec: opts.spec, Sizes: opts.Sizes, Interrupt: opts.interrupt})
 	if err != nil {
 		return nil, err
 	}

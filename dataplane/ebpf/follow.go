@@ -53,6 +53,7 @@ type following struct {
 	// now and cannot be mended.
 	mended, followed map[string]uint64
 	broken           []string
+	xdp              map[int]loader.XDP // by index of the device
 }
 
 func newFollowing() following {
@@ -75,11 +76,12 @@ func (d *Dataplane) follow(s nlx.State) bool {
 		d.noteAddrs(added, removed)
 	}
 	changes, derr := d.loader.SetDevices(s.Links)
+	d.noteXDP()
 	ofSockets, serr := d.loader.SetSockets()
 	for _, c := range slices.Concat(changes, ofSockets) {
 		d.noteChange(c)
 	}
-	err = errors.Join(d.following.pinsErr, err, followDevices(d.state, s), derr, serr)
+	err = errors.Join(d.following.pinsErr, err, followDevices(d.state, s, d.loader.XDP()), derr, serr)
 	d.following.begun = true
 	d.following.broken = complain(d.log, d.following.broken, err)
 	return err == nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/waggle-lb/waggle/internal/nlx"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/loader"
 	"github.com/waggle-lb/waggle/maps/devices"
 )
 
@@ -120,7 +121,7 @@ func localPorts() (local, reserved string, err error) {
 // deviceTable says what programs must know of each device. Its packets are
 // masqueraded with an address of its own, else that of the default route, else
 // any. A VIP is the last choice: it may move to another machine.
-func deviceTable(s nlx.State, podDevices []string, isVIP func(netip.Addr) bool) map[uint32]devices.Device {
+func deviceTable(s nlx.State, xdp map[int]loader.XDP, podDevices []string, isVIP func(netip.Addr) bool) map[uint32]devices.Device {
 	rest := slices.Clone(s.Uplinks)
 	macs, names := make(map[int][6]byte), make(map[int]string)
 	for _, l := range s.Links {
@@ -133,11 +134,17 @@ func deviceTable(s nlx.State, podDevices []string, isVIP func(netip.Addr) bool) 
 	out := make(map[uint32]devices.Device, len(s.Links))
 	for _, l := range s.Links {
 		choices := slices.Concat(l.Sources, rest)
-		out[uint32(l.Index)] = devices.Device{
+		x := xdp[l.Index]
+		dev := devices.Device{
 			Addr4:  choose(choices, lb.IPv4, isVIP),
 			Addr6:  choose(choices, lb.IPv6, isVIP),
 			Bridge: l.Kind == "bridge", PortOf: macs[l.Master], Pod: sendsForPods(l, names, podDevices),
+			Generic: x.Mode == loader.XDPGeneric, Native: x.Mode == loader.XDPNative && x.Sends, Pieces: x.Pieces,
 		}
+		if x.Mode == loader.XDPNative || dev.Generic {
+			dev.XDP = l.MAC
+		}
+		out[uint32(l.Index)] = dev
 	}
 	return out
 }
@@ -158,8 +165,8 @@ func choose(addrs []netip.Addr, family lb.Family, isVIP func(netip.Addr) bool) n
 
 // followDevices tells the programs what the devices are, and with which
 // addresses they masquerade.
-func followDevices(s *state, now nlx.State) error {
-	table := deviceTable(now, s.node.PodDevices, func(a netip.Addr) bool { return s.marks[a] > 0 })
+func followDevices(s *state, now nlx.State, xdp map[int]loader.XDP) error {
+	table := deviceTable(now, xdp, s.node.PodDevices, func(a netip.Addr) bool { return s.marks[a] > 0 })
 	for _, dev := range table {
 		s.usePeer(dev.Addr4)
 		s.usePeer(dev.Addr6)

@@ -118,21 +118,21 @@ func TestDevicesAreMasqueradedWithTheNextBestAddress(t *testing.T) {
 		7: {Addr4: v4, Addr6: v6, PortOf: [6]byte{2, 6}},
 		8: {Addr4: v4, Addr6: v6},
 	}
-	if diff := cmp.Diff(want, deviceTable(state, nil, isVIP), same); diff != "" {
+	if diff := cmp.Diff(want, deviceTable(state, nil, nil, isVIP), same); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 
 	t.Run("no default route: any other", func(t *testing.T) {
 		state := nlx.State{Links: []nlx.Link{{Index: 2, Sources: addrs("192.0.2.1")}, {Index: 4}}}
 		want := map[uint32]devices.Device{2: {Addr4: v4}, 4: {Addr4: v4}}
-		if diff := cmp.Diff(want, deviceTable(state, nil, isVIP), same); diff != "" {
+		if diff := cmp.Diff(want, deviceTable(state, nil, nil, isVIP), same); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	})
 	t.Run("nothing but a VIP: that", func(t *testing.T) {
 		state := nlx.State{Links: []nlx.Link{{Index: 2, Sources: vips}, {Index: 4}}}
 		want := map[uint32]devices.Device{2: {Addr4: vips[0], Addr6: vips[1]}, 4: {Addr4: vips[0], Addr6: vips[1]}}
-		if diff := cmp.Diff(want, deviceTable(state, nil, isVIP), same); diff != "" {
+		if diff := cmp.Diff(want, deviceTable(state, nil, nil, isVIP), same); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	})

@@ -43,7 +43,7 @@ func (d *Dataplane) changeNode(node *lb.Node) error {
 	if _, _, err := followAddrs(s, now.Addrs); err != nil {
 		return err
 	}
-	return followDevices(s, now)
+	return followDevices(s, now, d.loader.XDP())
 }
 
 // followAddrs tells the programs which addresses the machine has, and which of them

@@ -49,7 +49,7 @@ func ringOf(ends *cilium.Map) (ring bpf.LBHalfOpenRing, err error) {
 func devicesOf(list []loader.Device) []dataplane.Device {
 	out := make([]dataplane.Device, 0, len(list))
 	for _, d := range list {
-		out = append(out, dataplane.Device{Name: d.Name, Index: d.Index, Ingress: d.Ingress, Egress: d.Egress, Why: d.Why})
+		out = append(out, dataplane.Device{Name: d.Name, Index: d.Index, Ingress: d.Ingress, Egress: d.Egress, Why: d.Why, XDP: string(d.XDP.Mode), XDPWhy: d.XDP.Why})
 	}
 	return out
 }

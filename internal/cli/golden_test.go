@@ -135,11 +135,12 @@ func agent() *cli.Agent {
 		Grows:  map[string]uint32{"vips": 1 << 21},
 		Broken: []string{"somebody put program 7 in the place of waggle's"}, Audit: dataplane.Recount{Difference: 2},
 		Devices: []dataplane.Device{
-			{Name: "lo", Index: 1, Why: "loopback"}, {Name: "half", Index: 2, Ingress: true, Why: "no room"}, {Name: "new", Index: 3},
+			{Name: "lo", Index: 1, Why: "loopback", XDP: "off", XDPWhy: "loopback"}, {Name: "half", Index: 2, Ingress: true, Why: "no room", XDP: "native", XDPWhy: "nothing speaks against it"},
+			{Name: "new", Index: 3},
 		},
 	}
 	for i := range 9 {
-		dp.Devices = append(dp.Devices, dataplane.Device{Name: fmt.Sprintf("veth%d", i), Index: 4 + i, Ingress: true, Egress: true})
+		dp.Devices = append(dp.Devices, dataplane.Device{Name: fmt.Sprintf("veth%d", i), Index: 4 + i, Ingress: true, Egress: true, XDP: "off", XDPWhy: "it belongs to a bridge"})
 	}
 	until := time.Unix(1_700_003_600, 0).UTC()
 	return cli.NewAgent(cli.Process{PID: 77, Version: "v0.0.9", Commit: "fedcba9", Started: time.Unix(1_600_000_000, 0)}, loop, &dp, cli.Chosen{

@@ -148,6 +148,9 @@ type Device struct {
 	Ingress bool   `json:"ingress"`
 	Egress  bool   `json:"egress"`
 	Why     string `json:"why"`
+	// XDP is native, generic or off, and XDPWhy says why.
+	XDP    string `json:"xdp"`
+	XDPWhy string `json:"xdpWhy"`
 }
 
 // FlowTable is how full the flow table is: a flow has two entries or more.
@@ -213,7 +216,7 @@ func NewAgent(p Process, loop control.Status, dp *dataplane.Status, chosen Chose
 func PinnedAgent(dp *dataplane.Status, why string) *Agent {
 	a := &Agent{Dataplane: Choice{dp.Dataplane, "the kernel holds what it made"}, DaemonError: why, Attach: Choice{dp.Method, dp.Why}, Devices: make([]Device, 0, len(dp.Devices))}
 	for _, d := range dp.Devices {
-		a.Devices = append(a.Devices, Device{d.Name, d.Index, d.Ingress, d.Egress, d.Why})
+		a.Devices = append(a.Devices, Device{d.Name, d.Index, d.Ingress, d.Egress, d.Why, d.XDP, d.XDPWhy})
 	}
 	a.Sockets = Sockets{dp.Cgroup, append([]string{}, dp.Hooks...)}
 	return a

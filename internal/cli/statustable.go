@@ -101,6 +101,28 @@ func deviceRows(w *rows, devices []Device, wide bool) {
 	}
 	w.add("programs on", some(with, most))
 	w.add("none on", some(without, most))
+	xdpRows(w, devices, most)
+}
+
+// xdpRows says where XDP is, and why not elsewhere; in one row if it is nowhere for
+// one reason.
+func xdpRows(w *rows, devices []Device, most int) {
+	var with, without []string
+	reasons := make(map[string]bool)
+	for _, d := range devices {
+		if d.XDP == "native" || d.XDP == "generic" {
+			with = append(with, fmt.Sprintf("%s (%s)", d.Name, d.XDP))
+			continue
+		}
+		reasons[d.XDPWhy] = true
+		without = append(without, fmt.Sprintf("%s (%s)", d.Name, cmp.Or(d.XDPWhy, "not yet")))
+	}
+	if len(with) == 0 && len(reasons) == 1 {
+		w.add("XDP", "off: "+cmp.Or(devices[0].XDPWhy, "not yet"))
+		return
+	}
+	w.add("XDP on", some(with, most))
+	w.add("no XDP on", some(without, most))
 }
 
 // some joins the first words of a list.

@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"cmp"
 	"log/slog"
 	"strings"
 	"sync"
@@ -118,6 +119,7 @@ func collectStatus(s scrape, st *dataplane.Status) {
 	}
 	s.send(ended, float64(st.SocketsEnded))
 	s.send(broken, float64(len(st.Broken)))
+	collectXDP(s, st.Devices)
 	if st.Audited.IsZero() {
 		return
 	}
@@ -126,6 +128,20 @@ func collectStatus(s scrape, st *dataplane.Status) {
 	s.send(auditBackends, float64(st.Audit.Skipped), "skipped")
 	s.send(auditTime, seconds(st.Audited))
 	s.send(auditDuration, st.Audit.Took.Seconds())
+}
+
+// collectXDP says nothing of a dataplane without it.
+func collectXDP(s scrape, devices []dataplane.Device) {
+	modes := map[string]int{"native": 0, "generic": 0, "off": 0}
+	for _, d := range devices {
+		modes[cmp.Or(d.XDP, "off")]++
+	}
+	if len(devices) == 0 {
+		return
+	}
+	for mode, n := range modes {
+		s.send(xdpDevices, float64(n), mode)
+	}
 }
 
 func (c *collector) collectDrops(s scrape, counts map[string]uint64) {

@@ -78,6 +78,8 @@ var (
 	ended    = counter("waggle_sockets_ended_total", "Sockets that waggle ended since it started, as the backend that they were connected to no longer serves.")
 	broken   = gauge("waggle_broken", "What is out of order and waggle cannot mend, in devices, addresses and pins: `waggle status` and the log say what.")
 
+	xdpDevices = gauge("waggle_xdp_devices", "Devices by how XDP runs there: native, generic or off. `waggle status` says why.", "mode")
+
 	collectErrors = counter("waggle_collect_errors_total", "How often something could not be read for these metrics. The log says what.")
 )
 
@@ -87,7 +89,7 @@ func definitions() []*definition {
 		backendConnections, backendPackets, backendBytes, backendFlows, backendWeight, backendOverloaded, backendsLeftOut,
 		serviceInfo, serviceBackends, drops, flowEntries, flowEntriesLimit, flowEntriesMax, halfOpenFlows,
 		auditDifference, auditBackends, auditTime, auditDuration,
-		generation, applies, applyTime, applyDuration, failedServices, refused, waiting, mended, followed, ended, broken,
+		generation, applies, applyTime, applyDuration, failedServices, refused, waiting, mended, followed, ended, broken, xdpDevices,
 		buildInfo, dataplaneInfo, collectErrors,
 	}
 }

@@ -90,8 +90,10 @@ func newWorld(t *testing.T) (*world, Options) {
 	}
 	w.status = dataplane.Status{
 		Generation: 3, Entries: 24, Limit: 524288, HalfOpen: 2,
-		Mended: map[string]uint64{"program": 1, "pin": 0}, Followed: map[string]uint64{"device": 4}, SocketsEnded: 5, Broken: []string{"a", "b"},
-		Audit: dataplane.Recount{Compared: 4, Skipped: 1, Difference: 6, Took: 170 * time.Millisecond}, Audited: time.UnixMilli(1_700_000_000_250),
+		Mended: map[string]uint64{"program": 1, "pin": 0}, Followed: map[string]uint64{"device": 4}, SocketsEnded: 5,
+		Devices: []dataplane.Device{{Name: "lo", XDP: "off"}, {Name: "eth0", XDP: "native"}, {Name: "eth1", XDP: "native"}, {Name: "new"}},
+		Broken:  []string{"a", "b"},
+		Audit:   dataplane.Recount{Compared: 4, Skipped: 1, Difference: 6, Took: 170 * time.Millisecond}, Audited: time.UnixMilli(1_700_000_000_250),
 	}
 	loop := control.Status{
 		Sources: []control.SourceStatus{{Name: "file a"}, {Name: "file b", Delivered: true, Services: 2}}, Applies: 7, Incomplete: 2, Applied: time.UnixMilli(1_700_000_001_000), Took: 1500 * time.Microsecond,

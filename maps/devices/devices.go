@@ -27,6 +27,11 @@ type Device struct {
 	// PortOf is the Ethernet address of the bridge that it is a port of; zero
 	// if it is none.
 	PortOf [6]byte
+	// XDP is the device's own Ethernet address if XDP runs there; zero if not. No
+	// port of a bridge has it. Generic and Native say how: natively it takes frames of
+	// others, and if Pieces says so, those in several pieces too.
+	XDP                     [6]byte
+	Generic, Native, Pieces bool
 }
 
 func (d Device) value() bpf.LBDevice {
@@ -39,6 +44,17 @@ func (d Device) value() bpf.LBDevice {
 	}
 	if d.PortOf != [6]byte{} {
 		v.Flags |= uint8(bpf.LBDeviceFlagsDEVICE_PORT)
+	}
+	if d.XDP != [6]byte{} {
+		v.Mac = d.XDP
+		v.Flags |= uint8(bpf.LBDeviceFlagsDEVICE_XDP)
+	}
+	for flag, set := range map[bpf.LBDeviceFlags]bool{
+		bpf.LBDeviceFlagsDEVICE_GENERIC: d.Generic, bpf.LBDeviceFlagsDEVICE_NATIVE: d.Native, bpf.LBDeviceFlagsDEVICE_FRAGS: d.Pieces,
+	} {
+		if set {
+			v.Flags |= uint8(flag)
+		}
 	}
 	return v
 }

@@ -136,6 +136,9 @@ func (l *Loader) planXDP(links []nlx.Link, want map[hook]string) {
 	l.xdp = l.chooseXDP(links)
 	for _, dev := range links {
 		at, x := xdpHook(dev.Index), l.xdp[dev.Index]
+		if l.hooks.links[at] != nil {
+			l.hooks.names[at] = dev.Name
+		}
 		if x.Mode == XDPOff {
 			continue
 		}

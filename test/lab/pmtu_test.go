@@ -105,24 +105,28 @@ func TestPathMTUIsDiscovered(t *testing.T) {
 	for _, masquerade := range []string{"never", "always"} {
 		for _, b := range bottlenecks {
 			t.Run("masquerade "+masquerade+"/"+b.name, func(t *testing.T) {
-				r := newRouted(t, both(masquerade))
-				for _, a := range []netip.Prefix{netip.PrefixFrom(otherV4, 24), netip.PrefixFrom(otherV6, 64)} {
-					if err := r.client.AddAddr("eth0", a); err != nil {
-						t.Fatal(err)
-					}
-				}
-				if err := b.narrow(r); err != nil {
-					t.Fatal(err)
-				}
-				for _, v6 := range []bool{false, true} {
-					r.tcpFinds(t, b, v6)
-					r.udpFinds(t, b, v6, masquerade == "always")
-				}
-				if drops := r.dropped(); len(drops) != 0 {
-					t.Errorf("drops %v", drops)
-				}
+				newRouted(t, both(masquerade)).findsMTU(t, b, masquerade)
 			})
 		}
+	}
+}
+
+// findsMTU narrows the way at a place, and has both ends find out.
+func (r *routed) findsMTU(t *testing.T, b bottleneck, masquerade string) {
+	for _, a := range []netip.Prefix{netip.PrefixFrom(otherV4, 24), netip.PrefixFrom(otherV6, 64)} {
+		if err := r.client.AddAddr("eth0", a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.narrow(r); err != nil {
+		t.Fatal(err)
+	}
+	for _, v6 := range []bool{false, true} {
+		r.tcpFinds(t, b, v6)
+		r.udpFinds(t, b, v6, masquerade == "always")
+	}
+	if drops := r.dropped(); len(drops) != 0 {
+		t.Errorf("drops %v", drops)
 	}
 }
 

@@ -30,6 +30,12 @@ type routed struct {
 // server's addresses, and more flags.
 func newRouted(t *testing.T, rules string, args ...string) *routed {
 	t.Helper()
+	return prepared(t, rules, func(*routed) {}, args...)
+}
+
+// prepared is newRouted after something was done before the daemon starts.
+func prepared(t *testing.T, rules string, prepare func(*routed), args ...string) *routed {
+	t.Helper()
 	s := newScene(t, netlab.Options{Prefix: "lab", Clients: 1, Servers: 1})
 	r := &routed{scene: s, client: s.Clients()[0], server: s.Servers()[0]}
 	var err error
@@ -47,6 +53,7 @@ func newRouted(t *testing.T, rules string, args ...string) *routed {
 			}
 		}
 	}
+	prepare(r)
 	s.args = args
 	s.write(serverIs(r.server).Replace(rules))
 	s.start()

@@ -43,6 +43,8 @@ type rig struct {
 	d        *Dataplane
 	ingress  *cilium.Program // of the generation that packets see
 	egress   *cilium.Program
+	crossing *crossing       // nil: packets come and go by lo, without XDP
+	first    *cilium.Program // XDP's
 	drops    *cilium.Map
 	offset   time.Duration
 	assigned map[netip.Addr]bool
@@ -127,7 +129,7 @@ func (r *rig) open() {
 		fixed = nil
 	}
 	open := func() (err error) {
-		r.d, err = New(Options{PinPath: r.pins, Cgroup: r.cgroup, Log: slog.New(slog.DiscardHandler), Timeouts: r.timeouts, Limits: r.limits, Sizes: loader.Sizes{FlowsMax: r.flowsMax}, spec: spec, fixed: fixed, interrupt: func(s loader.GrowthStep) error {
+		r.d, err = New(Options{PinPath: r.pins, Cgroup: r.cgroup, XDP: r.crossing.mode(), Log: slog.New(slog.DiscardHandler), Timeouts: r.timeouts, Limits: r.limits, Sizes: loader.Sizes{FlowsMax: r.flowsMax}, spec: spec, fixed: fixed, interrupt: func(s loader.GrowthStep) error {
 			if r.onStep != nil {
 				return r.onStep(s)
 			}
@@ -160,9 +162,9 @@ func (r *rig) forget() {
 		r.mover = nil
 	}
 	if r.ingress != nil {
-		r.do(errors.Join(r.ingress.Close(), r.egress.Close(), r.drops.Close()))
+		r.do(errors.Join(r.ingress.Close(), r.egress.Close(), r.first.Close(), r.drops.Close()))
 	}
-	r.ingress, r.egress, r.drops, r.followed = nil, nil, nil, nil
+	r.ingress, r.egress, r.first, r.drops, r.followed = nil, nil, nil, nil, nil
 }
 
 // follow takes the programs of the published generation, its clock and its
@@ -183,6 +185,8 @@ func (r *rig) follow() {
 	r.do(err)
 	r.egress, err = g.TcEgress.Clone()
 	r.do(err)
+	r.first, err = g.XdpIngress.Clone()
+	r.do(err)
 	r.drops, err = g.Drops.Clone()
 	r.do(err)
 	var hz uint32
@@ -194,7 +198,7 @@ func (r *rig) follow() {
 	}
 	_, _, err = followAddrs(r.d.state, addrs)
 	r.do(err)
-	r.do(devices.Table{Map: g.Devices}.Sync(map[uint32]devices.Device{1: r.masq})) // test runs are on lo
+	r.do(devices.Table{Map: g.Devices}.Sync(r.crossing.devices(r.masq)))
 	r.d.state.usePeer(r.masq.Addr4)
 	r.d.state.usePeer(r.masq.Addr6)
 	r.followed, r.node = g.TcIngress, r.d.state.node
@@ -271,16 +275,27 @@ func (r *rig) Send(p conformance.Packet) conformance.Outcome {
 		prog = r.egress
 	}
 	before := r.reasons()
-	opts := cilium.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256)}
-	ret, err := prog.Run(&opts)
-	r.do(err)
-	out := r.outcome(int32(ret), p, opts.DataOut)
+	ret, got := int32(0), []byte(nil)
+	if r.crossing != nil {
+		ret, got = r.cross(p, frame)
+	} else {
+		ret, got, err = runAt(prog, frame, nil)
+		r.do(err)
+	}
+	out := r.outcome(ret, p, got)
 	for i, n := range r.reasons() {
 		if n != before[i] {
 			out.Reason += r.d.names.drop(uint32(i))
 		}
 	}
 	return out
+}
+
+// runAt runs a program over a frame, which comes in as the context says.
+func runAt(prog *cilium.Program, frame []byte, context any) (ret int32, out []byte, err error) {
+	opts := cilium.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256), Context: context}
+	code, err := prog.Run(&opts)
+	return int32(code), opts.DataOut, err
 }
 
 // outcome reads what a program returned (enum tcx_action_base) and made.

@@ -105,6 +105,9 @@ func TestXDPOwnsFlowsFromTheFirstPacketToTheLast(t *testing.T) {
 // it goes through the stack.
 func TestXDPFindsNeighboursAgain(t *testing.T) {
 	s := byXDP(t, 1, "never")
+	if err := s.Clients()[0].SetOffload("eth0", netlab.TxChecksum, false); err != nil {
+		t.Fatal(err)
+	}
 	everyWay(t, func(t *testing.T, network string, vip netip.AddrPort) {
 		tk, err := call(s.Clients()[0], network, 0, vip)
 		if err != nil {

@@ -193,6 +193,18 @@ static __always_inline int send_off(struct xdp_md *ctx, const struct packet *p,
 	return bpf_redirect(leg->ifindex, 0);
 }
 
+/*
+ * A packet of each flow goes by ingress every so often, with its Ethernet address found out by the
+ * stack: that asks again for neighbours that it has not heard of for a while, which the FIB's
+ * answer alone does not. 2^12 jiffies are 4 to 41 seconds.
+ */
+#define ASK_SHIFT 12
+
+static __always_inline bool is_to_ask(const struct flow *f)
+{
+	return (now() ^ f->seen) >> ASK_SHIFT;
+}
+
 /* A client's packet, of the flow whose E1 is f. */
 static __always_inline int from_client(struct xdp_md *ctx, const struct packet *p, struct flow *f)
 {
@@ -202,7 +214,7 @@ static __always_inline int from_client(struct xdp_md *ctx, const struct packet *
 	struct leg leg;
 
 	/* what may end the flow, or have it picked anew, is ingress's */
-	if (!(f->flags & FLOW_XDP) || !b || b->state != BACKEND_ACTIVE ||
+	if (!(f->flags & FLOW_XDP) || is_to_ask(f) || !b || b->state != BACKEND_ACTIVE ||
 	    (p->key.proto == IPPROTO_TCP && is_syn(p->tcp_flags)))
 		return XDP_PASS;
 	make_key(&to, p->key.saddr, p->key.sport, f->addr, f->port, &p->key, POSITION_E2);
@@ -229,7 +241,7 @@ static __always_inline int to_client(struct xdp_md *ctx, struct packet *p, struc
 	struct flow *r = find(k);
 	struct leg leg;
 
-	if (!r || !(r->flags & FLOW_XDP) || r->flags & FLOW_RESOURCED)
+	if (!r || !(r->flags & FLOW_XDP) || r->flags & FLOW_RESOURCED || is_to_ask(r))
 		return XDP_PASS;
 	find_leg(ctx, p, k, &leg);
 	if (!leg.ifindex)

@@ -151,6 +151,31 @@ func TestXDPLeavesToTheStackWhatItMustAnswer(t *testing.T) {
 	})
 }
 
+// Now and then a packet of a flow goes by the stack's own search for neighbours, each
+// way, as XDP alone would send to one that is long gone.
+func TestXDPAsksForNeighboursNowAndThen(t *testing.T) {
+	eachFlow(t, func(t *testing.T, c *flowOf) {
+		for range 3 {
+			c.p.sleep(41) // 4096 jiffies, at the slowest
+			in, out := c.request(nil)
+			c.wantStack(t, in, redirect)
+			c.wantRequest(xdpRedirect, in, out)
+			in, out = c.reply(packet.ACK, nil)
+			c.wantReply(xdpPass, in, in)
+			ret, frame := c.p.send(c.p.TcIngress, in)
+			if ret != redirect {
+				t.Errorf("a reply: verdict %d, want it redirected", int32(ret))
+			}
+			c.p.at = c.w.clients
+			copy(frame, c.w.clients.mac[:])
+			if ret, _ = c.p.sendFrame(c.p.TcEgress, frame); ret != next {
+				t.Errorf("a reply: verdict %d at egress", int32(ret))
+			}
+			c.wantReply(xdpRedirect, in, out)
+		}
+	})
+}
+
 // What is not finished, not for this machine, or of a VLAN, XDP does not touch.
 func TestXDPPassesWhatItMustNotTouch(t *testing.T) {
 	eachFlow(t, func(t *testing.T, c *flowOf) {

@@ -4,6 +4,7 @@ package ebpf
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/waggle-lb/waggle/loader"
 )
@@ -37,15 +38,19 @@ func (o *Options) againstXDP() func() string {
 	}
 }
 
-// noteXDP logs what devices have of XDP, once for each that it changes for.
+// noteXDP logs what devices have of XDP, when it changes for them: a line for those that
+// have the same.
 func (d *Dataplane) noteXDP() {
-	now := make(map[int]loader.XDP)
+	now, changed := make(map[int]loader.XDP), make(map[loader.XDP][]string)
 	for _, dev := range d.loader.Devices() {
 		now[dev.Index] = dev.XDP
 		if before, ok := d.following.xdp[dev.Index]; dev.XDP == before || !ok && !d.loader.WantsXDP() {
 			continue
 		}
-		d.log.Info("XDP", "device", dev.Name, "mode", string(dev.XDP.Mode), "why", dev.XDP.Why)
+		changed[dev.XDP] = append(changed[dev.XDP], dev.Name)
+	}
+	for x, devices := range changed {
+		d.log.Info("XDP", "mode", string(x.Mode), "why", x.Why, "devices", strings.Join(devices, " "))
 	}
 	d.following.xdp = now
 }

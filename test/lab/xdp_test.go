@@ -187,14 +187,12 @@ func TestXDPIsWhereNothingSpeaksAgainstIt(t *testing.T) {
 	s.nft(firewall, "-f", "-")
 	s.write(masquerading("never", vips, server))
 	s.start()
-	for _, device := range []string{client.Device, server.Device} {
-		s.logs(1, "msg=XDP", "device="+device, "mode=off", "chain forward of nftables table inet lab filters what is forwarded")
-	}
+	s.logs(1, "msg=XDP", "mode=off", client.Device+" "+server.Device, "chain forward of nftables table inet lab filters what is forwarded")
 	s.nft("", "delete", "table", "inet", "lab")
 	// an event, or ten seconds
 	s.inDirector("ip", "address", "add", "192.0.2.99/32", "dev", client.Device)
-	s.logs(1, "msg=XDP", "device="+client.Device, "mode=native", "nothing speaks against it")
-	s.logs(1, "msg=XDP", "device="+server.Device, "mode=off", "loses frames of XDP")
+	s.logs(1, "msg=XDP", "devices="+client.Device, "mode=native", "nothing speaks against it")
+	s.logs(1, "msg=XDP", "devices="+server.Device, "mode=off", "loses frames of XDP")
 	s.eventually("the status says so", func() error {
 		out := s.must("status")
 		for _, want := range []string{"XDP on", client.Device + " (native)", server.Device + " (the other end of the veth"} {

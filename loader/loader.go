@@ -217,6 +217,9 @@ func (l *Loader) setVariables() error {
 	if xdp = xdp || l.WantsXDP(); !xdp {
 		bpf.WithoutProgram(l.spec, "xdp_ingress")
 	}
+	if l.opts.XDP == XDPGeneric {
+		ofOnePiece(l.spec.Programs["xdp_ingress"])
+	}
 	for name, v := range map[string]any{"with_xdp": xdp, "host_netns": netns, "host_sockets_only": l.opts.HostSockets, "refuse_binds": l.opts.RefuseBinds} {
 		if err := l.spec.Variables[name].Set(v); err != nil {
 			return fmt.Errorf("set variable %s of the programs: %w", name, err)

@@ -90,6 +90,12 @@ func (l *xdpLink) running() (ebpf.ProgramID, bool) {
 	return info.Program, at != nil && int(at.Ifindex) == l.ifindex
 }
 
+// ofOnePiece makes a program one that takes frames in one piece only. In generic mode the
+// kernel copies packets for the others to buffers that have lost how long the Ethernet
+// header is (skb->mac_len), and programs of tc then look for it in the wrong place; for this
+// one it makes them one piece.
+func ofOnePiece(p *ebpf.ProgramSpec) { p.Flags &^= unix.BPF_F_XDP_HAS_FRAGS }
+
 // explainXDP says what a failure to attach means.
 func explainXDP(err error) string {
 	switch {

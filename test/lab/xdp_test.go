@@ -47,15 +47,15 @@ func hears(t *testing.T, ns *netlab.Namespace, device string) {
 
 // byXDP is revealing with XDP between all nodes, behind a firewall that drops what
 // connection tracking has not seen from its beginning.
-func byXDP(t *testing.T, clients int, word string) *scene {
+func byXDP(t *testing.T, mode, word string) *scene {
 	t.Helper()
-	s := newScene(t, netlab.Options{Prefix: "lab", Clients: clients, Servers: 1, VIPs: []netip.Addr{netlab.VIP4, netlab.VIP6}})
+	s := newScene(t, netlab.Options{Prefix: "lab", Clients: 1, Servers: 1, VIPs: []netip.Addr{netlab.VIP4, netlab.VIP6}})
 	s.reveal(s.Servers()[0], 8080)
 	for _, n := range slices.Concat(s.Clients(), s.Servers()) {
 		hears(t, n.Namespace, "eth0")
 	}
 	s.nft(firewall, "-f", "-")
-	s.args = []string{"--xdp", "native"}
+	s.args = []string{"--xdp", mode}
 	s.write(masquerading(word, vips, s.Servers()...))
 	s.start()
 	return s
@@ -65,46 +65,47 @@ func byXDP(t *testing.T, clients int, word string) *scene {
 // drops what has no beginning sees nothing of it, whether the nodes leave checksums to
 // their devices, so that no packet can be sent on by XDP, or not, so that all can.
 func TestXDPOwnsFlowsFromTheFirstPacketToTheLast(t *testing.T) {
-	for _, word := range []string{"never", "always"} {
-		for _, finished := range []bool{true, false} {
-			t.Run(fmt.Sprintf("masquerade %s, finished checksums %v", word, finished), func(t *testing.T) {
-				s := byXDP(t, 1, word)
-				client, server := s.Clients()[0], s.Servers()[0]
-				for _, n := range []*netlab.Node{client, server} {
-					if err := n.SetOffload("eth0", netlab.TxChecksum, !finished); err != nil {
-						t.Fatal(err)
-					}
+	for _, tc := range []struct {
+		mode, masquerade string
+		finished         bool
+	}{{"native", "never", true}, {"native", "always", true}, {"native", "always", false}, {"generic", "never", true}} {
+		t.Run(fmt.Sprintf("%s, masquerade %s, finished checksums %v", tc.mode, tc.masquerade, tc.finished), func(t *testing.T) {
+			s := byXDP(t, tc.mode, tc.masquerade)
+			client, server := s.Clients()[0], s.Servers()[0]
+			for _, n := range []*netlab.Node{client, server} {
+				if err := n.SetOffload("eth0", netlab.TxChecksum, !tc.finished); err != nil {
+					t.Fatal(err)
 				}
-				by := newForeign(t, s.Director, server.Device, ebpf.AttachTCXEgress)
-				everyWay(t, func(t *testing.T, network string, vip netip.AddrPort) {
-					tk, err := call(client, network, 0, vip)
-					if err != nil {
-						t.Fatal(err)
-					}
-					defer tk.Close()
-					before := by.packets(t)
-					if err := tk.exchange(256 << 10); err != nil {
-						t.Errorf("%s to %s: %v", network, vip, err)
-					}
-					n := by.packets(t) - before
-					if finished && n > 10 || !finished && n < 100 {
-						t.Errorf("%s to %s: %d packets left past XDP", network, vip, n)
-					}
-				})
-				for _, name := range []string{"invalid", "known"} {
-					if n := s.counted(name); n != 0 {
-						t.Errorf("the firewall counted %d packets as %s", n, name)
-					}
+			}
+			by := newForeign(t, s.Director, server.Device, ebpf.AttachTCXEgress)
+			everyWay(t, func(t *testing.T, network string, vip netip.AddrPort) {
+				tk, err := call(client, network, 0, vip)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer tk.Close()
+				before := by.packets(t)
+				if err := tk.exchange(256 << 10); err != nil {
+					t.Errorf("%s to %s: %v", network, vip, err)
+				}
+				n := by.packets(t) - before
+				if tc.finished && n > 10 || !tc.finished && n < 100 {
+					t.Errorf("%s to %s: %d packets left past XDP", network, vip, n)
 				}
 			})
-		}
+			for _, name := range []string{"invalid", "known"} {
+				if n := s.counted(name); n != 0 {
+					t.Errorf("the firewall counted %d packets as %s", n, name)
+				}
+			}
+		})
 	}
 }
 
 // Neighbours that are forgotten amid a connection are found again, though no packet of
 // it goes through the stack.
 func TestXDPFindsNeighboursAgain(t *testing.T) {
-	s := byXDP(t, 1, "never")
+	s := byXDP(t, "native", "never")
 	if err := s.Clients()[0].SetOffload("eth0", netlab.TxChecksum, false); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +143,7 @@ func (s *scene) forgetNeighbours() {
 // Connections go on while the process that decides is away, comes again, and takes XDP
 // off every device.
 func TestXDPGoesOnWithoutTheDaemon(t *testing.T) {
-	s := byXDP(t, 1, "never")
+	s := byXDP(t, "native", "never")
 	var talks []*talk
 	everyWay(t, func(t *testing.T, network string, vip netip.AddrPort) {
 		tk, err := call(s.Clients()[0], network, 0, vip)

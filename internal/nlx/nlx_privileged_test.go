@@ -53,12 +53,18 @@ func TestReadSaysWhatDevicesAreAndWhoseTheyAre(t *testing.T) {
 		t.Fatal(err)
 	}
 	bridge, _ := link(s, "br0")
+	port, _ := link(s, "port")
+	peer, _ := link(s, "peer")
+	eth0, _ := link(s, "eth0") // whose other end is in another namespace
+	if eth0.Parent == 0 || eth0.PeerNamespace < 0 {
+		t.Errorf("eth0's other end is device %d of namespace %d", eth0.Parent, eth0.PeerNamespace)
+	}
 	for _, want := range []nlx.Link{
-		{Name: "lo", Kind: "device", Loopback: true},
-		{Name: "eth0", Kind: "veth", Ethernet: true},
-		{Name: "br0", Kind: "bridge", Ethernet: true},
-		{Name: "port", Kind: "veth", Ethernet: true, Master: bridge.Index, MasterKind: "bridge"},
-		{Name: "peer", Kind: "veth", Ethernet: true},
+		{Name: "lo", Kind: "device", Loopback: true, PeerNamespace: -1, MTU: 65536},
+		{Name: "eth0", Kind: "veth", Ethernet: true, Parent: eth0.Parent, PeerNamespace: eth0.PeerNamespace, MTU: 1500},
+		{Name: "br0", Kind: "bridge", Ethernet: true, PeerNamespace: -1, MTU: 1500},
+		{Name: "port", Kind: "veth", Ethernet: true, Master: bridge.Index, MasterKind: "bridge", Parent: peer.Index, PeerNamespace: -1, MTU: 1500},
+		{Name: "peer", Kind: "veth", Ethernet: true, Parent: port.Index, PeerNamespace: -1, MTU: 1500},
 	} {
 		got, ok := link(s, want.Name)
 		if d := cmp.Diff(want, got, cmpopts.IgnoreFields(nlx.Link{}, "Index", "Sources", "MAC")); d != "" || !ok || got.Index == 0 {

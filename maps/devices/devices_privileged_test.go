@@ -50,6 +50,12 @@ func TestSyncHoldsExactlyTheseDevices(t *testing.T) {
 				2: {Flags: uint8(bpf.LBDeviceFlagsDEVICE_BRIDGE)},
 				3: {Flags: uint8(bpf.LBDeviceFlagsDEVICE_PORT), Mac: port},
 			}},
+		{map[uint32]Device{2: {XDP: port, Generic: true}, 3: {XDP: port, Native: true, Pieces: true}, 4: {XDP: port}},
+			map[uint32]bpf.LBDevice{
+				2: {Flags: uint8(bpf.LBDeviceFlagsDEVICE_XDP | bpf.LBDeviceFlagsDEVICE_GENERIC), Mac: port},
+				3: {Flags: uint8(bpf.LBDeviceFlagsDEVICE_XDP | bpf.LBDeviceFlagsDEVICE_NATIVE | bpf.LBDeviceFlagsDEVICE_FRAGS), Mac: port},
+				4: {Flags: uint8(bpf.LBDeviceFlagsDEVICE_XDP), Mac: port},
+			}},
 		{nil, map[uint32]bpf.LBDevice{}},
 	} {
 		if err := table.Sync(step.devices); err != nil {

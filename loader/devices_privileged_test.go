@@ -53,14 +53,20 @@ func TestDevicesSayWhyTheyHaveNoProgram(t *testing.T) {
 		p.do(err)
 		l.opts.Exclude = []string{other.Device}
 		p.devices(l)
+		off := XDP{Mode: XDPOff, Why: "--xdp off"}
 		want := map[string]Device{
-			"lo": {Why: "loopback"}, device: {Ingress: true, Egress: true}, other.Device: {Why: "excluded by --exclude-devices"},
+			"lo": {Why: "loopback", XDP: off}, device: {Ingress: true, Egress: true, XDP: off}, other.Device: {Why: "excluded by --exclude-devices", XDP: off},
 		}
 		if d := cmp.Diff(want, reported(l.Devices())); d != "" {
 			t.Errorf("the process says (-want +got):\n%s", d)
 		}
 		p.do(l.Close())
-		want[other.Device] = Device{Why: "excluded by --exclude-devices, or nobody came to attach them"}
+		off.Why = "the process that decides does not answer"
+		for name, d := range want {
+			d.XDP = off
+			want[name] = d
+		}
+		want[other.Device] = Device{Why: "excluded by --exclude-devices, or nobody came to attach them", XDP: off}
 		m, got := p.pinnedDevices()
 		if d := cmp.Diff(want, got); d != "" || m != p.method {
 			t.Errorf("the pins say %s (-want +got):\n%s", m, d)

@@ -228,7 +228,7 @@ func TestConformanceThroughXDP(t *testing.T) {
 			})
 		}
 	})
-	if n := x.sent.Load(); n < 1000 {
+	if n := x.sent.Load(); n < 100 {
 		t.Errorf("XDP sent %d packets of the suite, want most of those of flows", n)
 	}
 }

@@ -65,6 +65,9 @@ func tryPrograms() error {
 	bpf.WithoutProgram(spec, "move_piece") // of a growth, long after
 	Sizes{Flows: smallest, HalfOpen: smallest, Direct: smallest, Affinity: smallest, Fragments: smallest, Held: smallest}.write(spec)
 	takeWalker(spec)
+	if err := spec.Variables["with_xdp"].Set(true); err != nil { // more to verify
+		return fmt.Errorf("try the programs: %w", err)
+	}
 	var programs bpf.LBPrograms
 	if err := load(spec, nil, false, &programs); err != nil {
 		return err

@@ -5,6 +5,7 @@ GO       ?= go
 BIN      := bin/waggle
 PACKAGES := clang-19 clang-format-19 llvm-19 libbpf-dev linux-libc-dev bpftool iproute2 nftables iptables keepalived systemd buildah libcap2-bin
 VM_PACKAGES := qemu-system-x86 busybox-static kmod zstd xz-utils wireguard-tools ipvsadm
+BENCH_PACKAGES := iperf3 wrk
 LINT     := .cache/bin/golangci-lint
 LINT_VERSION := v2.15.0
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -16,7 +17,7 @@ IMAGE_TAR   ?= bin/waggle-image.tar
 IMAGE_ROOT  ?= bin/image
 
 .DEFAULT_GOAL := build
-.PHONY: build generate demo test test-unit test-vm fuzz soak bench bench-instructions lint fmt check-generated clean help packages vm-packages apiserver helm image image-root
+.PHONY: build generate demo test test-unit test-vm fuzz soak bench bench-instructions lint fmt check-generated clean help packages vm-packages apiserver helm image image-root bench-net bench-packages
 
 build: ## the binary bin/waggle; needs only Go
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN) ./cmd/waggle
@@ -36,6 +37,9 @@ packages:
 vm-packages:
 	@scripts/packages $(VM_PACKAGES)
 
+bench-packages:
+	@scripts/packages $(BENCH_PACKAGES)
+
 apiserver: ## the API server that tests of Kubernetes run against, into .cache (6 minutes, once)
 	@$(GO) run ./internal/testbinary/build apiserver >/dev/null
 
@@ -48,7 +52,7 @@ generate: packages helm ## compile the C, write the Go bindings and the pages ma
 demo: packages build ## namespaces, real traffic and a table of who got what (root)
 	$(BIN) demo
 
-test: packages vm-packages apiserver helm ## everything a machine can show: unit tests, real kernel, generated files (root)
+test: packages vm-packages bench-packages apiserver helm ## everything a machine can show: unit tests, real kernel, generated files (root)
 	$(GO) vet -tags privileged ./...
 	scripts/test -tags privileged -count 1 -p 1 -timeout 40m ./...
 	scripts/check-generated
@@ -77,6 +81,9 @@ bench: packages ## ns a packet, by the kernel's own test runs (root)
 
 bench-instructions: packages vm-packages ## instructions a packet takes by IPVS, nftables and eBPF, in a guest (root); KERNEL=6.1, BENCH="-services 1 -ipv6"
 	$(GO) run ./test/instructions $(if $(KERNEL),-kernel '$(KERNEL)') $(BENCH)
+
+bench-net: packages bench-packages build ## real traffic through waggle, nftables and iptables, in network namespaces (root, 40 minutes); BENCH_NET='-repeats 1 -services 1'
+	$(GO) run ./test/benchnet $(BENCH_NET)
 
 $(LINT):
 	@echo "installing golangci-lint $(LINT_VERSION) into .cache/bin: it checks style and the import arrows (3 minutes, once)"

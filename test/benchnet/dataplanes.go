@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"strings"
+
+	"github.com/waggle-lb/waggle/test/benchnet/result"
+)
+
+// dataplane is what a director does with packets. Another one, as waggle by XDP, is
+// another element of dataplanes.
+type dataplane struct {
+	// name is what -dataplanes says.
+	name string
+	// paths are its rows.
+	paths []path
+	// bare says that there are no services: clients connect to the endpoint.
+	bare bool
+	// rival says that the others are compared with it.
+	rival   bool
+	install func(ctx context.Context, o *options, b *bed, all []service) error
+}
+
+// path is a way through a dataplane.
+type path struct {
+	name, from string
+	// led says that the client is in the control group whose sockets are led.
+	led bool
+}
+
+// both are the paths of one that serves both places alike.
+func both(name string) []path {
+	return []path{{name: name, from: result.FromClient}, {name: name, from: result.FromNode}}
+}
+
+var dataplanes = []*dataplane{
+	{name: "direct", paths: both("direct"), bare: true, install: func(context.Context, *options, *bed, []service) error { return nil }},
+	// A client that is forwarded and led is a pod of the node.
+	{name: "waggle", paths: []path{{"waggle tc", result.FromClient, false}, {"waggle sockets", result.FromClient, true}, {"waggle sockets", result.FromNode, true}},
+		install: func(ctx context.Context, o *options, b *bed, all []service) error {
+			return startWaggle(ctx, o, b, all)
+		}},
+	{name: "nftables", paths: both("nftables"), rival: true, install: installNFTables},
+	// The older of iptables' two kernel sides, and the newer one, which nft lists too.
+	{name: "iptables", paths: both("iptables"), rival: true, install: iptablesBy("iptables-legacy-restore")},
+	{name: "iptables-nft", paths: both("iptables-nft"), rival: true, install: iptablesBy("iptables-nft-restore")},
+}
+
+func installNFTables(ctx context.Context, _ *options, b *bed, all []service) error {
+	return restore(ctx, b, nftablesRules(all, b.server.Gateway4.String()), "nft", "-f", "-")
+}
+
+func iptablesBy(tool string) func(context.Context, *options, *bed, []service) error {
+	return func(ctx context.Context, _ *options, b *bed, all []service) error {
+		return restore(ctx, b, iptablesRules(all), tool, "--noflush")
+	}
+}
+
+// restore loads rules on the director in one go.
+func restore(ctx context.Context, b *bed, rules, tool string, args ...string) error {
+	cmd := command(tool, args...)
+	cmd.Stdin = strings.NewReader(rules)
+	_, err := run(ctx, b.Director, loadTimeout, cmd)
+	return err
+}

@@ -17,7 +17,7 @@ IMAGE_TAR   ?= bin/waggle-image.tar
 IMAGE_ROOT  ?= bin/image
 
 .DEFAULT_GOAL := build
-.PHONY: build generate demo test test-unit test-vm fuzz soak bench bench-instructions lint fmt check-generated clean help packages vm-packages apiserver helm image image-root bench-net bench-packages
+.PHONY: build generate demo test test-unit test-vm fuzz soak bench bench-instructions lint fmt check-generated clean help packages vm-packages apiserver helm image image-root bench-net bench-packages plots
 
 build: ## the binary bin/waggle; needs only Go
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $(BIN) ./cmd/waggle
@@ -84,6 +84,9 @@ bench-instructions: packages vm-packages ## instructions a packet takes by IPVS,
 
 bench-net: packages bench-packages build ## real traffic through waggle, nftables and iptables, in network namespaces (root, 40 minutes); BENCH_NET='-repeats 1 -services 1'
 	$(GO) run ./test/benchnet $(BENCH_NET)
+
+plots: ## docs/plots/*.svg and the tables of docs/benchmarks.md, out of docs/plots/*.json
+	$(GO) run ./test/benchplot
 
 $(LINT):
 	@echo "installing golangci-lint $(LINT_VERSION) into .cache/bin: it checks style and the import arrows (3 minutes, once)"

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/waggle-lb/waggle/internal/netlab"
 	"github.com/waggle-lb/waggle/test/benchnet/result"
@@ -72,7 +73,7 @@ func TestEveryPathIsMeasured(t *testing.T) {
 		args []string
 		want int // samples
 	}{
-		{"connections by all", []string{"-services", "5", "-measure", "connections"}, 2 * (2 + 3 + 2 + 2 + 2)},
+		{"connections by all", []string{"-services", "5", "-measure", "connections", "-dataplanes", nameList(dataplanes)}, 2 * (2 + 3 + 2 + 2 + 2)},
 		{"all by waggle", []string{"-services", "1", "-dataplanes", "waggle", "-measure", "requests,tcp,udp,packets"}, 3*(4+1+1) + 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -93,6 +94,29 @@ func TestEveryPathIsMeasured(t *testing.T) {
 				t.Errorf("left behind: %v", rest)
 			}
 		})
+	}
+}
+
+// TestInterrupted: what was measured by then is kept, and what was built is removed.
+func TestInterrupted(t *testing.T) {
+	o := flags(t, "-services", "1", "-measure", "connections", "-dataplanes", "direct,waggle", "-waggle", waggle)
+	o.repeats = 1 << 20
+	b := &bench{options: o}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o.measurements = append(o.measurements, measurement{name: "interrupt", does: func(ctx context.Context, r row, seconds int) (map[string]float64, error) {
+		time.AfterFunc(time.Second/2, cancel)
+		return shortConnections(ctx, r, 3600)
+	}})
+	f, err := b.all(ctx)
+	if !errors.Is(err, context.Canceled) || f == nil || len(f.Samples) != 2*5 {
+		t.Errorf("%+v, %v, want the samples of one round, and that it was interrupted", f, err)
+	}
+	if err := b.end(); err != nil {
+		t.Error(err)
+	}
+	if rest := left(t); rest != nil {
+		t.Errorf("left behind: %v", rest)
 	}
 }
 

@@ -82,7 +82,7 @@ bench: packages ## ns a packet, by the kernel's own test runs (root)
 bench-instructions: packages vm-packages ## instructions a packet takes by IPVS, nftables and eBPF, in a guest (root); KERNEL=6.1, BENCH="-services 1 -ipv6"
 	$(GO) run ./test/instructions $(if $(KERNEL),-kernel '$(KERNEL)') $(BENCH)
 
-bench-net: packages bench-packages build ## real traffic through waggle, nftables and iptables, in network namespaces (root, 40 minutes); BENCH_NET='-repeats 1 -services 1'
+bench-net: packages bench-packages build ## real traffic through waggle, nftables and iptables, in network namespaces (root, 25 minutes); BENCH_NET='-repeats 1 -services 1'
 	$(GO) run ./test/benchnet $(BENCH_NET)
 
 plots: ## docs/plots/*.svg and the tables of docs/benchmarks.md, out of docs/plots/*.json

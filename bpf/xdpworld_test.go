@@ -10,8 +10,6 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -71,10 +69,7 @@ func newWorld(t *testing.T) *world {
 	})
 	w := &world{t: t, router: lab.Director}
 	w.do(w.router.EnableForwarding())
-	pass, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, xdpPass), asm.Return()}, License: "GPL"})
-	w.do(err)
-	t.Cleanup(func() { pass.Close() })
-	w.clients, w.servers = w.place(lab.Clients()[0], pass), w.place(lab.Servers()[0], pass)
+	w.clients, w.servers = w.place(lab.Clients()[0]), w.place(lab.Servers()[0])
 	for _, f := range families() {
 		w.route(f.client.Addr(), lab.Clients()[0], w.clients)
 		for _, s := range f.servers {
@@ -93,18 +88,12 @@ func (w *world) do(err error) {
 
 // place gives the router's device towards a node an XDP program, without which test
 // runs take no frame from there.
-func (w *world) place(n *netlab.Node, pass *ebpf.Program) *place {
+func (w *world) place(n *netlab.Node) *place {
 	w.t.Helper()
 	l, err := w.router.Netlink().LinkByName(n.Device)
 	w.do(err)
 	at := &place{ns: w.router, device: n.Device, index: l.Attrs().Index, mac: [6]byte(l.Attrs().HardwareAddr), gateways: map[string]netip.Addr{}}
-	w.do(w.router.Do(func() error {
-		x, err := link.AttachXDP(link.XDPOptions{Program: pass, Interface: at.index, Flags: link.XDPDriverMode})
-		if err == nil {
-			w.t.Cleanup(func() { x.Close() })
-		}
-		return err
-	}))
+	w.do(w.router.PassXDP(n.Device))
 	far, err := n.Netlink().LinkByName("eth0")
 	w.do(err)
 	at.next = [6]byte(far.Attrs().HardwareAddr)

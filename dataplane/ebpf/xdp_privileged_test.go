@@ -12,8 +12,6 @@ import (
 	"testing"
 
 	cilium "github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 
 	"github.com/waggle-lb/waggle/dataplane/conformance"
@@ -90,21 +88,12 @@ func must(t *testing.T, err error) {
 // frame from there.
 func (x *crossing) side(t *testing.T, n *netlab.Node) side {
 	t.Helper()
-	prog, err := cilium.NewProgram(&cilium.ProgramSpec{Type: cilium.XDP, Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, xdpPass), asm.Return()}, License: "GPL"})
-	must(t, err)
-	defer prog.Close()
+	must(t, x.router.PassXDP(n.Device))
 	own, err := x.router.Netlink().LinkByName(n.Device)
 	must(t, err)
 	far, err := n.Netlink().LinkByName("eth0")
 	must(t, err)
 	s := side{own.Attrs().Index, [6]byte(own.Attrs().HardwareAddr), [6]byte(far.Attrs().HardwareAddr)}
-	must(t, x.router.Do(func() error {
-		l, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: s.index, Flags: link.XDPDriverMode})
-		if err == nil {
-			t.Cleanup(func() { l.Close() })
-		}
-		return err
-	}))
 	for _, a := range []netip.Addr{n.V4, n.V6} {
 		must(t, x.router.Netlink().NeighSet(&netlink.Neigh{LinkIndex: s.index, IP: a.AsSlice(), State: netlink.NUD_PERMANENT, HardwareAddr: s.next[:]}))
 	}

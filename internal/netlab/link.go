@@ -9,7 +9,10 @@ import (
 	"runtime"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -52,6 +55,27 @@ func (n *Namespace) Refuse(addr netip.Addr) (mend func() error, err error) {
 
 func host(a netip.Addr) *net.IPNet {
 	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
+}
+
+// PassXDP gives a device an XDP program that passes all frames, for as long as the
+// device is there. A veth takes frames that the other end's XDP sends only while it has
+// one.
+func (n *Namespace) PassXDP(device string) error {
+	const pass = 2 // XDP_PASS
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "pass", Type: ebpf.XDP, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, pass), asm.Return()}})
+	if err != nil {
+		return fmt.Errorf("load an XDP program: %w", err)
+	}
+	defer prog.Close()
+	link, err := n.handle.LinkByName(device)
+	if err != nil {
+		return fmt.Errorf("find device %s in namespace %s: %w", device, n.Name, err)
+	}
+	err = n.Do(func() error { return netlink.LinkSetXdpFdWithFlags(link, prog.FD(), nl.XDP_FLAGS_DRV_MODE) })
+	if err != nil {
+		return fmt.Errorf("give %s in namespace %s an XDP program: %w", device, n.Name, err)
+	}
+	return nil
 }
 
 // Offload is a feature of a device, as the command that sets it

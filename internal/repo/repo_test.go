@@ -46,7 +46,7 @@ var arrows = map[string][]string{
 
 // outsiders are modules that only these packages may import.
 var outsiders = map[string][]string{
-	"github.com/cilium/ebpf":     {"bpf", "maps", "loader", "dataplane/ebpf", "test"},
+	"github.com/cilium/ebpf":     {"bpf", "maps", "loader", "dataplane/ebpf", "internal/netlab", "test"},
 	"github.com/moby/ipvs":       {"dataplane/ipvs", "internal/takeover"},
 	"github.com/google/nftables": {"dataplane/ipvs", "internal/takeover"},
 	"k8s.io/":                    {"sync/kube"},

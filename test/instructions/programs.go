@@ -59,7 +59,7 @@ func look() (map[ebpf.ProgramID]runs, error) {
 		if err := errors.Join(ierr, serr, p.Close()); err != nil {
 			return nil, err
 		}
-		if info.Type == ebpf.SchedCLS {
+		if info.Type == ebpf.SchedCLS || info.Type == ebpf.XDP {
 			out[id] = runs{info.Name, stats.RunCount, uint64(stats.Runtime)}
 		}
 	}
@@ -80,18 +80,19 @@ func printPrograms(to io.Writer, all []*way, vips []netip.AddrPort) error {
 	t := tabwriter.NewWriter(to, 0, 8, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "UDP THERE AND BACK BY\tPROGRAM\tRUNS\tINSTRUCTIONS A RUN\t")
 	for _, w := range all {
-		if w.name != emptyTC && w.name != ebpfTC {
+		if !w.programs {
 			continue
 		}
+		to := vips
 		if w.serve == nil {
-			vips = []netip.AddrPort{w.backend}
+			to = []netip.AddrPort{w.backend}
 		}
 		before, err := look()
 		if err != nil {
 			return err
 		}
 		const n = 5000 // what begins the flow hardly counts
-		if _, err := timeDatagrams(w, vips, n-warm); err != nil {
+		if _, err := timeDatagrams(w, to, n-warm); err != nil {
 			return err
 		}
 		after, err := look()

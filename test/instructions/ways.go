@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -24,9 +25,11 @@ import (
 const (
 	plainRouting = "plain routing"
 	emptyTC      = "empty tc programs"
+	emptyXDP     = "empty XDP programs"
 	ipvsMasq     = "IPVS masquerade"
 	ipvsWaggle   = "IPVS of waggle"
 	ebpfTC       = "eBPF tc"
+	ebpfXDP      = "eBPF XDP"
 	nftDNAT      = "nftables DNAT"
 )
 
@@ -38,6 +41,9 @@ type way struct {
 	// serve makes the director serve these VIPs, more than before; nil: clients
 	// address the server.
 	serve func(w *way, vips []netip.AddrPort) error
+	// programs says that there are some to print, and hears that the ends take frames
+	// of XDP.
+	programs, hears bool
 
 	dir     string // for files
 	waggle  string // the binary
@@ -45,15 +51,21 @@ type way struct {
 	ends
 }
 
-// ways are in the order of the table. Programs of XDP would be a row between those of
-// tc and nftables.
+// ways are in the order of the table. All use the same director's devices, and the
+// ends finish their checksums themselves, as frames of a network card are.
 func ways() []*way {
 	return []*way{
 		{name: plainRouting},
-		{name: emptyTC},
+		{name: emptyTC, programs: true},
+		{name: emptyXDP, programs: true, hears: true},
 		{name: ipvsMasq, serve: (*way).serveIPVS},
 		{name: ipvsWaggle, serve: func(w *way, vips []netip.AddrPort) error { return w.serveWaggle(vips, "ipvs") }},
-		{name: ebpfTC, serve: func(w *way, vips []netip.AddrPort) error { return w.serveWaggle(vips, "ebpf", "--socket-lb", "off") }},
+		{name: ebpfTC, programs: true, serve: func(w *way, vips []netip.AddrPort) error {
+			return w.serveWaggle(vips, "ebpf", "--socket-lb", "off", "--xdp", "off")
+		}},
+		{name: ebpfXDP, programs: true, hears: true, serve: func(w *way, vips []netip.AddrPort) error {
+			return w.serveWaggle(vips, "ebpf", "--socket-lb", "off", "--xdp", "native")
+		}},
 		{name: nftDNAT, serve: (*way).serveNFT},
 	}
 }
@@ -67,7 +79,17 @@ func (w *way) prepare(p plan) (err error) {
 		return err
 	}
 	w.waggle, w.backend = p.waggle, netip.AddrPortFrom(w.Servers()[0].Addr(p.ipv6), backendPort)
-	if w.name == emptyTC {
+	for _, n := range slices.Concat(w.Clients(), w.Servers()) {
+		if err := n.SetOffload("eth0", netlab.TxChecksum, false); err != nil {
+			return err
+		}
+		if w.hears {
+			if err := n.PassXDP("eth0"); err != nil {
+				return err
+			}
+		}
+	}
+	if w.name == emptyTC || w.name == emptyXDP {
 		if err := w.attachEmpty(); err != nil {
 			return err
 		}
@@ -143,6 +165,10 @@ func (w *way) said() string {
 
 // attachEmpty puts programs where waggle's are that do nothing but pass.
 func (w *way) attachEmpty() error {
+	devices := []string{w.Clients()[0].Device, w.Servers()[0].Device}
+	if w.name == emptyXDP {
+		return errors.Join(w.Director.PassXDP(devices[0]), w.Director.PassXDP(devices[1]))
+	}
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "empty", Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm32(asm.R0, -1), asm.Return()}, // TCX_NEXT
 	})
@@ -150,7 +176,7 @@ func (w *way) attachEmpty() error {
 		return err
 	}
 	return w.Director.Do(func() error {
-		for _, device := range []string{w.Clients()[0].Device, w.Servers()[0].Device} {
+		for _, device := range devices {
 			index, err := w.Director.Ifindex(device)
 			if err != nil {
 				return err

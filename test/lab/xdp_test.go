@@ -13,37 +13,10 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 
 	"github.com/waggle-lb/waggle/internal/netlab"
 )
-
-// hears lets the device of a namespace take frames of XDP, as a veth does that has a
-// program itself.
-func hears(t *testing.T, ns *netlab.Namespace, device string) {
-	t.Helper()
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}, License: "GPL"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer prog.Close()
-	index, err := ns.Ifindex(device)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = ns.Do(func() error {
-		l, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: index, Flags: link.XDPDriverMode})
-		if err == nil {
-			t.Cleanup(func() { l.Close() })
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 // byXDP is revealing with XDP between all nodes, behind a firewall that drops what
 // connection tracking has not seen from its beginning.
@@ -52,7 +25,9 @@ func byXDP(t *testing.T, mode, word string) *scene {
 	s := newScene(t, netlab.Options{Prefix: "lab", Clients: 1, Servers: 1, VIPs: []netip.Addr{netlab.VIP4, netlab.VIP6}})
 	s.reveal(s.Servers()[0], 8080)
 	for _, n := range slices.Concat(s.Clients(), s.Servers()) {
-		hears(t, n.Namespace, "eth0")
+		if err := n.PassXDP("eth0"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s.nft(firewall, "-f", "-")
 	s.args = []string{"--xdp", mode}
@@ -183,7 +158,9 @@ func TestXDPGoesOnWithoutTheDaemon(t *testing.T) {
 func TestXDPIsWhereNothingSpeaksAgainstIt(t *testing.T) {
 	s := newScene(t, netlab.Options{Prefix: "lab", Clients: 1, Servers: 1, VIPs: []netip.Addr{netlab.VIP4, netlab.VIP6}})
 	client, server := s.Clients()[0], s.Servers()[0]
-	hears(t, client.Namespace, "eth0")
+	if err := client.PassXDP("eth0"); err != nil {
+		t.Fatal(err)
+	}
 	s.reveal(server, 8080)
 	s.nft(firewall, "-f", "-")
 	s.write(masquerading("never", vips, server))
@@ -222,8 +199,12 @@ func TestXDPPathMTUIsDiscovered(t *testing.T) {
 	}{{"never", bottlenecks[0]}, {"never", bottlenecks[2]}, {"always", bottlenecks[3]}} {
 		t.Run("masquerade "+tc.masquerade+"/"+tc.at.name, func(t *testing.T) {
 			r := prepared(t, both(tc.masquerade), func(r *routed) {
-				hears(t, r.clientRouter.Namespace, netlab.RouterUp)
-				hears(t, r.serverRouter.Namespace, netlab.RouterUp)
+				if err := r.clientRouter.PassXDP(netlab.RouterUp); err != nil {
+					t.Fatal(err)
+				}
+				if err := r.serverRouter.PassXDP(netlab.RouterUp); err != nil {
+					t.Fatal(err)
+				}
 				for _, n := range []*netlab.Node{r.client, r.server} {
 					if err := n.SetOffload("eth0", netlab.TxChecksum, false); err != nil {
 						t.Fatal(err)

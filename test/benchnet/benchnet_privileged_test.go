@@ -73,7 +73,7 @@ func TestEveryPathIsMeasured(t *testing.T) {
 		args []string
 		want int // samples
 	}{
-		{"connections by all", []string{"-services", "5", "-measure", "connections", "-dataplanes", nameList(dataplanes)}, 2 * (2 + 3 + 2 + 2 + 2)},
+		{"connections by all", []string{"-services", "5", "-measure", "connections", "-dataplanes", nameList(dataplanes)}, 2 * (2 + 3 + 1 + 2 + 2 + 2)},
 		{"all by waggle", []string{"-services", "1", "-dataplanes", "waggle", "-measure", "requests,tcp,udp,packets"}, 3*(4+1+1) + 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -123,7 +123,7 @@ func TestInterrupted(t *testing.T) {
 // TestPathsAreWhatTheySay: the paths of the table are those that are measured.
 // A socket that is led has the endpoint in its own namespace, one that is not has the VIP.
 func TestPathsAreWhatTheySay(t *testing.T) {
-	b := &bench{options: flags(t, "-services", "3", "-waggle", waggle, "-dataplanes", "waggle,nftables,iptables")}
+	b := &bench{options: flags(t, "-services", "3", "-waggle", waggle, "-dataplanes", "waggle,waggle-xdp,nftables,iptables")}
 	defer func() {
 		if err := b.end(); err != nil {
 			t.Error(err)
@@ -147,6 +147,16 @@ func TestPathsAreWhatTheySay(t *testing.T) {
 		if led := contains(sockets, r.tested.ports[0].endpoints); led != r.led {
 			t.Errorf("%s from the %s: a socket is led: %v, want %v: %s", r.name, r.from, led, r.led, sockets)
 		}
+		for _, device := range []string{r.client.Device, r.server.Device} {
+			link, err := r.Director.Netlink().LinkByName(device)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x := link.Attrs().Xdp
+			if by := x != nil && x.Attached; by != (r.dataplane.name == "waggle-xdp") {
+				t.Errorf("%s: %s has an XDP program: %v", r.name, device, by)
+			}
+		}
 		count, err := r.Director.Sysctl("net/netfilter/nf_conntrack_count")
 		if err != nil {
 			t.Fatal(err)
@@ -155,7 +165,7 @@ func TestPathsAreWhatTheySay(t *testing.T) {
 			t.Errorf("%s from the %s: %s connections are tracked, want some: %v", r.name, r.from, count, tracked)
 		}
 	}
-	if len(b.rows(3)) != 7 || b.rows(3)[1].from != result.FromClient {
+	if len(b.rows(3)) != 8 || b.rows(3)[1].from != result.FromClient {
 		t.Errorf("rows: %v", b.rows(3))
 	}
 }

@@ -6,11 +6,11 @@ import (
 	"context"
 	"strings"
 
+	"github.com/waggle-lb/waggle/internal/netlab"
 	"github.com/waggle-lb/waggle/test/benchnet/result"
 )
 
-// dataplane is what a director does with packets. Another one, as waggle by XDP, is
-// another element of dataplanes.
+// dataplane is what a director does with packets.
 type dataplane struct {
 	// name is what -dataplanes says.
 	name string
@@ -42,11 +42,26 @@ var dataplanes = []*dataplane{
 		install: func(ctx context.Context, o *options, b *bed, all []service) error {
 			return startWaggle(ctx, o, b, all)
 		}},
+	{name: "waggle-xdp", paths: []path{{"waggle XDP", result.FromClient, false}}, install: installXDP},
 	{name: "nftables", paths: both("nftables"), rival: true, install: installNFTables},
 	// The older of iptables' two kernel sides, and the newer one, which nft lists too: its
 	// tool takes minutes to load 10,000 services, so it is measured when it is asked for.
 	{name: "iptables", paths: both("iptables"), rival: true, install: iptablesBy("iptables-legacy-restore")},
 	{name: "iptables-nft", paths: both("iptables-nft"), rival: true, install: iptablesBy("iptables-nft-restore")},
+}
+
+// installXDP makes the ends what XDP needs: they take frames that it sends, and send
+// none whose checksums a device has yet to finish, as none comes from a network card.
+func installXDP(ctx context.Context, o *options, b *bed, all []service) error {
+	for _, n := range []*netlab.Node{b.client, b.server} {
+		if err := n.PassXDP(nodeDevice); err != nil {
+			return err
+		}
+		if err := n.SetOffload(nodeDevice, netlab.TxChecksum, false); err != nil {
+			return err
+		}
+	}
+	return startWaggle(ctx, o, b, all, "--xdp", "native")
 }
 
 func installNFTables(ctx context.Context, _ *options, b *bed, all []service) error {

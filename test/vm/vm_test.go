@@ -68,7 +68,7 @@ var suites = []suite{
 	{pkg: "./test/differential", tags: []string{"ipvs"}, sample: map[string][]string{
 		"6.1":  {"-test.run", "/ipv4", "-connections", "250", "-seed", "1"},
 		"6.12": {"-test.run", "/ipv6", "-connections", "250", "-seed", "1"},
-	}, long: []string{"-connections", "5000", "-every", "1"}},
+	}, long: []string{"-connections", "2500"}},
 	{pkg: labs, flags: []string{"-vlans", "-ipvs"}, tags: []string{"ipvs"}, pattern: "^(TestTCPThroughTheVIPIsByteExact|TestKillAndStartAgainUnderTraffic|TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsAreLed|TestSocketsEndWhenTheirBackendLeaves|TestTakeoverOfIPVSMode|TestDataplanesAreSwitched|TestAutoTakesWhatThereIs)$", sample: map[string][]string{
 		"6.1":  {"-test.run", "^(TestADeviceThatAppearsIsServed|TestVLANs|TestSocketsAreLed|TestAutoTakesWhatThereIs)$"},
 		"6.12": {"-test.run", "^TestTCPThroughTheVIPIsByteExact$"},

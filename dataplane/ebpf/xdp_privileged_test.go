@@ -28,7 +28,8 @@ type crossing struct {
 	router           *netlab.Namespace
 	clients, servers side
 	work             chan func() // in the router's namespace
-	sent             atomic.Uint64
+	// sent are the packets that XDP sent on, and met all that it was given.
+	sent, met atomic.Uint64
 }
 
 type side struct {
@@ -155,6 +156,7 @@ func (r *rig) cross(p conformance.Packet, frame []byte) (ret int32, out []byte) 
 	}
 	copy(frame, from.mac[:])
 	if r.meetsXDP(p) {
+		x.met.Add(1)
 		ret, out, err := x.run(r.first, from, frame)
 		r.do(err)
 		if ret != xdpPass {
@@ -217,7 +219,8 @@ func TestConformanceThroughXDP(t *testing.T) {
 			})
 		}
 	})
-	if n := x.sent.Load(); n < 100 {
-		t.Errorf("XDP sent %d packets of the suite, want most of those of flows", n)
+	// the others begin flows, are answered, or are for nobody
+	if sent, met := x.sent.Load(), x.met.Load(); met == 0 || sent < met/4 {
+		t.Errorf("XDP sent on %d packets of %d that it met, want a quarter at least", sent, met)
 	}
 }

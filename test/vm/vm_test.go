@@ -55,8 +55,8 @@ var suites = []suite{
 		"6.12": {"-test.run", "^Test(Every|RuleC|ALaterFragmentThat|Few|MasqueradedSCTP)"},
 	}},
 	{pkg: "./dataplane/ebpf", flags: []string{"-flows", "10000", "-together", "2s", "-socket-cases", "10"}, sample: map[string][]string{
-		"6.1":  {"-test.run", "TestConformance/ipv4/TCP/^(flow|masquerade|affinity|lost)$"},
-		"6.12": {"-test.run", "TestConformance/ipv6/UDP/^(reuse|refuse|schedule|hash|one-packet)$"},
+		"6.1":  {"-test.run", "^TestConformance(WhileTheFlowTableGrows)?$/ipv4/TCP/^(flow|masquerade|affinity|lost)$|^TestConformanceThroughXDP$/suite/ipv4/TCP/^flow$"},
+		"6.12": {"-test.run", "^TestConformance(WhileTheFlowTableGrows)?$/ipv6/UDP/^(reuse|refuse|schedule|hash|one-packet)$|^TestConformanceThroughXDP$/suite/ipv6/UDP/^flow$"},
 	}},
 	// only guests have IPVS
 	{pkg: "./dataplane/ipvs", tags: []string{"ipvs"}, sample: map[string][]string{

@@ -12,12 +12,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/waggle-lb/waggle/internal/netlab"
+	"github.com/waggle-lb/waggle/internal/testbinary"
 	"github.com/waggle-lb/waggle/test/benchnet/result"
 )
 
@@ -27,19 +27,13 @@ func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 var waggle string
 
 func testMain(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "waggle-benchnet-")
+	w, err := testbinary.BuildWaggle()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
-	waggle = filepath.Join(dir, "waggle")
-	build := exec.Command("go", "build", "-o", waggle, "github.com/waggle-lb/waggle/cmd/waggle")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build waggle: %v\n%s", err, out)
-		return 1
-	}
+	defer w.Remove()
+	waggle = w.Path("")
 	return m.Run()
 }
 

@@ -24,15 +24,12 @@ import (
 	"time"
 
 	"github.com/waggle-lb/waggle/internal/netlab"
+	"github.com/waggle-lb/waggle/internal/testbinary"
 )
 
 // patience bounds every wait of these tests; nothing is asserted about time.
 // It is longer in guests, where instructions are emulated; testMain sets it.
 var patience = 20 * time.Second
-
-// binariesVariable names a directory with the binary, for machines that cannot
-// build: the guests of test/vm.
-const binariesVariable = "WAGGLE_LAB_BINARIES"
 
 // waggle is the path of the binary under test, set once by TestMain.
 var waggle string
@@ -40,23 +37,15 @@ var waggle string
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
-	dir, built := os.LookupEnv(binariesVariable)
-	if built {
-		waggle, patience = filepath.Join(dir, "waggle"), 2*time.Minute
-		return m.Run()
-	}
-	dir, err := os.MkdirTemp("", "waggle-cni-")
+	w, err := testbinary.BuildWaggle()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
-	waggle = filepath.Join(dir, "waggle")
-	build := exec.Command("go", "build", "-o", waggle, "github.com/waggle-lb/waggle/cmd/waggle")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build waggle: %v\n%s", err, out)
-		return 1
+	defer w.Remove()
+	waggle = w.Path("")
+	if w.Given {
+		patience = 2 * time.Minute
 	}
 	return m.Run()
 }

@@ -11,12 +11,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/waggle-lb/waggle/internal/kubetest"
+	"github.com/waggle-lb/waggle/internal/testbinary"
 )
 
 // patience bounds every wait; nothing is asserted about time. TestMain makes it longer
@@ -32,10 +31,6 @@ const (
 	byIPVS = "ipvs"
 )
 
-// binariesVariable names a directory with waggle, for machines that cannot build: the
-// guests of test/vm.
-const binariesVariable = "WAGGLE_LAB_BINARIES"
-
 // waggle is the binary under test, shared the API server; both by TestMain.
 var (
 	waggle string
@@ -47,27 +42,16 @@ func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 func testMain(m *testing.M) int {
 	// lines wait more than they work
 	parallel := "16"
-	if dir, built := os.LookupEnv(binariesVariable); built {
-		waggle, patience, oneTry, parallel = filepath.Join(dir, "waggle"), 3*time.Minute, 5*time.Second, "8"
-		return run(m, parallel)
-	}
-	dir, err := os.MkdirTemp("", "waggle-kube-")
+	w, err := testbinary.BuildWaggle()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
-	waggle = filepath.Join(dir, "waggle")
-	build := exec.Command("go", "build", "-o", waggle, "github.com/waggle-lb/waggle/cmd/waggle")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build waggle: %v\n%s", err, out)
-		return 1
+	defer w.Remove()
+	waggle = w.Path("")
+	if w.Given {
+		patience, oneTry, parallel = 3*time.Minute, 5*time.Second, "8"
 	}
-	return run(m, parallel)
-}
-
-func run(m *testing.M, parallel string) int {
 	if err := flag.Set("test.parallel", parallel); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

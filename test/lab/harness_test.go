@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/waggle-lb/waggle/internal/netlab"
+	"github.com/waggle-lb/waggle/internal/testbinary"
 )
 
 // patience bounds every wait of these tests; nothing is asserted about time.
@@ -37,37 +38,21 @@ var (
 	byClsact string // attaches as on kernels without tcx
 )
 
-// binariesVariable names a directory with both, for machines that cannot
-// build: the guests of test/vm.
-const binariesVariable = "WAGGLE_LAB_BINARIES"
-
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
 	if name := os.Getenv(helperVariable); name != "" {
 		return runHelper(name)
 	}
-	dir, built := os.LookupEnv(binariesVariable)
-	if !built {
-		var err error
-		if dir, err = os.MkdirTemp("", "waggle-lab-"); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
+	w, err := testbinary.BuildWaggle("clsact")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
-	waggle, byClsact = filepath.Join(dir, "waggle"), filepath.Join(dir, "waggle-clsact")
-	if built {
+	defer w.Remove()
+	waggle, byClsact = w.Path(""), w.Path("clsact")
+	if w.Given {
 		patience = 3 * time.Minute
-		return m.Run()
-	}
-	for path, tags := range map[string]string{waggle: "", byClsact: "clsact"} {
-		build := exec.Command("go", "build", "-tags", tags, "-o", path, "github.com/waggle-lb/waggle/cmd/waggle")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build waggle: %v\n%s", err, out)
-			return 1
-		}
 	}
 	return m.Run()
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/waggle-lb/waggle/internal/kubetest"
+	"github.com/waggle-lb/waggle/internal/testbinary"
 	"github.com/waggle-lb/waggle/internal/vmtest"
 )
 
@@ -133,7 +134,7 @@ func (b *builder) command(t *testing.T, s suite, line string) vmtest.Command {
 					t.Fatal(err)
 				}
 			}
-			c.Env = []string{"WAGGLE_LAB_BINARIES=" + b.workspace}
+			c.Env = []string{testbinary.WaggleVariable + "=" + b.workspace}
 		}
 		b.commands[s.pkg] = c
 	}

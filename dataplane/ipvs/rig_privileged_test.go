@@ -273,9 +273,31 @@ func (r *rig) end(h *held) {
 	for _, l := range list {
 		r.must(m.delDest(h.key, l.dest))
 	}
-	time.Sleep(50 * time.Millisecond) // in a work queue
+	r.awaitNone(h.key)
 	for _, l := range slices.Backward(list) {
 		r.must(m.newDest(h.key, l.dest))
+	}
+}
+
+// awaitNone waits until a virtual service has no connection: they end in a work queue,
+// and a server that comes back before gets its own. A second at most: of services of any
+// port some stay.
+func (r *rig) awaitNone(k key) {
+	r.t.Helper()
+	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		n := 0
+		r.must(r.machine.Do(func() error {
+			return eachConnection(func(c *connection) error {
+				port := k.addr.Port()
+				if c.proto == k.proto && c.vip.Addr() == k.addr.Addr() && (port == 0 || c.vip.Port() == port) && c.client.Port() != 0 {
+					n++
+				}
+				return nil
+			})
+		}))
+		if n == 0 || time.Since(begun) > time.Second {
+			return
+		}
 	}
 }
 

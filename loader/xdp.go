@@ -118,13 +118,15 @@ func (l *Loader) chooseXDP(links []nlx.Link) map[int]XDP {
 		against = l.opts.AgainstXDP()
 	}
 	for _, dev := range links {
+		if !l.WantsXDP() { // nothing is asked then, of each of a node's many devices
+			out[dev.Index] = XDP{Mode: XDPOff, Why: "--xdp off"}
+			continue
+		}
 		why := cmpOr(against, func() string { return l.withoutXDP(dev, links) })
 		if failed, ok := l.hooks.failed[dev.Index]; why == "" && ok && failed.mtu == dev.MTU {
 			why = failed.why
 		}
 		switch {
-		case !l.WantsXDP():
-			out[dev.Index] = XDP{Mode: XDPOff, Why: "--xdp off"}
 		case why != "":
 			out[dev.Index] = XDP{Mode: XDPOff, Why: why}
 		case l.opts.XDP == XDPGeneric:

@@ -7,49 +7,152 @@ package ebpf
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	cilium "github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/backends"
+	"github.com/waggle-lb/waggle/maps/maptest"
 )
 
+var amounts = []amount{{10_000, 10}, {100_000, 10}, {10_000, 100}}
+
+func (a amount) String() string {
+	return fmt.Sprintf("%dk services of %d backends", a.services/1000, a.backends)
+}
+
 // How long it takes to program services into an empty pin path, and to bring
-// all of them to a larger generation: carried, applied, published. The programs
-// for devices without an Ethernet header are not loaded.
+// all of them to a larger generation: carried, applied, published; and the memory
+// that is taken then, here (the snapshot included) and in the kernel's maps. The
+// programs for devices without an Ethernet header are not loaded.
 func BenchmarkGeneration(b *testing.B) {
-	for _, backends := range []int{10, 100} {
-		b.Run(fmt.Sprintf("10k services of %d backends", backends), func(b *testing.B) {
-			snap := tenThousand(b, backends)
-			var cold, grown time.Duration
+	for _, a := range amounts {
+		b.Run(a.String(), func(b *testing.B) {
+			snap := a.snapshot(b)
+			got := make(readings)
 			for b.Loop() {
 				r := newRig(b, nil)
 				r.do(r.d.Close())
 				r.limits = DefaultLimits
 				r.open()
-				cold += timed(func() { r.applied(snap) })
+				runtime.GC()
+				got.timed("cold", func() { r.applied(snap) })
+				r.memory(got)
 				sizes := needOf(snap).sizes(DefaultLimits)
 				for name, n := range sizes {
 					sizes[name] = 2 * n
 				}
-				grown += timed(func() {
+				got.timed("larger", func() {
 					if _, err := r.d.build(snap, sizes); err != nil {
 						b.Fatal(err)
 					}
 				})
 				r.follow()
 				r.wantSYNs(1, 0) // it is nobody's
+				r.release()
+				r.d = nil
 			}
-			b.ReportMetric(float64(cold.Milliseconds())/float64(b.N), "ms-cold")
-			b.ReportMetric(float64(grown.Milliseconds())/float64(b.N), "ms-larger")
-			b.ReportMetric(0, "ns/op")
+			got.report(b)
 		})
 	}
 }
 
-func timed(f func()) time.Duration {
-	began := time.Now()
+// What the kernel alone takes for as many backends as a generation has: for the map
+// of their ids, made and filled by one thread.
+func BenchmarkBackendIDs(b *testing.B) {
+	const many = 1_000_000
+	hashes, ids := make([]uint64, many), make([]uint32, many)
+	for i := range hashes {
+		ids[i] = uint32(i + 1)
+		hashes[i] = lb.BackendHash(uint64(i/10), netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 80))
+	}
+	got := make(readings)
+	for b.Loop() {
+		got.timed("all", func() {
+			table := backends.IDs{Map: maptest.New(b, "backend_ids", 2*many)}
+			if err := table.Put(hashes, ids); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+	got.report(b)
+}
+
+// readings are what was measured, by unit.
+type readings map[string][]float64
+
+// timed measures f: the time that passes, and that of all CPUs which this process takes.
+func (r readings) timed(what string, f func()) {
+	began, cpu := time.Now(), cpuTime()
 	f()
-	return time.Since(began)
+	r.add("ms-"+what, float64(time.Since(began).Microseconds())/1000)
+	r.add("ms-"+what+"-CPU", float64((cpuTime()-cpu).Microseconds())/1000)
+}
+
+func (r readings) add(unit string, v float64) { r[unit] = append(r[unit], v) }
+
+// report reports the median of each, and the width of the middle half.
+func (r readings) report(b *testing.B) {
+	for unit, all := range r {
+		slices.Sort(all)
+		b.ReportMetric(all[len(all)/2], unit)
+		b.ReportMetric(all[len(all)*3/4]-all[len(all)/4], unit+"-spread")
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+func cpuTime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &t); err != nil {
+		panic(err)
+	}
+	return time.Duration(t.Nano())
+}
+
+// memory reads what this process has, and what the maps that grow with services have.
+func (r *rig) memory(got readings) {
+	r.t.Helper()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	got.add("MiB-heap", float64(m.HeapAlloc)/(1<<20))
+	text, err := os.ReadFile("/proc/self/status")
+	r.do(err)
+	var kib float64
+	_, after, _ := strings.Cut(string(text), "VmRSS:")
+	_, err = fmt.Sscan(after, &kib)
+	r.do(err)
+	got.add("MiB-RSS", kib/1024)
+	var kernel uint64
+	for _, names := range together {
+		for _, name := range names {
+			kernel += r.memlock(name)
+		}
+	}
+	got.add("MiB-maps", float64(kernel+r.memlock("stats"))/(1<<20))
+}
+
+// memlock is what the kernel says that a map takes.
+func (r *rig) memlock(name string) uint64 {
+	r.t.Helper()
+	m := configOf(&r.d.gen.LBMaps)[name]
+	if m == nil {
+		m = r.d.loader.Map(name)
+	}
+	if m == nil {
+		m = map[string]*cilium.Map{"slots": r.d.gen.Slots, "backend_ids": r.d.gen.BackendIds}[name]
+	}
+	info, err := m.Info()
+	r.do(err)
+	n, _ := info.Memlock()
+	return n
 }
 
 func (r *rig) applied(snap *lb.Snapshot) {
@@ -59,11 +162,10 @@ func (r *rig) applied(snap *lb.Snapshot) {
 	}
 }
 
-func tenThousand(b *testing.B, backends int) *lb.Snapshot {
-	services := manyServices("rr", false)
+func (a amount) snapshot(b *testing.B) *lb.Snapshot {
+	services := a.list("rr", false)
 	for n, svc := range services {
-		svc.Backends = svc.Backends[:backends]
-		vip := netip.AddrPortFrom(netip.AddrFrom4([4]byte{172, 16, byte(n >> 8), byte(n)}), 80)
+		vip := netip.AddrPortFrom(netip.AddrFrom4([4]byte{172, byte(16 + n>>16), byte(n >> 8), byte(n)}), 80)
 		svc.Frontends = []lb.Frontend{{Addr: vip, Protocol: lb.TCP}}
 	}
 	snap, err := lb.NewSnapshot(services...)

@@ -23,7 +23,7 @@ func BenchmarkRunsOf10kServices(b *testing.B) {
 				continue // nothing is shared
 			}
 			b.Run(fmt.Sprintf("%s/equal pools=%v", scheduler, equal), func(b *testing.B) {
-				services := manyServices(scheduler, equal)
+				services := amount{10_000, 100}.list(scheduler, equal)
 				for b.Loop() {
 					compileAll(b, services)
 				}
@@ -32,17 +32,21 @@ func BenchmarkRunsOf10kServices(b *testing.B) {
 	}
 }
 
-func manyServices(scheduler string, equal bool) []*lb.Service {
-	out := make([]*lb.Service, 10_000)
+// amount is how many services there are, of how many backends each.
+type amount struct{ services, backends int }
+
+// list are services without frontends.
+func (a amount) list(scheduler string, equal bool) []*lb.Service {
+	out := make([]*lb.Service, a.services)
 	for n := range out {
 		svc := &lb.Service{ID: lb.ServiceID{Name: fmt.Sprint("s", n), Family: lb.IPv4}, Scheduler: scheduler}
-		for i := range 100 {
-			at := n*100 + i
+		for i := range a.backends {
+			at := n*a.backends + i
 			if equal {
 				at = i
 			}
-			a := netip.AddrFrom4([4]byte{10, byte(at >> 16), byte(at >> 8), byte(at)})
-			svc.Backends = append(svc.Backends, lb.Backend{Addr: netip.AddrPortFrom(a, 8080), Weight: uint16(1 + i%10)})
+			addr := netip.AddrFrom4([4]byte{10, byte(at >> 16), byte(at >> 8), byte(at)})
+			svc.Backends = append(svc.Backends, lb.Backend{Addr: netip.AddrPortFrom(addr, 8080), Weight: uint16(1 + i%10)})
 		}
 		out[n] = svc
 	}

@@ -29,17 +29,17 @@ static __always_inline void affinity_key(struct affinity_key *k, const addr_t cl
 static __always_inline __u32 affine_backend(struct affinity_entry *a, __u8 options, __u32 pool)
 {
 	struct backend *b;
-	__u32 *mended;
+	__u32 mended;
 
 	if (now64() >= a->expires)
 		return 0;
 	b = backend_at(a->backend);
 	if (!b || b->hash != a->backend_hash) {
-		mended = bpf_map_lookup_elem(&backend_ids, &a->backend_hash);
-		b = mended ? backend_at(*mended) : NULL;
+		mended = id_of(a->backend_hash);
+		b = mended ? backend_at(mended) : NULL;
 		if (!b)
 			return 0;
-		a->backend = *mended;
+		a->backend = mended;
 	}
 	if (b->state != BACKEND_ACTIVE || b->outside & pool ||
 	    (!b->weight && !(options & SERVICE_KEEP_QUIESCED)))

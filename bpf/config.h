@@ -119,7 +119,8 @@ struct backend {
 	__u16 last_weight; /* the last one that was not 0: mh's tables go by it */
 	__u32 upper;	   /* connections that overload it; 0: none do */
 	__u32 lower;	   /* with fewer it no longer is; 0: upper less a quarter */
-	__u64 pad1[2];
+	__u32 next;	   /* id of the next one in its chain: ids.h; 0: none */
+	__u32 pad1[3];
 };
 
 _Static_assert(sizeof(struct backend) == 64, "a backend is one cache line");

@@ -13,12 +13,9 @@ static __always_inline void count_drop(__u32 reason)
 		__sync_fetch_and_add(n, 1);
 }
 
-/* Elements of stats that a CPU has: as many as load. */
-const volatile __u32 stats_ids = MAX_BACKENDS;
-
 /*
  * This CPU's counters of a backend. An id is one of backends, which has as many elements as load,
- * so it is below stats_ids.
+ * so it is below stats_ids (ids.h).
  */
 static __always_inline struct backend_stats *counters(__u32 id)
 {

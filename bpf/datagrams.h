@@ -15,17 +15,14 @@ static __noinline __u32 keeps(struct socket *s, const struct packet *p)
 {
 	__u64 hash = s->backend_hash;
 	struct backend *b = backend_at(s->backend);
-	__u32 *mended, lives = timeout_of(STATE_UDP); /* 0: for ever */
+	__u32 lives = timeout_of(STATE_UDP); /* 0: for ever */
 	struct service *svc;
 	__u32 id = s->backend;
 
 	if (s->flags & SOCKET_ONCE || (lives && now() - s->seen >= lives * hz))
 		return 0;
 	if (!b || b->hash != hash) {
-		mended = bpf_map_lookup_elem(&backend_ids, &hash);
-		if (!mended)
-			return 0;
-		id = *mended;
+		id = id_of(hash);
 		b = backend_at(id);
 		if (!b || b->hash != hash)
 			return 0;

@@ -35,7 +35,7 @@ __noinline __u32 mend_hint(struct flow *f)
 {
 	__u64 hash, old;
 	__u8 state;
-	__u32 *id;
+	__u32 id;
 
 	if (!f)
 		return 0;
@@ -43,16 +43,16 @@ __noinline __u32 mend_hint(struct flow *f)
 	if (!is_live(old))
 		return 0;
 	hash = f->backend_hash;
-	id = bpf_map_lookup_elem(&backend_ids, &hash);
+	id = id_of(hash);
 	if (!id)
 		return 0;
 	state = state_of(old);
-	if (replace_counted(f, old, (__u64)*id << 32 | (__u32)old) &&
+	if (replace_counted(f, old, (__u64)id << 32 | (__u32)old) &&
 	    state < STATE_REPLY) { /* counted: a forward entry */
 		add_load(old >> 32, -one_entry(state));
-		add_load(*id, one_entry(state));
+		add_load(id, one_entry(state));
 	}
-	return *id;
+	return id;
 }
 
 /* The flow's backend: the hint's, else the one that its hash has now; NULL: gone. */

@@ -167,8 +167,7 @@ func TestFlowsOfAGoneBackend(t *testing.T) {
 		p.picked(f, proto, 10001, packet.SYN)
 		p.picked(f, proto, 10001, packet.ACK)
 		p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 2, 3)
-		p.do(p.BackendIds.Delete(uint64(0xb001)))
-		p.do(p.Backends.Put(uint32(1), bpf.LBBackend{}))
+		p.put(1, bpf.LBBackend{})
 		want := f.servers[0] // TCP goes on
 		if proto == lb.UDP {
 			want = f.servers[1]
@@ -198,9 +197,11 @@ func TestAHintThatLiesIsMendedByTheHash(t *testing.T) {
 		p.picked(f, proto, 10001, packet.SYN)
 		// the backend gets another id, and its old one goes to somebody else
 		p.backend(9, f.servers[3], 1)
-		p.do(p.Backends.Put(uint32(1), bpf.LBBackend{Hash: 0xb009, State: 1, Weight: 1}))
-		p.do(p.Backends.Put(uint32(7), bpf.LBBackend{Hash: 0xb001, State: 1, Weight: 1}))
-		p.do(p.BackendIds.Put(uint64(0xb001), uint32(7)))
+		p.put(1, bpf.LBBackend{Hash: 0xb009, State: 1, Weight: 1})
+		p.put(7, bpf.LBBackend{Hash: 0xb001, State: 1, Weight: 1})
+		for n := range uint32(8) { // in its chain, before it
+			p.put(20+n, bpf.LBBackend{Hash: 0xb001 + 4096*uint64(1+n), State: 1, Weight: 1})
+		}
 		if got := p.picked(f, proto, 10001, packet.ACK); got != f.servers[0] {
 			t.Errorf("went to %v, want %v", got, f.servers[0])
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/backends"
 	"github.com/waggle-lb/waggle/maps/flows"
 )
 
@@ -65,7 +66,7 @@ func loadSpec(t *testing.T, vars map[string]any, without ...string) *programs {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"flows", "flows_next", "direct", "backends", "load", "services", "slots", "vips", "fragments"} {
+	for _, name := range []string{"flows", "flows_next", "direct", "backends", "backend_ids", "load", "services", "slots", "vips", "fragments"} {
 		spec.Maps[name].MaxEntries = 4096 // less to make, read and free
 	}
 	if err := bpf.SizeStats(spec); err != nil {
@@ -173,12 +174,16 @@ func (p *programs) backend(id uint32, addr netip.AddrPort, weight uint16) {
 	p.t.Helper()
 	b := bpf.LBBackend{Hash: 0xb000 + uint64(id), Addr: addr.Addr().As16(), Port: addr.Port(), Weight: weight, Service: 1,
 		State: uint8(bpf.LBBackendStateBACKEND_ACTIVE)}
-	p.do(p.Backends.Put(id, b))
-	p.do(p.BackendIds.Put(b.Hash, id))
+	p.put(id, b)
 	p.do(set(p.BackendBits, backendBit(addr, lb.TCP)))
 	p.do(set(p.BackendBits, backendBit(addr, lb.UDP)))
 	p.do(set(p.BackendBits, backendBit(addr, lb.SCTP)))
 	p.do(set(p.PeerBits, vipBit(addr.Addr())))
+}
+
+func (p *programs) put(id uint32, b bpf.LBBackend) {
+	p.t.Helper()
+	p.do(backends.Put(p.Backends, p.BackendIds, id, b))
 }
 
 // pool publishes a run of backend ids for service id.

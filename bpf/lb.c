@@ -28,6 +28,7 @@
 #include "clock.h"
 #include "parse.h"
 #include "run.h"
+#include "ids.h"
 #include "hash.h"
 #include "select.h"
 #include "tcp.h"

@@ -40,7 +40,8 @@ type LBBackend struct {
 	LastWeight uint16
 	Upper      uint32
 	Lower      uint32
-	Pad1       [2]uint64
+	Next       uint32
+	Pad1       [3]uint32
 }
 
 type LBBackendLoad struct {

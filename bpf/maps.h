@@ -231,12 +231,15 @@ struct {
 	__type(value, struct backend);
 } backends SEC(".maps");
 
-/* Backend hash -> backend id: mends a flow's hint. */
+/*
+ * Backend hash modulo elements -> id of the first backend that has it so, and those lead on to
+ * each other: ids.h. No hash, which takes a system call and a microsecond for each backend.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, MAX_BACKENDS);
-	__type(key, __u64);
+	__type(key, __u32);
 	__type(value, __u32);
 } backend_ids SEC(".maps");
 

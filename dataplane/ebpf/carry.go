@@ -4,7 +4,6 @@ package ebpf
 
 import (
 	"fmt"
-	"slices"
 
 	cilium "github.com/cilium/ebpf"
 
@@ -82,7 +81,6 @@ func (s *state) carryIDs(c *contents) []*backend {
 		have.lastWeight, have.order, have.draining = b.LastWeight, b.Order, true
 		list = append(list, have)
 	}
-	list = s.enterIDs(list)
 	for _, b := range list {
 		if err := s.needPort(b.in.Addr.Port()); err != nil {
 			s.log.Warn("answers of a backend are not known", "service", b.owner.id.String(), "backend", b.in.Addr.String(), "error", err)
@@ -112,25 +110,6 @@ func (s *state) carryRecord(row *stored) *record {
 	rec.settings = row.settings
 	s.enter(rec)
 	return rec
-}
-
-// enterIDs enters backends in backend_ids, all at once, and returns those that
-// are there then. The others are given up.
-func (s *state) enterIDs(list []*backend) []*backend {
-	hashes, ids := keysOf(list)
-	if s.t.backendIDs.Put(hashes, ids) == nil {
-		return list
-	}
-	return slices.DeleteFunc(list, func(b *backend) bool {
-		err := s.t.backendIDs.Put([]uint64{b.hash}, []uint32{b.id})
-		if err != nil {
-			s.backendIDs.release(b.id)
-			s.peerBits.drop(bits.Addr(b.in.Addr.Addr()))
-			delete(b.owner.backends, b.in.Addr)
-			s.log.Warn("backend not carried over", "service", b.owner.id.String(), "backend", b.in.Addr.String(), "error", err)
-		}
-		return err != nil
-	})
 }
 
 // carryRuns makes the runs that are to come go on where those of the former

@@ -237,8 +237,7 @@ func (s *state) has(k *bpf.LBSocket) bool {
 	if k.Backend < s.t.backends.Len() && s.t.backends.Hash(k.Backend) == k.BackendHash {
 		return true
 	}
-	has, err := s.t.backendIDs.Has(k.BackendHash)
-	return has || err != nil // who is not known to be gone is left
+	return s.t.backends.Find(k.BackendHash) != 0
 }
 
 // serves reports whether there is a frontend where a socket wanted to go.

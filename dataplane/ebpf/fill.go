@@ -17,7 +17,7 @@ import (
 )
 
 // fillable are the maps that can fill up, in the order in which they are shown.
-// load and stats are as full as backends; what else is not here has a place for
+// load, stats and backend_ids are as full as backends; what else is not here has a place for
 // everything that there can be.
 var fillable = []struct {
 	name   string
@@ -36,7 +36,6 @@ var fillable = []struct {
 	{"service_info", entries[uint64, bpf.LBServiceName], 1},
 	{"slots", (*Pins).slotsUsed, 1},
 	{"backends", taken(func(b *bpf.LBBackend) bool { return b.Hash != 0 }), 1},
-	{"backend_ids", entries[uint64, uint32], 1},
 	{"node_addrs", entries[[16]byte, uint32], 1},
 	{"devices", entries[uint32, bpf.LBDevice], 1},
 	{"vip_bits", bitsSet, 64},

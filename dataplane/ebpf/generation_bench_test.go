@@ -18,8 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/lb"
-	"github.com/waggle-lb/waggle/maps/backends"
-	"github.com/waggle-lb/waggle/maps/maptest"
 )
 
 var amounts = []amount{{10_000, 10}, {100_000, 10}, {10_000, 100}}
@@ -62,27 +60,6 @@ func BenchmarkGeneration(b *testing.B) {
 			got.report(b)
 		})
 	}
-}
-
-// What the kernel alone takes for as many backends as a generation has: for the map
-// of their ids, made and filled by one thread.
-func BenchmarkBackendIDs(b *testing.B) {
-	const many = 1_000_000
-	hashes, ids := make([]uint64, many), make([]uint32, many)
-	for i := range hashes {
-		ids[i] = uint32(i + 1)
-		hashes[i] = lb.BackendHash(uint64(i/10), netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 80))
-	}
-	got := make(readings)
-	for b.Loop() {
-		got.timed("all", func() {
-			table := backends.IDs{Map: maptest.New(b, "backend_ids", 2*many)}
-			if err := table.Put(hashes, ids); err != nil {
-				b.Fatal(err)
-			}
-		})
-	}
-	got.report(b)
 }
 
 // readings are what was measured, by unit.

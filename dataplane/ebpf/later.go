@@ -21,21 +21,25 @@ func (s *state) collect(counted uint32) {
 	s.counted = counted
 	s.t.vips.Later = batch.NewLater[bpf.LBVipKey, bpf.LBVip]()
 	s.t.info.Later = batch.NewLater[uint64, bpf.LBServiceName]()
-	s.t.backendIDs.Later = batch.NewLater[uint64, uint32]()
 }
 
 // flush writes what was collected. From now on writes are written.
 func (s *state) flush() error {
 	s.counted = math.MaxUint32
 	t := s.t
-	err := errors.Join(t.vips.Later.Flush(), t.info.Later.Flush(), t.backendIDs.Later.Flush())
-	t.vips.Later, t.info.Later, t.backendIDs.Later = nil, nil, nil
+	err := errors.Join(t.vips.Later.Flush(), t.info.Later.Flush())
+	t.vips.Later, t.info.Later = nil, nil
 	return err
 }
 
 // zero makes counters begin at zero, as their ids are other backends' now.
-func (s *state) zero(ids []uint32) error {
-	used := slices.DeleteFunc(slices.Clone(ids), func(id uint32) bool { return id >= s.counted })
+func (s *state) zero(list []*backend) error {
+	var used []uint32
+	for _, b := range list {
+		if b.id < s.counted {
+			used = append(used, b.id)
+		}
+	}
 	return stats.Zero(s.t.stats, used)
 }
 

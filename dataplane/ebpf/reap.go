@@ -17,7 +17,7 @@ func (s *state) reap() error {
 	var errs []error
 	for b := range s.draining {
 		if now.Sub(b.since) >= grace && s.t.load.IsZero(b.id) {
-			errs = append(errs, s.free(b))
+			s.free(b)
 		}
 	}
 	for rec := range s.gone {
@@ -55,10 +55,7 @@ func (s *state) flushLost() error {
 }
 
 // free ends a backend that has no load.
-func (s *state) free(b *backend) error {
-	if err := s.t.backendIDs.Delete(b.hash); err != nil {
-		return err
-	}
+func (s *state) free(b *backend) {
 	s.t.backends.Free(b.id)
 	for p := range b.bits.all() {
 		s.backendBits.drop(bits.Backend(b.in.Addr, p))
@@ -70,7 +67,6 @@ func (s *state) free(b *backend) error {
 	delete(s.draining, b)
 	delete(b.owner.backends, b.in.Addr)
 	s.backendIDs.release(b.id)
-	return nil
 }
 
 // forget ends a service that is gone and has no backends.

@@ -208,15 +208,6 @@ func (s *state) adopt(b *backend) {
 	s.peerBits.hold(bits.Addr(b.in.Addr.Addr()))
 }
 
-// keysOf are what backend_ids has of them.
-func keysOf(list []*backend) (hashes []uint64, ids []uint32) {
-	hashes, ids = make([]uint64, len(list)), make([]uint32, len(list))
-	for i, b := range list {
-		hashes[i], ids[i] = b.hash, b.id
-	}
-	return hashes, ids
-}
-
 // store writes the backend's element.
 func (s *state) store(b *backend) {
 	r := backends.Record{

@@ -27,7 +27,6 @@ type tables struct {
 	services    *services.Table
 	slots       *slots.Table
 	backends    *backends.Table
-	backendIDs  backends.IDs
 	vips        vips.Table
 	vipBits     *bits.Table
 	portBits    *bits.Table
@@ -55,7 +54,6 @@ func openTables(m *bpf.LBObjects) (_ *tables, err error) {
 		anyPort:    m.AnyPort,
 		flushLost:  m.FlushLost,
 		hostSource: m.HostSource,
-		backendIDs: backends.IDs{Map: m.BackendIds},
 		vips:       vips.Table{Map: m.Vips},
 		stats:      m.Stats,
 		info:       info.Services{Map: m.ServiceInfo},
@@ -76,7 +74,8 @@ func openTables(m *bpf.LBObjects) (_ *tables, err error) {
 	if t.slots, err = open(t, slots.Open, m.Slots); err != nil {
 		return nil, err
 	}
-	if t.backends, err = open(t, backends.Open, m.Backends); err != nil {
+	withIDs := func(records *cilium.Map) (*backends.Table, error) { return backends.Open(records, m.BackendIds) }
+	if t.backends, err = open(t, withIDs, m.Backends); err != nil {
 		return nil, err
 	}
 	if t.vipBits, err = open(t, bits.Open, m.VipBits); err != nil {

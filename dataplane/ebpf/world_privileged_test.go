@@ -173,10 +173,7 @@ func (r *rig) wantSYNs(n int, want ...int) {
 func (r *rig) idOf(service string, server int) (id uint32) {
 	r.t.Helper()
 	hash := lb.BackendID{Service: lb.ServiceID{Name: service, Family: lb.IPv4}, Addr: serverAt(server)}.Hash()
-	if err := r.d.gen.BackendIds.Lookup(hash, &id); err != nil && !errors.Is(err, cilium.ErrKeyNotExist) {
-		r.t.Fatal(err)
-	}
-	return id
+	return r.d.state.t.backends.Find(hash)
 }
 
 // wantID compares a backend's id, in backend_ids and in backends.
@@ -208,7 +205,7 @@ func (r *rig) dump() map[string]string {
 	g := r.d.gen
 	r.do(errors.Join(
 		dumpMap[bpf.LBVipKey, bpf.LBVip](out, g.Vips), dumpMap[uint32, bpf.LBService](out, g.Services), dumpMap[uint32, uint64](out, g.Slots),
-		dumpMap[uint32, bpf.LBBackend](out, g.Backends), dumpMap[uint64, uint32](out, g.BackendIds),
+		dumpMap[uint32, bpf.LBBackend](out, g.Backends), dumpMap[uint32, uint32](out, g.BackendIds),
 		dumpMap[uint64, bpf.LBServiceName](out, g.ServiceInfo), dumpMap[uint32, uint64](out, g.VipBits), dumpMap[uint32, uint64](out, g.BackendBits),
 	))
 	return out

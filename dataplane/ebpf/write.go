@@ -47,7 +47,7 @@ func (s *state) write(p *plan) error {
 	return s.dropSources(p)
 }
 
-// prepare writes what packets do not see yet: names, zeros, hashes.
+// prepare writes what packets do not see yet: names, zeros, who is let in.
 func (s *state) prepare(p *plan) error {
 	if p.old == nil || infoOf(p.old) != infoOf(p.svc) {
 		if err := s.t.info.Put(infoOf(p.svc)); err != nil {
@@ -59,22 +59,15 @@ func (s *state) prepare(p *plan) error {
 			return err
 		}
 	}
-	hashes, ids := keysOf(p.added)
-	if err := s.zero(ids); err != nil {
+	if err := s.zero(p.added); err != nil {
 		return err
 	}
-	if err := s.addSources(p); err != nil {
-		return err
-	}
-	return s.t.backendIDs.Put(hashes, ids)
+	return s.addSources(p)
 }
 
 // unprepare takes prepare back, and the plan with it.
 func (s *state) unprepare(p *plan) error {
 	var errs []error
-	for _, b := range p.added {
-		errs = append(errs, s.t.backendIDs.Delete(b.hash))
-	}
 	switch {
 	case p.fresh:
 		errs = append(errs, s.t.info.Delete(p.rec.hash))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package backends handles the array of backends and the hash that leads from
-// a backend's identity to its place in that array.
+// Package backends handles the array of backends and the chains that lead from a
+// backend's identity to its place in that array.
 package backends
 
 import (
@@ -51,32 +51,42 @@ const (
 	orderOffset   = uint32(unsafe.Offsetof(bpf.LBBackend{}.Order))
 	stateOffset   = uint32(unsafe.Offsetof(bpf.LBBackend{}.State))
 	upperOffset   = uint32(unsafe.Offsetof(bpf.LBBackend{}.Upper))
+	nextOffset    = uint32(unsafe.Offsetof(bpf.LBBackend{}.Next))
 )
 
-// Table is the map backends. One goroutine writes.
-type Table struct{ area *mmap.Area }
+// Table is the map backends, and backend_ids, which leads from a hash to the id
+// that has it: bpf/ids.h says how. One goroutine writes.
+type Table struct{ area, first *mmap.Area }
 
-// Open maps the table's memory.
-func Open(m *ebpf.Map) (*Table, error) {
+// Open maps the memory of the two, which have equally many elements.
+func Open(m, ids *ebpf.Map) (*Table, error) {
 	area, err := mmap.Open(m)
 	if err != nil {
 		return nil, err
 	}
-	return &Table{area}, nil
+	first, err := mmap.Open(ids)
+	if err != nil {
+		return nil, errors.Join(err, area.Close())
+	}
+	return &Table{area, first}, nil
 }
 
 // Close unmaps the memory.
-func (t *Table) Close() error { return t.area.Close() }
+func (t *Table) Close() error { return errors.Join(t.area.Close(), t.first.Close()) }
 
 // Len returns the number of elements; 0 is never a backend.
 func (t *Table) Len() uint32 { return t.area.Len() }
 
-// Write writes a whole record, its hash last: until then nobody takes the id
-// for the backend. For a record that has its hash already it edits in place.
+// Write writes a whole record, its hash last, and makes it found by that: until
+// then nobody takes the id for the backend. For a record that has its hash already
+// it edits in place.
 func (t *Table) Write(id uint32, r Record) {
-	a := r.Addr.Addr().As16()
-	if t.Hash(id) != r.Hash {
-		t.area.Store64(id, hashOffset, 0)
+	before := t.Hash(id)
+	if before != r.Hash {
+		if before != 0 {
+			t.Leave(id)
+		}
+		a := r.Addr.Addr().As16()
 		t.area.Store64(id, addrOffset, binary.LittleEndian.Uint64(a[:8]))
 		t.area.Store64(id, addrOffset+8, binary.LittleEndian.Uint64(a[8:]))
 	}
@@ -87,17 +97,82 @@ func (t *Table) Write(id uint32, r Record) {
 	// upper and lower do, and state, outside and last weight.
 	t.area.Store64(id, upperOffset, uint64(r.Upper)|uint64(r.Lower)<<32)
 	t.area.Store32(id, stateOffset, uint32(r.State)|uint32(r.Outside)<<8|uint32(r.LastWeight)<<16)
-	t.area.Store64(id, hashOffset, r.Hash)
+	if before != r.Hash {
+		t.Enter(id, r.Hash)
+	}
 }
 
 // Free makes the id nobody's.
 func (t *Table) Free(id uint32) {
-	t.area.Store64(id, hashOffset, 0)
+	if t.Hash(id) != 0 {
+		t.Leave(id)
+	}
 	t.area.Store32(id, stateOffset, uint32(Free))
+}
+
+// place is where a hash's chain begins.
+func (t *Table) place(hash uint64) uint32 { return uint32(hash % uint64(t.first.Len())) }
+
+// Enter gives id, which has none, its hash, by which it is found from then on.
+func (t *Table) Enter(id uint32, hash uint64) {
+	at := t.place(hash)
+	t.area.Store32(id, nextOffset, t.first.Load32(at, 0))
+	t.area.Store64(id, hashOffset, hash)
+	t.first.Store32(at, 0, id)
+}
+
+// Leave takes the hash from id. Whoever is looking at it begins anew: its next one
+// stays as it is.
+func (t *Table) Leave(id uint32) {
+	next := t.area.Load32(id, nextOffset)
+	switch at, before := t.seek(t.Hash(id), func(at uint32) bool { return at == id }); {
+	case at != id: // it was never entered
+	case before == 0:
+		t.first.Store32(t.place(t.Hash(id)), 0, next)
+	default:
+		t.area.Store32(before, nextOffset, next)
+	}
+	t.area.Store64(id, hashOffset, 0)
+}
+
+// Find returns the id that has a hash; 0: nobody has it.
+func (t *Table) Find(hash uint64) uint32 {
+	id, _ := t.seek(hash, func(id uint32) bool { return t.Hash(id) == hash })
+	return id
+}
+
+// seek returns the first id in a hash's chain that is the one, and the one before
+// it; 0: there is none.
+func (t *Table) seek(hash uint64, is func(id uint32) bool) (id, before uint32) {
+	for id = t.first.Load32(t.place(hash), 0); id != 0 && !is(id); id = t.area.Load32(id, nextOffset) {
+		before = id
+	}
+	return id, before
 }
 
 // Hash returns the identity of backend id, 0 if it is free.
 func (t *Table) Hash(id uint32) uint64 { return t.area.Load64(id, hashOffset) }
+
+// Put makes the record of id what b says, its hash included (0: it is nobody's): for
+// who fills maps by hand, and knows what the programs read.
+func Put(m, ids *ebpf.Map, id uint32, b bpf.LBBackend) error {
+	t, err := Open(m, ids)
+	if err != nil {
+		return err
+	}
+	if t.Hash(id) != 0 {
+		t.Leave(id)
+	}
+	hash := b.Hash
+	b.Hash, b.Next = 0, 0
+	if err := m.Put(id, b); err != nil {
+		return errors.Join(fmt.Errorf("write backend %d to map %s: %w", id, m, err), t.Close())
+	}
+	if hash != 0 {
+		t.Enter(id, hash)
+	}
+	return t.Close()
+}
 
 // Each yields the used records, by batch lookups. Addresses are unmapped: IPv4
 // where the map has ::ffff:a.b.c.d.
@@ -118,54 +193,4 @@ func Each(m *ebpf.Map, yield func(id uint32, r Record)) error {
 		})
 		return nil
 	})
-}
-
-// IDs is the map backend_ids. One goroutine writes.
-type IDs struct {
-	Map *ebpf.Map
-	// Later, if it is not nil, collects what is written until its Flush.
-	Later *Later
-}
-
-// Later collects elements of the map.
-type Later = batch.Later[uint64, uint32]
-
-// Put enters ids for hashes. On an error some of them may be there.
-func (i IDs) Put(hashes []uint64, ids []uint32) error {
-	if len(hashes) == 0 {
-		return nil
-	}
-	if i.Later != nil {
-		for n := range hashes {
-			if err := i.Later.Put(i.Map, hashes[n], ids[n]); err != nil {
-				return fmt.Errorf("write to map %s: %w", i.Map, err)
-			}
-		}
-		return nil
-	}
-	if _, err := i.Map.BatchUpdate(hashes, ids, nil); err != nil {
-		return fmt.Errorf("write %d entries to map %s: %w", len(hashes), i.Map, err)
-	}
-	return nil
-}
-
-// Has reports whether the hash is there, what Later collects left out.
-func (i IDs) Has(hash uint64) (bool, error) {
-	var id uint32
-	err := i.Map.Lookup(hash, &id)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("read map %s: %w", i.Map, err)
-	}
-	return true, nil
-}
-
-// Delete removes the hash, which may be absent.
-func (i IDs) Delete(hash uint64) error {
-	if err := i.Later.Delete(i.Map, hash); err != nil {
-		return fmt.Errorf("delete from map %s: %w", i.Map, err)
-	}
-	return nil
 }

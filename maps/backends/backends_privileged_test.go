@@ -15,10 +15,18 @@ import (
 	"github.com/waggle-lb/waggle/maps/maptest"
 )
 
-func open(t *testing.T) (*ebpf.Map, *Table) {
+const places = 100 // of the maps
+
+// opened is a table, and the map of its ids.
+type opened struct {
+	*Table
+	ids *ebpf.Map
+}
+
+func open(t *testing.T) (*ebpf.Map, opened) {
 	t.Helper()
-	m := maptest.New(t, "backends", 100)
-	table, err := Open(m)
+	m, ids := maptest.New(t, "backends", places), maptest.New(t, "backend_ids", places)
+	table, err := Open(m, ids)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +35,7 @@ func open(t *testing.T) (*ebpf.Map, *Table) {
 			t.Error(err)
 		}
 	})
-	return m, table
+	return m, opened{table, ids}
 }
 
 var (
@@ -90,35 +98,60 @@ func TestEachYieldsUsedRecordsOnly(t *testing.T) {
 	}
 }
 
-func TestIDsAreEnteredAndDeleted(t *testing.T) {
-	m := maptest.New(t, "backend_ids", 4)
-	ids := IDs{Map: m}
-	want := func(hash uint64, want uint32) {
-		t.Helper()
-		var got uint32
-		if err := m.Lookup(hash, &got); got != want || (err == nil) != (want != 0) {
-			t.Errorf("hash %#x: %d, %v, want %d", hash, got, err, want)
+// A hash is found wherever its id stands among those that have it alike, whoever
+// comes and goes; and programs find what Find finds: bpf's tests.
+func TestHashesAreFound(t *testing.T) {
+	for _, leaving := range [][]uint32{{1, 2, 3, 4}, {4, 3, 2, 1}, {2, 4, 1, 3}, {3, 1, 4, 2}} {
+		m, table := open(t)
+		chain := func(id uint32) uint64 { return uint64(id)<<32*places + 7 } // all are 7 modulo places
+		want := map[uint64]uint32{chain(9): 0, 8: 99}
+		table.Write(99, Record{Hash: 8, State: Active})
+		for id := uint32(1); id <= 4; id++ {
+			r := four
+			r.Hash = chain(id)
+			table.Write(id, r)
+			r.Weight++
+			table.Write(id, r) // an edit is not another entry
+			want[r.Hash] = id
+		}
+		for n, id := range leaving {
+			for hash, id := range want {
+				if got := table.Find(hash); got != id {
+					t.Errorf("leaving %v, after %d: hash %#x is of %d, want %d", leaving, n, hash, got, id)
+				}
+			}
+			next := lookup(t, m, id).Next
+			if n%2 == 0 {
+				table.Free(id)
+				table.Free(id) // it is free
+			} else { // another's at once
+				r := six
+				r.Hash += uint64(id)
+				table.Write(id, r)
+				want[r.Hash] = id
+			}
+			want[chain(id)] = 0
+			if b := lookup(t, m, id); b.Hash == 0 && b.Next != next {
+				t.Errorf("leaving %v: who is at %d is led to %d, want %d", leaving, id, b.Next, next)
+			}
 		}
 	}
-	if err := ids.Put(nil, nil); err != nil {
-		t.Error(err)
-	}
-	if err := ids.Put([]uint64{1 << 63, 2, 3}, []uint32{10, 20, 30}); err != nil {
-		t.Fatal(err)
-	}
-	if err := ids.Put([]uint64{2}, []uint32{21}); err != nil {
-		t.Fatal(err)
-	}
-	want(1<<63, 10)
-	want(2, 21)
-	for range 2 { // it may be absent
-		if err := ids.Delete(2); err != nil {
-			t.Error(err)
+}
+
+func TestPutIsFoundByItsHash(t *testing.T) {
+	m, table := open(t)
+	ids := table.ids
+	for _, hash := range []uint64{7, 7 + places, 7, 0} {
+		if err := Put(m, ids, 3, bpf.LBBackend{Hash: hash, Port: 80, Next: 50}); err != nil {
+			t.Fatal(err)
 		}
-		want(2, 0)
-	}
-	want(3, 30)
-	if err := ids.Put([]uint64{4, 5, 6}, []uint32{1, 2, 3}); err == nil {
-		t.Error("five of four are taken")
+		for _, h := range []uint64{7, 7 + places} {
+			if got, want := table.Find(h), uint32(0); h == hash && got != 3 || h != hash && got != want {
+				t.Errorf("with hash %d: %d is of %d", hash, h, got)
+			}
+		}
+		if b := lookup(t, m, 3); b.Hash != hash || b.Port != 80 || b.Next != 0 {
+			t.Errorf("with hash %d: %+v", hash, b)
+		}
 	}
 }

@@ -47,7 +47,7 @@ func each(t *testing.T, m *ebpf.Map) map[uint64]uint32 {
 // rest of a reading has room for; a map of one element has one bucket.
 func TestEachSeesEveryElementOnce(t *testing.T) {
 	for _, c := range []struct{ room, used int }{{1, 0}, {1, 1}, {2, 2}, {3, 3}, {64, 64}, {1000, 1000}, {20000, 0}, {20000, 1}, {20000, 20000}} {
-		m := maptest.New(t, "backend_ids", uint32(c.room))
+		m := maptest.Hash(t, uint32(c.room))
 		if d := cmp.Diff(fill(t, m, c.used), each(t, m)); d != "" {
 			t.Errorf("%d of %d elements (-want +got):\n%s", c.used, c.room, d)
 		}
@@ -57,7 +57,7 @@ func TestEachSeesEveryElementOnce(t *testing.T) {
 // A hash without preallocation may be filled beyond the buckets' share: all
 // elements in few buckets, more in one than a reading begins with.
 func TestEachMakesRoomForAFullBucket(t *testing.T) {
-	m := maptest.New(t, "backend_ids", 4)
+	m := maptest.Hash(t, 4)
 	want := fill(t, m, 4)
 	keys, values := make([]uint64, 1), make([]uint32, 1)
 	var tight bool
@@ -70,7 +70,7 @@ func TestEachMakesRoomForAFullBucket(t *testing.T) {
 		if tight {
 			break
 		}
-		m = maptest.New(t, "backend_ids", 4)
+		m = maptest.Hash(t, 4)
 		want = fill(t, m, 4)
 	}
 	if !tight {
@@ -104,7 +104,7 @@ func TestEachSeesArrays(t *testing.T) {
 }
 
 func TestEachStopsAtAnError(t *testing.T) {
-	m := maptest.New(t, "backend_ids", 100)
+	m := maptest.Hash(t, 100)
 	fill(t, m, 100)
 	stop, n := errors.New("stop"), 0
 	err := Each(m, func(uint64, *uint32) error {

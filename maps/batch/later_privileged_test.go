@@ -12,7 +12,7 @@ import (
 )
 
 func TestLaterWritesAllByItsFlush(t *testing.T) {
-	m := maptest.New(t, "backend_ids", 20_000)
+	m := maptest.Hash(t, 20_000)
 	later := batch.NewLater[uint64, uint32]()
 	do := func(err error) {
 		t.Helper()
@@ -46,7 +46,7 @@ func TestLaterWritesAllByItsFlush(t *testing.T) {
 // Whoever puts more than a batch may not learn that one before failed: all of it does.
 func TestAFullMapFailsTheFlush(t *testing.T) {
 	for _, entries := range []uint64{5, 20_000} {
-		m, later := maptest.New(t, "backend_ids", 4), batch.NewLater[uint64, uint32]()
+		m, later := maptest.Hash(t, 4), batch.NewLater[uint64, uint32]()
 		for k := range entries {
 			if err := later.Put(m, k, 1); err != nil {
 				t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 
 	"github.com/waggle-lb/waggle/bpf"
 )
@@ -28,6 +29,21 @@ func New(t testing.TB, name string, entries uint32) *ebpf.Map {
 		t.Fatalf("there is no map %s", name)
 	}
 	s.MaxEntries = entries
+	return made(t, s)
+}
+
+// Hash makes a map of so many elements, from 8 bytes to 4, that has memory for what
+// is in it. It ends with the test.
+func Hash(t testing.TB, entries uint32) *ebpf.Map {
+	t.Helper()
+	if err := rlimit.RemoveMemlock(); err != nil {
+		t.Fatal(err)
+	}
+	return made(t, &ebpf.MapSpec{Name: "hash", Type: ebpf.Hash, KeySize: 8, ValueSize: 4, MaxEntries: entries, Flags: unix.BPF_F_NO_PREALLOC})
+}
+
+func made(t testing.TB, s *ebpf.MapSpec) *ebpf.Map {
+	t.Helper()
 	m, err := ebpf.NewMap(s)
 	if err != nil {
 		t.Fatal(err)

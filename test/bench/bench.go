@@ -15,6 +15,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/backends"
 	"github.com/waggle-lb/waggle/maps/bits"
 	"github.com/waggle-lb/waggle/maps/stats"
 )
@@ -121,10 +122,7 @@ func (b *bench) fill() error {
 
 func (b *bench) backend(id, svc uint32, a netip.Addr, proto lb.Protocol) error {
 	be := bpf.LBBackend{Hash: uint64(id), Addr: a.As16(), Port: 8080, Weight: 1, Service: svc, State: uint8(bpf.LBBackendStateBACKEND_ACTIVE)}
-	if err := b.lb.Backends.Put(id, be); err != nil {
-		return err
-	}
-	if err := b.lb.BackendIds.Put(uint64(id), id); err != nil {
+	if err := backends.Put(b.lb.Backends, b.lb.BackendIds, id, be); err != nil {
 		return err
 	}
 	return setBit(b.lb.BackendBits, bits.Backend(netip.AddrPortFrom(a, 8080), proto))

@@ -13,6 +13,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/backends"
 	"github.com/waggle-lb/waggle/maps/bits"
 )
 
@@ -100,13 +101,14 @@ func ends(ip []byte) (src, dst netip.AddrPort) {
 func (b *bench) fillMasquerade() error {
 	at := netip.AddrPortFrom(masqBackend, firstPort)
 	be := bpf.LBBackend{Hash: masqID, Addr: masqBackend.As16(), Port: firstPort, Weight: 1, Service: masqService, State: uint8(bpf.LBBackendStateBACKEND_ACTIVE)}
+	if err := backends.Put(b.lb.Backends, b.lb.BackendIds, masqID, be); err != nil {
+		return err
+	}
 	base := uint32(masqService * 16)
 	for _, put := range []struct {
 		m          *ebpf.Map
 		key, value any
 	}{
-		{b.lb.Backends, uint32(masqID), be},
-		{b.lb.BackendIds, uint64(masqID), uint32(masqID)},
 		{b.lb.Slots, base, uint64(0)},
 		{b.lb.Slots, base + runHeader, uint64(masqID)},
 		{b.lb.Services, uint32(masqService), bpf.LBService{Hash: masqService, Pool: uint64(base) | 1<<32 | uint64(bpf.LBRuleRULE_CURSOR)<<56}},

@@ -22,6 +22,7 @@ import (
 	"github.com/waggle-lb/waggle/dataplane/ebpf"
 	"github.com/waggle-lb/waggle/internal/task"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/backends"
 	"github.com/waggle-lb/waggle/sync/file"
 )
 
@@ -31,7 +32,8 @@ type waggle struct {
 	dataplane *ebpf.Dataplane
 	snap      *lb.Snapshot
 	pins      string
-	ids, load *cilium.Map
+	backends  *backends.Table
+	load      *cilium.Map
 	tasks     []task.Task
 	stop      context.CancelFunc
 	running   errgroup.Group
@@ -101,16 +103,22 @@ func (w *waggle) restore(text string, m mode) error {
 // open opens the maps that tell how many connections backends have. A change may
 // have others take their place.
 func (w *waggle) open() error {
-	for name, m := range map[string]**cilium.Map{"config/backend_ids": &w.ids, "load": &w.load} {
-		if *m != nil {
-			(*m).Close()
-		}
+	if w.load != nil {
+		w.load.Close()
+		w.backends.Close()
+	}
+	var records, ids *cilium.Map
+	for name, m := range map[string]**cilium.Map{"config/backends": &records, "config/backend_ids": &ids, "load": &w.load} {
 		var err error
 		if *m, err = cilium.LoadPinnedMap(filepath.Join(w.pins, name), nil); err != nil {
 			return err
 		}
 	}
-	return nil
+	defer records.Close()
+	defer ids.Close()
+	var err error
+	w.backends, err = backends.Open(records, ids)
+	return err
 }
 
 // gauges lists the backends of a service in the order of its list, and how many
@@ -140,15 +148,11 @@ func (w *waggle) gauges(s *service) ([]counts, error) {
 
 // loadOf is how many connections a backend has; false if it is not known any more.
 func (w *waggle) loadOf(b lb.BackendID) (l bpf.LBBackendLoad, there bool, err error) {
-	var id uint32
-	err = w.ids.Lookup(b.Hash(), &id)
-	if errors.Is(err, cilium.ErrKeyNotExist) {
+	id := w.backends.Find(b.Hash())
+	if id == 0 {
 		return l, false, nil
 	}
-	if err == nil {
-		err = w.load.Lookup(id, &l)
-	}
-	return l, err == nil, err
+	return l, true, w.load.Lookup(id, &l)
 }
 
 // counts is the same of services, with all that they count.

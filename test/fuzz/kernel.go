@@ -61,7 +61,7 @@ type loadOptions struct {
 
 // small are the maps that a run makes smaller than they ship, to be read and
 // emptied soon, or larger, so that nothing is evicted without being asked.
-var small = map[string]uint32{"backends": 4096, "load": 4096, "services": 64, "slots": lastWord,
+var small = map[string]uint32{"backends": 4096, "backend_ids": 4096, "load": 4096, "services": 64, "slots": lastWord,
 	"vips": 128, "fragments": 1 << 15, "held": 1 << 13, "affinity": 1 << 13, "half_open": ringPlaces}
 
 // load loads the programs. The kernel's random numbers become a constant, so

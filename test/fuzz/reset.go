@@ -18,14 +18,14 @@ func (k *kernel) reset() error {
 	if err := k.AnyPort.Set(uint32(0)); err != nil {
 		return err
 	}
-	for _, m := range []*ebpf.Map{k.Flows, k.Direct, k.Affinity, k.Fragments, k.Held, k.Vips, k.BackendIds, k.NodeAddrs, k.LBMaps.Devices,
+	for _, m := range []*ebpf.Map{k.Flows, k.Direct, k.Affinity, k.Fragments, k.Held, k.Vips, k.NodeAddrs, k.LBMaps.Devices,
 		k.Prefixes, k.SourceRanges} {
 		if _, err := countKeys(m, true); err != nil {
 			return err
 		}
 	}
 	for m, n := range map[*ebpf.Map]int{k.VipBits: 1 << 12, k.PeerBits: 1 << 12, k.BackendBits: 1 << 12, k.MasqBits: 1 << 12,
-		k.NodePortBits: 1 << 10, k.Resourced: 1 << 12, k.Backends: lastBackend, k.Load: lastBackend, k.Stats: int(k.Stats.MaxEntries()), k.Services: 64, k.MasqPorts: int(bpf.LBLimitsMASQ_WORDS)} {
+		k.NodePortBits: 1 << 10, k.Resourced: 1 << 12, k.Backends: lastBackend, k.BackendIds: int(k.BackendIds.MaxEntries()), k.Load: lastBackend, k.Stats: int(k.Stats.MaxEntries()), k.Services: 64, k.MasqPorts: int(bpf.LBLimitsMASQ_WORDS)} {
 		if err := zero(m, n); err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/backends"
 	"github.com/waggle-lb/waggle/maps/bits"
 )
 
@@ -148,16 +149,12 @@ func (w *world) populate(r *rand.Rand, k *kernel) error {
 func (w *world) put(k *kernel, id uint32, b backend) error {
 	if old := w.backends[id]; old.Hash != b.Hash && old.Hash != 0 {
 		delete(w.ids, old.Hash)
-		if err := k.BackendIds.Delete(old.Hash); err != nil {
-			return err
-		}
 	}
 	w.backends[id] = b
-	if err := k.Backends.Put(id, b.LBBackend); err != nil || b.Hash == 0 {
-		return err
+	if b.Hash != 0 {
+		w.ids[b.Hash] = id
 	}
-	w.ids[b.Hash] = id
-	return k.BackendIds.Put(b.Hash, id)
+	return backends.Put(k.Backends, k.BackendIds, id, b.LBBackend)
 }
 
 // serve enters a frontend, and its address's marker if it has one.

@@ -201,7 +201,7 @@ func (s *scene) fill() fill {
 	fillOf(s, f, "config/vips", func(bpf.LBVipKey, *bpf.LBVip) int { return 1 })
 	fillOf(s, f, "config/services", func(_ uint32, v *bpf.LBService) int { return min(1, bits.Len64(v.Hash)) })
 	fillOf(s, f, "config/backends", func(_ uint32, v *bpf.LBBackend) int { return min(1, bits.Len64(v.Hash)) })
-	fillOf(s, f, "config/backend_ids", func(uint64, *uint32) int { return 1 })
+	fillOf(s, f, "config/backend_ids", func(_ uint32, v *uint32) int { return int(min(1, *v)) })
 	fillOf(s, f, "config/service_info", func(uint64, *bpf.LBServiceName) int { return 1 })
 	fillOf(s, f, "load", func(_ uint32, v *bpf.LBBackendLoad) int { return int(v.Active + v.Inactive) })
 	fillOf(s, f, "half_open_ends", func(_ uint32, v *bpf.LBHalfOpenRing) int { return int(v.Count) })

@@ -32,18 +32,37 @@ func (s *Service) Check() error {
 			return fmt.Errorf("service %s: source range %s: write a network of the service's family, such as 192.0.2.0/24", s.ID, r)
 		}
 	}
-	seen := make(map[netip.AddrPort]bool, len(s.Backends))
 	for i := range s.Backends {
-		b := &s.Backends[i]
-		if err := s.checkBackend(b); err != nil {
-			return fmt.Errorf("service %s: backend %s: %w", s.ID, b.Addr, err)
+		if err := s.checkBackend(&s.Backends[i]); err != nil {
+			return fmt.Errorf("service %s: backend %s: %w", s.ID, s.Backends[i].Addr, err)
 		}
-		if seen[b.Addr] {
-			return fmt.Errorf("service %s: backend %s appears twice: write it once", s.ID, b.Addr)
-		}
-		seen[b.Addr] = true
+	}
+	if twice := s.repeated(); twice.IsValid() {
+		return fmt.Errorf("service %s: backend %s appears twice: write it once", s.ID, twice)
 	}
 	return nil
+}
+
+// repeated returns the address of a backend that is there twice, the zero one if
+// none is. Most lists are in the order of addresses, up or down, and show it.
+func (s *Service) repeated() netip.AddrPort {
+	up, down := true, true
+	for i := 1; i < len(s.Backends) && (up || down); i++ {
+		c := s.Backends[i-1].Addr.Compare(s.Backends[i].Addr)
+		up, down = up && c < 0, down && c > 0
+	}
+	if up || down {
+		return netip.AddrPort{}
+	}
+	seen := make(map[netip.AddrPort]bool, len(s.Backends))
+	for i := range s.Backends {
+		addr := s.Backends[i].Addr
+		if seen[addr] {
+			return addr
+		}
+		seen[addr] = true
+	}
+	return netip.AddrPort{}
 }
 
 // MaxAffinity is the longest Affinity.Timeout: that of ipvsadm.

@@ -41,11 +41,29 @@ func (id ServiceID) Hash() uint64 {
 func (id BackendID) Hash() uint64 { return BackendHash(id.Service.Hash(), id.Addr) }
 
 // BackendHash is BackendID.Hash for a service hash already computed.
-func BackendHash(service uint64, addr netip.AddrPort) uint64 {
-	a := addr.Addr().As16()
+func BackendHash(service uint64, addr netip.AddrPort) uint64 { return HashesOf(service).Backend(addr) }
+
+// Hashes makes those of a service's backends.
+type Hashes struct {
+	all  uint64 // of the service's
+	four uint64 // and of the part that all IPv4 addresses share
+}
+
+// HashesOf begins the hashes of a service's backends, by its own.
+func HashesOf(service uint64) Hashes {
 	var s [8]byte
 	for i := range s {
 		s[i] = byte(service >> (8 * i))
 	}
-	return mix(fnv(fnv(fnv(fnvOffset, s[:]), a[:]), []byte{byte(addr.Port() >> 8), byte(addr.Port())}))
+	all, mapped := fnv(fnvOffset, s[:]), netip.IPv4Unspecified().As16()
+	return Hashes{all, fnv(all, mapped[:12])}
+}
+
+// Backend is BackendID.Hash.
+func (h Hashes) Backend(addr netip.AddrPort) uint64 {
+	a, port := addr.Addr().As16(), []byte{byte(addr.Port() >> 8), byte(addr.Port())}
+	if addr.Addr().Is4() {
+		return mix(fnv(fnv(h.four, a[12:]), port))
+	}
+	return mix(fnv(fnv(h.all, a[:]), port))
 }

@@ -214,11 +214,12 @@ func (s *Service) Sockets() string {
 
 // Pool returns the backends of one pool, in their order.
 func (s *Service) Pool(p Pools) []Backend {
-	outside := func(b Backend) bool { return b.Outside&p != 0 }
-	if !slices.ContainsFunc(s.Backends, outside) {
-		return s.Backends
+	for i := range s.Backends {
+		if s.Backends[i].Outside&p != 0 {
+			return slices.DeleteFunc(slices.Clone(s.Backends), func(b Backend) bool { return b.Outside&p != 0 })
+		}
 	}
-	return slices.DeleteFunc(slices.Clone(s.Backends), outside)
+	return s.Backends
 }
 
 // UsesLocal reports whether a frontend picks from the pool of this machine.

@@ -56,7 +56,11 @@ func (s *state) planAll(diff *lb.Diff, failed map[lb.ServiceID]error) []*plan {
 	want := slices.Clone(diff.Added)
 	for _, c := range diff.Changed {
 		if c.Old.Equal(c.New) {
-			s.records[c.New.ID.Hash()].svc = c.New
+			rec := s.records[c.New.ID.Hash()]
+			rec.svc = c.New
+			for i, b := range rec.list {
+				b.in = &c.New.Backends[i]
+			}
 			continue
 		}
 		want = append(want, c.New)
@@ -78,6 +82,9 @@ func (s *state) planAll(diff *lb.Diff, failed map[lb.ServiceID]error) []*plan {
 // resolve takes out the plans that want a frontend of a service that keeps it,
 // because that service failed; and those that depend on them in turn.
 func (s *state) resolve(plans []*plan, removed []*lb.Service, failed map[lb.ServiceID]error) []*plan {
+	if !slices.ContainsFunc(plans, func(p *plan) bool { return len(p.taken) > 0 }) {
+		return plans
+	}
 	yields := make(map[*record]bool, len(plans)+len(removed))
 	for _, p := range plans {
 		yields[p.rec] = true
@@ -88,12 +95,11 @@ func (s *state) resolve(plans []*plan, removed []*lb.Service, failed map[lb.Serv
 	for {
 		n := len(plans)
 		plans = slices.DeleteFunc(plans, func(p *plan) bool {
-			for _, f := range p.frontends {
-				owner := s.owners[f.Key()].rec
-				if owner == nil || yields[owner] {
+			for _, owner := range p.taken {
+				if yields[owner.rec] {
 					continue
 				}
-				failed[p.svc.ID] = &lb.ConflictError{First: owner.id, Second: p.svc.ID, Frontend: f.Key()}
+				failed[p.svc.ID] = &lb.ConflictError{First: owner.rec.id, Second: p.svc.ID, Frontend: owner.as.Key()}
 				yields[p.rec] = false
 				s.cancel(p)
 				return true

@@ -33,6 +33,7 @@ func (d *Dataplane) build(snap *lb.Snapshot, sizes map[string]uint32) (rep datap
 		return rep, errors.Join(err, g.Close())
 	}
 	b := &builder{d: d, g: g, s: newState(t, d.log, time.Now), prev: prev}
+	b.s.expect(snap)
 	rep, err = b.fill(snap)
 	if err == nil {
 		err = b.publish()

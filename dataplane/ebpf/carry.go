@@ -72,13 +72,14 @@ func (s *state) carryIDs(c *contents) []*backend {
 	list := make([]*backend, 0, len(c.backends))
 	for _, b := range c.backends {
 		rec := s.carryRecord(c.services[b.Service])
-		if rec == nil || rec.backends[b.Addr] != nil || !s.backendIDs.claim(b.id) {
+		if rec == nil || s.withHash(b.Hash) != nil || !s.backendIDs.claim(b.id) {
 			continue
 		}
-		have := newBackend(rec, b.Addr, b.id)
-		s.adopt(have)
-		have.in = lb.Backend{Addr: b.Addr, Weight: b.Weight, Upper: b.Upper, Lower: b.Lower, Outside: b.Outside}
+		have := &backend{id: b.id, hash: b.Hash, owner: rec}
+		have.in = &lb.Backend{Addr: b.Addr, Weight: b.Weight, Upper: b.Upper, Lower: b.Lower, Outside: b.Outside}
 		have.lastWeight, have.order, have.draining = b.LastWeight, b.Order, true
+		s.adopt(have)
+		s.t.backends.Write(b.id, b.Record) // found by its hash; what else it says is written anew
 		list = append(list, have)
 	}
 	for _, b := range list {
@@ -106,7 +107,7 @@ func (s *state) carryRecord(row *stored) *record {
 		s.log.Warn("service not carried over", "service", row.ID.String(), "error", err)
 		return nil
 	}
-	rec := s.newRecord(row.ID, index, len(row.backends))
+	rec := s.newRecord(row.ID, index)
 	rec.settings = row.settings
 	s.enter(rec)
 	return rec
@@ -125,7 +126,7 @@ func (s *state) carryRuns(c *contents, snap *lb.Snapshot, prev *slots.Table) (ou
 			if from.Rule == 0 {
 				continue
 			}
-			to := restore(svc, svc.Pool(bothPools[i]), rec)
+			to := s.restore(svc, svc.Pool(bothPools[i]), rec)
 			if from.Rule == sched.Cursor && to.run.Rule == sched.Cursor && prev.Has(from.Base) {
 				to.stood = prev.Position(from.Base)
 				out = append(out, carried{rec, i, from.Base, to.stood.Next})
@@ -137,10 +138,10 @@ func (s *state) carryRuns(c *contents, snap *lb.Snapshot, prev *slots.Table) (ou
 }
 
 // restore makes a pool that stands for one of a former generation.
-func restore(svc *lb.Service, backends []lb.Backend, rec *record) pool {
+func (s *state) restore(svc *lb.Service, backends []lb.Backend, rec *record) pool {
 	last := make([]uint16, len(backends))
 	for i, b := range backends {
-		if have := rec.backends[b.Addr]; have != nil {
+		if have := s.withHash(lb.BackendHash(rec.hash, b.Addr)); have != nil {
 			last[i] = have.lastWeight
 		}
 	}

@@ -81,7 +81,7 @@ func TestWhichSocketsEnd(t *testing.T) {
 	} {
 		c.svc.Backends[0].Unhealthy = true
 		r.apply(c.svc)
-		b := r.d.state.records[c.svc.ID.Hash()].backends[serverAt(1)]
+		b := r.d.state.withHash(lb.BackendID{Service: c.svc.ID, Addr: serverAt(1)}.Hash())
 		w := bpf.LBWalkedSocket{Socket: bpf.LBSocket{
 			Proto: uint8(c.svc.Frontends[0].Protocol), Vip: vipAt(c.vip).Addr().As16(), VipPort: 80, Backend: b.id, BackendHash: b.hash,
 		}}

@@ -19,6 +19,7 @@ import (
 // counted is where the ids end that programs may have counted for.
 func (s *state) collect(counted uint32) {
 	s.counted = counted
+	s.t.backends.Alone = true
 	s.t.vips.Later = batch.NewLater[bpf.LBVipKey, bpf.LBVip]()
 	s.t.info.Later = batch.NewLater[uint64, bpf.LBServiceName]()
 }
@@ -27,17 +28,18 @@ func (s *state) collect(counted uint32) {
 func (s *state) flush() error {
 	s.counted = math.MaxUint32
 	t := s.t
+	t.backends.Alone = false
 	err := errors.Join(t.vips.Later.Flush(), t.info.Later.Flush())
 	t.vips.Later, t.info.Later = nil, nil
 	return err
 }
 
 // zero makes counters begin at zero, as their ids are other backends' now.
-func (s *state) zero(list []*backend) error {
+func (s *state) zero(list []backend) error {
 	var used []uint32
-	for _, b := range list {
-		if b.id < s.counted {
-			used = append(used, b.id)
+	for i := range list {
+		if id := list[i].id; id < s.counted {
+			used = append(used, id)
 		}
 	}
 	return stats.Zero(s.t.stats, used)

@@ -24,13 +24,16 @@ type plan struct {
 	// pools replace the record's if repool is set.
 	repool bool
 	pools  [len(bothPools)]plannedPool
-	// added are the records of backends that are new, with ids of theirs; rec does
-	// not have them yet.
-	added []*backend
+	// list are the records of svc's backends, in their order, if repool is set; added
+	// those of them that are new, with ids of theirs; rec does not have them yet.
+	list  []*backend
+	added []backend
 	// frontends are those that come to the service, or are written afresh.
 	frontends []lb.Frontend
 	// entries is how many elements of vips they may need.
 	entries uint32
+	// taken are who has some of the frontends now.
+	taken []owned
 }
 
 // plannedPool is a pool's next run, at its place, nil: it is not used any more; and
@@ -58,7 +61,7 @@ func (s *state) plan(svc *lb.Service, entries uint32) (_ *plan, err error) {
 		if !ok {
 			return nil, &FullError{"services", s.t.services.Len()}
 		}
-		p.rec, p.fresh = s.newRecord(svc.ID, index, len(svc.Backends)), true
+		p.rec, p.fresh = s.newRecord(svc.ID, index), true
 	}
 	if p.rec.id != svc.ID {
 		return nil, fmt.Errorf("service %s: it has the same hash as %s: rename one of them", svc.ID, p.rec.id)
@@ -87,6 +90,8 @@ func (s *state) planVIPs(p *plan, entries uint32) error {
 		p.frontends = append(p.frontends, f)
 		if owner.rec == nil {
 			p.entries++
+		} else if owner.rec != p.rec {
+			p.taken = append(p.taken, owner)
 		}
 		if a := f.Addr.Addr(); !f.IsNodePort() && s.marks[a] == 0 && !fresh[a] {
 			fresh[a] = true
@@ -101,16 +106,43 @@ func (s *state) planVIPs(p *plan, entries uint32) error {
 }
 
 func (s *state) planBackends(p *plan) error {
-	p.added = make([]*backend, 0, max(0, len(p.svc.Backends)-len(p.rec.backends)))
-	for _, b := range p.svc.Backends {
-		if p.rec.backends[b.Addr] != nil {
+	p.list = make([]*backend, len(p.svc.Backends))
+	hashes := lb.HashesOf(p.rec.hash)
+	fresh, before := 0, p.rec.list
+	for i := range p.svc.Backends {
+		addr := p.svc.Backends[i].Addr
+		// most stand where they stood, less those that are gone
+		if len(before) > 1 && before[0].in.Addr != addr && before[1].in.Addr == addr {
+			before = before[1:]
+		}
+		if len(before) > 0 && before[0].in.Addr == addr {
+			p.list[i], before = before[0], before[1:]
+			continue
+		}
+		if p.rec.held > 0 {
+			p.list[i] = s.withHash(hashes.Backend(addr))
+		}
+		if b := p.list[i]; b == nil {
+			fresh++
+		} else if b.in.Addr != addr || b.owner != p.rec {
+			return fmt.Errorf("service %s: backend %s has the same hash as %s of %s: give it another port", p.svc.ID, addr, b.in.Addr, b.owner.id)
+		}
+	}
+	if fresh == 0 {
+		return nil
+	}
+	p.added = make([]backend, 0, fresh)
+	for i := range p.svc.Backends {
+		if p.list[i] != nil {
 			continue
 		}
 		id, ok := s.takeBackendID()
 		if !ok {
 			return &FullError{"backends", s.t.backends.Len()}
 		}
-		p.added = append(p.added, newBackend(p.rec, b.Addr, id))
+		in := &p.svc.Backends[i]
+		p.added = append(p.added, backend{id: id, hash: hashes.Backend(in.Addr), owner: p.rec, in: in})
+		p.list[i] = &p.added[len(p.added)-1]
 	}
 	return nil
 }
@@ -154,8 +186,8 @@ func (s *state) cancel(p *plan) {
 	if p.fresh {
 		s.serviceIDs.release(p.rec.index)
 	}
-	for _, b := range p.added {
-		s.backendIDs.release(b.id)
+	for i := range p.added {
+		s.backendIDs.release(p.added[i].id)
 	}
 	for i := range p.pools {
 		s.vacate(p.pools[i].at, false)

@@ -161,7 +161,7 @@ func (a *again) note(r *rig, svc *lb.Service) {
 	} else {
 		a.bases[base] = true
 	}
-	b := rec.backends[svc.Backends[len(svc.Backends)-1].Addr]
+	b := r.d.state.withHash(lb.BackendHash(rec.hash, svc.Backends[len(svc.Backends)-1].Addr))
 	if owner := a.owners[b.id]; owner != b.hash {
 		a.owners[b.id] = b.hash
 		if owner != 0 {

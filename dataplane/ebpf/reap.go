@@ -12,16 +12,16 @@ import (
 // reap frees what has rested: runs; ids of draining backends without load;
 // services that have none of those left. Errors leave things for the next time.
 func (s *state) reap() error {
-	now := s.now()
+	now, clock := s.now(), s.clock()
 	s.space.wake(now)
 	var errs []error
 	for b := range s.draining {
-		if now.Sub(b.since) >= grace && s.t.load.IsZero(b.id) {
+		if clock-b.since >= grace && s.t.load.IsZero(b.id) {
 			s.free(b)
 		}
 	}
 	for rec := range s.gone {
-		if now.Sub(rec.since) >= grace && len(rec.backends) == 0 {
+		if now.Sub(rec.since) >= grace && rec.held == 0 {
 			errs = append(errs, s.forget(rec))
 		}
 	}
@@ -65,7 +65,8 @@ func (s *state) free(b *backend) {
 	}
 	s.peerBits.drop(bits.Addr(b.in.Addr.Addr()))
 	delete(s.draining, b)
-	delete(b.owner.backends, b.in.Addr)
+	b.owner.held--
+	s.byID[b.id] = nil
 	s.backendIDs.release(b.id)
 }
 
@@ -76,10 +77,10 @@ func (s *state) forget(rec *record) error {
 		return err
 	}
 	s.t.services.SetHash(rec.index, 0)
-	for a := range rec.addrs {
+	for a := range rec.addrs.all() {
 		s.vipBits.drop(bits.Addr(a))
 	}
-	for port := range rec.ports {
+	for port := range rec.ports.all() {
 		s.portBits.drop(uint32(port))
 	}
 	delete(s.gone, rec)

@@ -86,7 +86,7 @@ type need struct{ services, backends, vips, slots uint64 }
 // needOf counts; of slots it can only guess, as runs are not compiled yet.
 func needOf(snap *lb.Snapshot) (n need) {
 	n = need{services: 1, backends: 1, slots: 1} // 0 is nobody's
-	for svc := range snap.All() {
+	for svc := range snap.Each() {
 		n.services++
 		n.backends += uint64(len(svc.Backends))
 		n.vips += 2 * uint64(len(svc.Frontends)) // each with an address of its own, perhaps

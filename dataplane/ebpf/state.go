@@ -28,13 +28,15 @@ type record struct {
 	pools [len(bothPools)]pool
 	// settings are what packets find; they stay when the service is gone.
 	settings services.Settings
-	// backends are all that have an id, the draining ones included.
-	backends map[netip.AddrPort]*backend
+	// list are the records of svc's backends, in their order.
+	list []*backend
+	// held is how many backends have an id, the draining ones included.
+	held int
 	// addrs are the VIP bits that the record holds: those of frontends that
 	// it once had too, as their flows may still live.
-	addrs map[netip.Addr]bool
+	addrs set[netip.Addr]
 	// ports are the same of node ports.
-	ports map[uint16]bool
+	ports set[uint16]
 	// sources are the networks in source_ranges.
 	sources []netip.Prefix
 	// since is when svc became nil.
@@ -58,19 +60,20 @@ type pool struct {
 	stood sched.Position
 }
 
-// backend is one backend id in use.
+// backend is one backend id in use. There may be millions.
 type backend struct {
-	id    uint32
 	hash  uint64
 	owner *record
 	// in is what the service says, lastWeight the last weight that was not 0,
 	// order the place in its list.
-	in         lb.Backend
-	lastWeight uint16
+	in         *lb.Backend
+	since      time.Duration // from when on draining, by state.clock
+	id         uint32
 	order      uint32
-	// draining says that it left its service, at since.
+	turn       uint32 // the last write of its service that it was part of
+	lastWeight uint16
+	// draining says that it left its service.
 	draining bool
-	since    time.Time
 	// bits are the protocols for which it holds a bit, masqueraded those for
 	// which it holds one of masqBits. Flows that need them may outlive the
 	// service's word, so they stay as long as the id.
@@ -83,6 +86,8 @@ type state struct {
 	t   *tables
 	log *slog.Logger
 	now func() time.Time
+	// began is when the state was made.
+	began time.Time
 	// published says that packets see this generation. Before that runs need
 	// no rest.
 	published bool
@@ -94,6 +99,9 @@ type state struct {
 	records  map[uint64]*record    // by service hash
 	owners   map[lb.Frontend]owned // by their keys
 	marks    map[netip.Addr]int    // frontends of each marked address
+	byID     []*backend            // nil: nobody's, or not written yet
+	turn     uint32                // counts writes of services
+	ids      []uint32              // of the run that is being written
 	draining map[*backend]struct{}
 	// unhealthy are those of services that have not left them.
 	unhealthy map[*backend]struct{}
@@ -125,6 +133,7 @@ func newState(t *tables, log *slog.Logger, now func() time.Time) *state {
 		t:           t,
 		log:         log,
 		now:         now,
+		began:       now(),
 		counted:     math.MaxUint32,
 		records:     make(map[uint64]*record),
 		owners:      make(map[lb.Frontend]owned),
@@ -134,6 +143,7 @@ func newState(t *tables, log *slog.Logger, now func() time.Time) *state {
 		gone:        make(map[*record]struct{}),
 		serviceIDs:  newIDSpace(t.services.Len()),
 		backendIDs:  newIDSpace(t.backends.Len()),
+		byID:        make([]*backend, t.backends.Len()),
 		space:       newSpace(1, t.slots.Len()),
 		mhTables:    make(map[*uint16]*table),
 		vipBits:     newBitRefs(t.vipBits),
@@ -144,6 +154,17 @@ func newState(t *tables, log *slog.Logger, now func() time.Time) *state {
 		peers:       make(map[netip.Addr]bool),
 	}
 }
+
+// expect makes room for a snapshot, in a state that is empty.
+func (s *state) expect(snap *lb.Snapshot) {
+	n := needOf(snap)
+	s.records = make(map[uint64]*record, n.services)
+	s.owners = make(map[lb.Frontend]owned, n.vips/2)
+	s.marks = make(map[netip.Addr]int, n.services)
+}
+
+// clock is the time since the state was made.
+func (s *state) clock() time.Duration { return s.now().Sub(s.began) }
 
 // bitRefs counts who needs a bit, by its index.
 type bitRefs struct {
@@ -165,14 +186,10 @@ func (b bitRefs) drop(bit uint32) {
 	}
 }
 
-// newRecord makes the record of a service at an index that was taken for it, with
-// room for so many backends. Nothing leads to it yet.
-func (s *state) newRecord(id lb.ServiceID, index uint32, backends int) *record {
-	return &record{
-		id: id, hash: id.Hash(), index: index,
-		backends: make(map[netip.AddrPort]*backend, backends), addrs: make(map[netip.Addr]bool), ports: make(map[uint16]bool),
-		since: s.now(),
-	}
+// newRecord makes the record of a service at an index that was taken for it.
+// Nothing leads to it yet.
+func (s *state) newRecord(id lb.ServiceID, index uint32) *record {
+	return &record{id: id, hash: id.Hash(), index: index, since: s.now()}
 }
 
 // enter gives a new record its place in the maps, as a service that is gone.
@@ -197,16 +214,15 @@ func (s *state) takeBackendID() (uint32, bool) {
 	}
 }
 
-// newBackend makes the record of a backend that has its id already.
-func newBackend(rec *record, addr netip.AddrPort, id uint32) *backend {
-	return &backend{id: id, hash: lb.BackendHash(rec.hash, addr), owner: rec, in: lb.Backend{Addr: addr}}
-}
-
 // adopt gives a backend to its service's record.
 func (s *state) adopt(b *backend) {
-	b.owner.backends[b.in.Addr] = b
+	b.owner.held++
+	s.byID[b.id] = b
 	s.peerBits.hold(bits.Addr(b.in.Addr.Addr()))
 }
+
+// withHash returns the backend that was written with a hash, nil if there is none.
+func (s *state) withHash(hash uint64) *backend { return s.byID[s.t.backends.Find(hash)] }
 
 // store writes the backend's element.
 func (s *state) store(b *backend) {
@@ -233,15 +249,19 @@ func (s *state) store(b *backend) {
 
 // drain says that no new flow may go to the backend, and begins its rest.
 func (s *state) drain(b *backend) {
-	b.draining, b.since = true, s.now()
+	in := *b.in
+	b.in = &in // the list that it was in may be large, and is no longer needed
+	b.draining, b.since = true, s.clock()
 	s.draining[b] = struct{}{}
 	s.store(b)
 }
 
 // revive is the inverse of drain.
 func (s *state) revive(b *backend) {
-	b.draining = false
-	delete(s.draining, b)
+	if b.draining {
+		b.draining = false
+		delete(s.draining, b)
+	}
 }
 
 // needPort tells the programs if a backend may answer from any port.
@@ -291,9 +311,9 @@ func (s *state) usePeer(a netip.Addr) {
 // removed while it was filled rests from now on.
 func (s *state) publish() {
 	s.published = true
-	now := s.now()
+	now, clock := s.now(), s.clock()
 	for b := range s.draining {
-		b.since = now
+		b.since = clock
 	}
 	for rec := range s.gone {
 		rec.since = now
@@ -302,8 +322,8 @@ func (s *state) publish() {
 
 // judge says of all backends whether they are overloaded.
 func (s *state) judge() {
-	for _, rec := range s.records {
-		for _, b := range rec.backends {
+	for _, b := range s.byID {
+		if b != nil {
 			s.t.load.Judge(b.id, b.in.Upper, b.in.Lower)
 		}
 	}

@@ -43,7 +43,7 @@ func (s *state) write(p *plan) error {
 		return err
 	}
 	delete(s.gone, p.rec)
-	s.left = s.left || len(p.rec.backends) > len(p.svc.Backends) // it has come again, for their sockets too
+	s.left = s.left || p.rec.held > len(p.svc.Backends) // it has come again, for their sockets too
 	return s.dropSources(p)
 }
 
@@ -96,25 +96,28 @@ func (s *state) writeSettings(p *plan) {
 // what was there before.
 func (s *state) writePools(p *plan) {
 	rec, last := p.rec, lastWeights(p.pools[0].run)
-	for _, b := range p.added {
-		s.adopt(b)
+	for i := range p.added {
+		s.adopt(&p.added[i])
 	}
 	var protocols protocolSet
 	for _, f := range p.svc.Frontends {
 		protocols.add(f.Protocol)
 	}
-	for i, b := range p.svc.Backends {
-		have := rec.backends[b.Addr]
-		s.needBits(have, protocols, p.svc.Masquerade())
-		if !p.repool {
-			continue
-		}
-		s.revive(have)
-		have.in, have.lastWeight, have.order = b, last(have, &b), uint32(i)
-		s.store(have)
-	}
+	masquerade := p.svc.Masquerade()
 	if !p.repool {
+		for _, have := range rec.list {
+			s.needBits(have, protocols, masquerade)
+		}
 		return
+	}
+	s.turn++
+	for i := range p.svc.Backends {
+		b, have := &p.svc.Backends[i], p.list[i]
+		s.needBits(have, protocols, masquerade)
+		s.revive(have)
+		have.lastWeight = last(have, b)
+		have.in, have.order, have.turn = b, uint32(i), s.turn
+		s.store(have)
 	}
 	for i := range bothPools {
 		s.writeRun(p, i)
@@ -125,7 +128,12 @@ func (s *state) writePools(p *plan) {
 		s.vacate(pool.at, s.published)
 		*pool = poolOf(to)
 	}
-	s.drainAbsent(rec, p.svc)
+	for _, b := range rec.list {
+		if b.turn != s.turn {
+			s.drain(b)
+		}
+	}
+	rec.list = p.list
 }
 
 func poolOf(p *plannedPool) pool {
@@ -163,30 +171,15 @@ func (s *state) writeRun(p *plan, i int) {
 			to.run = run
 		}
 	}
-	ids := make([]uint32, len(to.run.Backends))
-	for i, b := range to.run.Backends {
-		ids[i] = rec.backends[b.Addr].id
+	// the pool's backends are the service's, but for those that are outside
+	ids, out := s.ids[:0], bothPools[i]
+	for _, b := range p.list {
+		if b.in.Outside&out == 0 {
+			ids = append(ids, b.id)
+		}
 	}
+	s.ids = ids
 	s.occupy(to.at, to.run, ids)
-}
-
-// drainAbsent drains the backends of a record's service that svc (nil: none) does
-// not have. Those that left it before may be many, and are not looked at.
-func (s *state) drainAbsent(rec *record, svc *lb.Service) {
-	if rec.svc == nil {
-		return
-	}
-	keep := make(map[netip.AddrPort]bool)
-	if svc != nil {
-		for _, b := range svc.Backends {
-			keep[b.Addr] = true
-		}
-	}
-	for _, b := range rec.svc.Backends {
-		if !keep[b.Addr] {
-			s.drain(rec.backends[b.Addr])
-		}
-	}
 }
 
 // addFrontends leads the plan's frontends to its service, all or none.
@@ -194,7 +187,7 @@ func (s *state) addFrontends(p *plan) error {
 	before := make([]owned, 0, len(p.frontends))
 	for _, f := range p.frontends {
 		owner := s.owners[f.Key()]
-		if err := s.addFrontend(p.rec, f); err != nil {
+		if err := s.addFrontend(p.rec, f, owner.rec == nil); err != nil {
 			return errors.Join(err, s.takeBack(p, before))
 		}
 		before = append(before, owner)
@@ -202,37 +195,37 @@ func (s *state) addFrontends(p *plan) error {
 	return nil
 }
 
-// addFrontend leads f to rec; if another service has it, it loses it.
-func (s *state) addFrontend(rec *record, f lb.Frontend) error {
+// addFrontend leads f to rec; if another service has it, which it has not if it is
+// new, it loses it.
+func (s *state) addFrontend(rec *record, f lb.Frontend, isNew bool) error {
 	if f.IsNodePort() {
 		return s.addNodePort(rec, f)
 	}
 	addr := f.Addr.Addr()
-	if !rec.addrs[addr] {
-		rec.addrs[addr] = true
+	if rec.addrs.add(addr) {
 		s.vipBits.hold(bits.Addr(addr))
 	}
-	if s.marks[addr] == 0 {
+	marks := s.marks[addr]
+	if marks == 0 {
 		if err := s.t.vips.Mark(addr); err != nil {
 			return err
 		}
 	}
 	if err := s.t.vips.Put(f, rec.index); err != nil {
-		if s.marks[addr] == 0 {
+		if marks == 0 {
 			return errors.Join(err, s.t.vips.Unmark(addr))
 		}
 		return err
 	}
-	if s.owners[f.Key()].rec == nil {
-		s.marks[addr]++
+	if isNew {
+		s.marks[addr] = marks + 1
 	}
 	s.owners[f.Key()] = owned{rec, f}
 	return nil
 }
 
 func (s *state) addNodePort(rec *record, f lb.Frontend) error {
-	if port := f.Addr.Port(); !rec.ports[port] {
-		rec.ports[port] = true
+	if port := f.Addr.Port(); rec.ports.add(port) {
 		s.portBits.hold(uint32(port))
 	}
 	if err := s.t.vips.Put(f, rec.index); err != nil {
@@ -247,7 +240,7 @@ func (s *state) takeBack(p *plan, before []owned) error {
 	var errs []error
 	for i, owner := range before {
 		if owner.rec != nil {
-			errs = append(errs, s.addFrontend(owner.rec, owner.as))
+			errs = append(errs, s.addFrontend(owner.rec, owner.as, false))
 		} else {
 			errs = append(errs, s.removeFrontend(p.rec, p.frontends[i]))
 		}
@@ -343,8 +336,10 @@ func (s *state) retract(rec *record) {
 		s.vacate(rec.pools[i].at, s.published)
 		rec.pools[i] = pool{}
 	}
-	s.drainAbsent(rec, nil)
-	rec.svc = nil
+	for _, b := range rec.list {
+		s.drain(b)
+	}
+	rec.svc, rec.list = nil, nil
 	rec.since = s.now()
 	s.gone[rec] = struct{}{}
 }

@@ -25,10 +25,26 @@ func indexOf(list []lb.Backend, addr netip.AddrPort) int {
 	return slices.IndexFunc(list, func(b lb.Backend) bool { return b.Addr == addr })
 }
 
-// usable are the indices of the backends that may be picked, in list order.
+// allOf are the indices of a list in which all may be picked: most are such.
+var allOf = func() (all [MaxBackends]uint16) {
+	for i := range all {
+		all[i] = uint16(i)
+	}
+	return all
+}()
+
+// usable are the indices of the backends that may be picked, in list order. They are
+// not the caller's to change.
 func usable(list []lb.Backend) []uint16 {
-	var out []uint16
-	for i := range list {
+	n := 0
+	for n < len(list) && list[n].Usable() {
+		n++
+	}
+	if n == len(list) {
+		return allOf[:n:n]
+	}
+	out := append(make([]uint16, 0, len(list)), allOf[:n]...)
+	for i := n; i < len(list); i++ {
 		if list[i].Usable() {
 			out = append(out, uint16(i))
 		}

@@ -5,7 +5,6 @@
 package backends
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -45,7 +44,6 @@ type Record struct {
 
 const (
 	hashOffset    = uint32(unsafe.Offsetof(bpf.LBBackend{}.Hash))
-	addrOffset    = uint32(unsafe.Offsetof(bpf.LBBackend{}.Addr))
 	portOffset    = uint32(unsafe.Offsetof(bpf.LBBackend{}.Port))
 	serviceOffset = uint32(unsafe.Offsetof(bpf.LBBackend{}.Service))
 	orderOffset   = uint32(unsafe.Offsetof(bpf.LBBackend{}.Order))
@@ -56,7 +54,14 @@ const (
 
 // Table is the map backends, and backend_ids, which leads from a hash to the id
 // that has it: bpf/ids.h says how. One goroutine writes.
-type Table struct{ area, first *mmap.Area }
+type Table struct {
+	// Alone says that no program reads the maps yet: what is written needs no order.
+	Alone bool
+
+	area, first *mmap.Area
+	records     []bpf.LBBackend // area, for what nobody looks at
+	heads       []uint64        // and first
+}
 
 // Open maps the memory of the two, which have equally many elements.
 func Open(m, ids *ebpf.Map) (*Table, error) {
@@ -68,11 +73,14 @@ func Open(m, ids *ebpf.Map) (*Table, error) {
 	if err != nil {
 		return nil, errors.Join(err, area.Close())
 	}
-	return &Table{area, first}, nil
+	return &Table{area: area, first: first, records: mmap.Slice[bpf.LBBackend](area), heads: mmap.Slice[uint64](first)}, nil
 }
 
 // Close unmaps the memory.
-func (t *Table) Close() error { return errors.Join(t.area.Close(), t.first.Close()) }
+func (t *Table) Close() error {
+	t.records, t.heads = nil, nil
+	return errors.Join(t.area.Close(), t.first.Close())
+}
 
 // Len returns the number of elements; 0 is never a backend.
 func (t *Table) Len() uint32 { return t.area.Len() }
@@ -81,14 +89,15 @@ func (t *Table) Len() uint32 { return t.area.Len() }
 // then nobody takes the id for the backend. For a record that has its hash already
 // it edits in place.
 func (t *Table) Write(id uint32, r Record) {
-	before := t.Hash(id)
-	if before != r.Hash {
+	if before := t.Hash(id); before != r.Hash {
 		if before != 0 {
 			t.Leave(id)
 		}
-		a := r.Addr.Addr().As16()
-		t.area.Store64(id, addrOffset, binary.LittleEndian.Uint64(a[:8]))
-		t.area.Store64(id, addrOffset+8, binary.LittleEndian.Uint64(a[8:]))
+		b := &t.records[id]
+		b.Addr, b.Port, b.Weight, b.LastWeight = r.Addr.Addr().As16(), r.Addr.Port(), r.Weight, r.LastWeight
+		b.Service, b.Order, b.State, b.Outside, b.Upper, b.Lower = r.Service, r.Order, uint8(r.State), uint8(r.Outside), r.Upper, r.Lower
+		t.Enter(id, r.Hash)
+		return
 	}
 	// port and weight share a word.
 	t.area.Store32(id, portOffset, uint32(r.Addr.Port())|uint32(r.Weight)<<16)
@@ -97,9 +106,6 @@ func (t *Table) Write(id uint32, r Record) {
 	// upper and lower do, and state, outside and last weight.
 	t.area.Store64(id, upperOffset, uint64(r.Upper)|uint64(r.Lower)<<32)
 	t.area.Store32(id, stateOffset, uint32(r.State)|uint32(r.Outside)<<8|uint32(r.LastWeight)<<16)
-	if before != r.Hash {
-		t.Enter(id, r.Hash)
-	}
 }
 
 // Free makes the id nobody's.
@@ -116,6 +122,11 @@ func (t *Table) place(hash uint64) uint32 { return uint32(hash % uint64(t.first.
 // Enter gives id, which has none, its hash, by which it is found from then on.
 func (t *Table) Enter(id uint32, hash uint64) {
 	at := t.place(hash)
+	if t.Alone {
+		t.records[id].Next, t.records[id].Hash = uint32(t.heads[at]), hash
+		t.heads[at] = uint64(id)
+		return
+	}
 	t.area.Store32(id, nextOffset, t.first.Load32(at, 0))
 	t.area.Store64(id, hashOffset, hash)
 	t.first.Store32(at, 0, id)

@@ -51,7 +51,9 @@ func (l *Load) Judge(id, upper, lower uint32) {
 	}
 	switch n := l.entries(id); {
 	case upper == 0 || n < lower && n < upper:
-		l.area.Store32(id, overloaded, 0)
+		if l.area.Load32(id, overloaded) != 0 { // a store costs more
+			l.area.Store32(id, overloaded, 0)
+		}
 	case n >= upper:
 		l.area.Store32(id, overloaded, 1)
 	}

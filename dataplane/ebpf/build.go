@@ -117,6 +117,7 @@ func (b *builder) carryOver() (err error) {
 		}
 	}
 	if b.prev == nil {
+		b.s.enterLater()
 		return nil
 	}
 	b.follow, err = b.s.carry(b.d.readerOf(b.prev.Maps), b.prev.Maps["slots"])

@@ -19,7 +19,9 @@ import (
 // counted is where the ids end that programs may have counted for.
 func (s *state) collect(counted uint32) {
 	s.counted = counted
-	s.t.backends.Alone = true
+	for _, b := range s.bitRefs() {
+		b.later = batch.NewBeside(b.holdAll)
+	}
 	s.t.vips.Later = batch.NewLater[bpf.LBVipKey, bpf.LBVip]()
 	s.t.info.Later = batch.NewLater[uint64, bpf.LBServiceName]()
 }
@@ -28,10 +30,27 @@ func (s *state) collect(counted uint32) {
 func (s *state) flush() error {
 	s.counted = math.MaxUint32
 	t := s.t
-	t.backends.Alone = false
+	for _, b := range s.bitRefs() {
+		if b.later != nil {
+			b.later.Flush()
+			b.later = nil
+		}
+	}
+	s.enterNow()
 	err := errors.Join(t.vips.Later.Flush(), t.info.Later.Flush())
 	t.vips.Later, t.info.Later = nil, nil
 	return err
+}
+
+// enterLater has backends found by their hashes at flush only, or enterNow: where
+// nobody looks for one meanwhile.
+func (s *state) enterLater() { s.t.backends.Later = s.t.backends.NewLater() }
+
+func (s *state) enterNow() {
+	if l := s.t.backends.Later; l != nil {
+		l.Flush()
+		s.t.backends.Later = nil
+	}
 }
 
 // zero makes counters begin at zero, as their ids are other backends' now.

@@ -12,6 +12,7 @@ import (
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
 	"github.com/waggle-lb/waggle/maps/backends"
+	"github.com/waggle-lb/waggle/maps/batch"
 	"github.com/waggle-lb/waggle/maps/bits"
 	"github.com/waggle-lb/waggle/maps/services"
 )
@@ -170,17 +171,39 @@ func (s *state) clock() time.Duration { return s.now().Sub(s.began) }
 type bitRefs struct {
 	table *bits.Table
 	refs  []uint32
+	later *batch.Beside[uint32] // nil: nothing waits
 }
 
-func newBitRefs(t *bits.Table) bitRefs { return bitRefs{t, make([]uint32, t.Len())} }
+func newBitRefs(t *bits.Table) bitRefs { return bitRefs{table: t, refs: make([]uint32, t.Len())} }
 
-func (b bitRefs) hold(bit uint32) {
+// bitRefs are all that the state has.
+func (s *state) bitRefs() []*bitRefs {
+	return []*bitRefs{&s.vipBits, &s.backendBits, &s.peerBits, &s.masqBits, &s.portBits}
+}
+
+func (b *bitRefs) hold(bit uint32) {
+	if b.later != nil {
+		b.later.Put(bit)
+		return
+	}
 	if b.refs[bit]++; b.refs[bit] == 1 {
 		b.table.Set(bit)
 	}
 }
 
-func (b bitRefs) drop(bit uint32) {
+// holdAll holds bits, with nothing that waits for a count.
+func (b *bitRefs) holdAll(list []uint32) {
+	for _, bit := range list {
+		b.refs[bit]++
+	}
+	for _, bit := range list {
+		if !b.table.IsSet(bit) {
+			b.table.Set(bit)
+		}
+	}
+}
+
+func (b *bitRefs) drop(bit uint32) {
 	if b.refs[bit]--; b.refs[bit] == 0 {
 		b.table.Clear(bit)
 	}

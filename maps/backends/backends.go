@@ -55,8 +55,9 @@ const (
 // Table is the map backends, and backend_ids, which leads from a hash to the id
 // that has it: bpf/ids.h says how. One goroutine writes.
 type Table struct {
-	// Alone says that no program reads the maps yet: what is written needs no order.
-	Alone bool
+	// Later, if it is not nil, collects what is entered until its Flush, before which it is
+	// not found. No program reads the maps until then.
+	Later *batch.Beside[Entry]
 
 	area, first *mmap.Area
 	records     []bpf.LBBackend // area, for what nobody looks at
@@ -122,14 +123,27 @@ func (t *Table) place(hash uint64) uint32 { return uint32(hash % uint64(t.first.
 // Enter gives id, which has none, its hash, by which it is found from then on.
 func (t *Table) Enter(id uint32, hash uint64) {
 	at := t.place(hash)
-	if t.Alone {
-		t.records[id].Next, t.records[id].Hash = uint32(t.heads[at]), hash
-		t.heads[at] = uint64(id)
+	if t.Later != nil {
+		t.records[id].Hash = hash
+		t.Later.Put(Entry{id, at})
 		return
 	}
 	t.area.Store32(id, nextOffset, t.first.Load32(at, 0))
 	t.area.Store64(id, hashOffset, hash)
 	t.first.Store32(at, 0, id)
+}
+
+// Entry is an id that is to be found in the chain that begins at a place.
+type Entry struct{ id, at uint32 }
+
+// NewLater begins to collect for a table that no program reads.
+func (t *Table) NewLater() *batch.Beside[Entry] {
+	return batch.NewBeside(func(list []Entry) {
+		for _, e := range list { // in no order for others, so that misses of the cache overlap
+			t.records[e.id].Next = uint32(t.heads[e.at])
+			t.heads[e.at] = uint64(e.id)
+		}
+	})
 }
 
 // Leave takes the hash from id. Whoever is looking at it begins anew: its next one

@@ -13,8 +13,8 @@ import (
 )
 
 // build fills a new generation with what the one before has, and with snap,
-// publishes it, and takes it for this process's. On an error what packets see
-// is as it was.
+// publishes it, and takes it for this process's. If the one before is this process's, the
+// new one is first a larger copy of it. On an error what packets see is as it was.
 func (d *Dataplane) build(snap *lb.Snapshot, sizes map[string]uint32) (rep dataplane.Report, err error) {
 	prev, err := d.loader.Previous()
 	if err != nil {
@@ -32,14 +32,22 @@ func (d *Dataplane) build(snap *lb.Snapshot, sizes map[string]uint32) (rep datap
 	if err != nil {
 		return rep, errors.Join(err, g.Close())
 	}
-	b := &builder{d: d, g: g, s: newState(t, d.log, time.Now), prev: prev}
-	b.s.expect(snap)
+	b := &builder{d: d, g: g, prev: prev}
+	if d.state != nil && d.state.holds(t) {
+		b.own, b.s = d.state, d.state.enlarged(t)
+	} else {
+		b.s = newState(t, d.log, time.Now)
+		b.s.expect(snap)
+	}
 	rep, err = b.fill(snap)
 	if err == nil {
 		err = b.publish()
 	}
 	if err != nil {
 		return rep, errors.Join(err, b.s.flush(), b.close(), t.Close(), g.Close())
+	}
+	if b.own != nil {
+		rep = b.s.apply(snap) // what had no room
 	}
 	return rep, b.close()
 }
@@ -57,6 +65,8 @@ type builder struct {
 	g    *loader.Generation
 	s    *state
 	prev *loader.Config // nil: there is none
+	// own is this process's, which s is a larger copy of; nil: prev is an earlier one's.
+	own *state
 	// counts and counters are nil unless load is larger than before.
 	counts   *stats.Carry
 	counters *stats.StatsCarry
@@ -98,7 +108,9 @@ func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
 	if err := b.carryOver(); err != nil {
 		return rep, err
 	}
-	rep = b.s.apply(snap)
+	if b.own == nil {
+		rep = b.s.apply(snap)
+	}
 	return rep, errors.Join(rep.Err, b.d.sayBehind(&b.g.LBObjects, b.s.t), b.s.flush(), followDevices(b.s, now, b.d.loader.XDP()), b.d.setClocks(b.g, began))
 }
 
@@ -116,7 +128,11 @@ func (b *builder) carryOver() (err error) {
 			return err
 		}
 	}
-	if b.prev == nil {
+	switch {
+	case b.own != nil:
+		b.follow, err = b.s.fillFrom(b.own)
+		return err
+	case b.prev == nil:
 		b.s.enterLater()
 		return nil
 	}

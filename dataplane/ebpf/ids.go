@@ -39,6 +39,19 @@ func newIDSpace(limit uint32) *idSpace {
 	return s
 }
 
+// enlarged is one for more numbers in which the same ones are taken.
+func (s *idSpace) enlarged(limit uint32) *idSpace {
+	e := newIDSpace(limit)
+	for i, word := range s.used {
+		if tail := s.max % 64; tail != 0 && i == len(s.used)-1 {
+			word &= 1<<tail - 1
+		}
+		e.used[i] |= word
+	}
+	e.from, e.taken = s.from, s.taken
+	return e
+}
+
 // take returns the lowest free number; false if there is none.
 func (s *idSpace) take() (uint32, bool) {
 	for ; s.from < len(s.used); s.from++ {

@@ -117,6 +117,18 @@ func (t *Table) Free(id uint32) {
 	t.area.Store32(id, stateOffset, uint32(Free))
 }
 
+// CopyFrom makes the table, which is new, say what a smaller one says.
+func (t *Table) CopyFrom(from *Table) {
+	t.area.CopyFrom(from.area)
+	later := t.NewLater()
+	for id := range from.Len() {
+		if hash := t.records[id].Hash; hash != 0 {
+			later.Put(Entry{id, t.place(hash)})
+		}
+	}
+	later.Flush()
+}
+
 // place is where a hash's chain begins.
 func (t *Table) place(hash uint64) uint32 { return uint32(hash % uint64(t.first.Len())) }
 

@@ -89,6 +89,15 @@ func (a *Area) Store32(i, offset, v uint32) {
 	atomic.StoreUint32((*uint32)(a.at(i, offset, 4)), v)
 }
 
+// CopyFrom copies all elements of a map that is no larger, to the first of this one, which
+// no program uses. What programs change meanwhile comes as it was before or after.
+func (a *Area) CopyFrom(from *Area) {
+	if from.stride != a.stride || from.max > a.max {
+		panic(fmt.Sprintf("map memory: %d elements of %d bytes to %d of %d", from.max, from.stride, a.max, a.stride))
+	}
+	copy(a.mem, from.mem[:int(from.max)*int(from.stride)])
+}
+
 // Slice returns the elements, without any order of loads and stores: for memory
 // that no program uses meanwhile. T is the map's value, of a size that is a
 // multiple of 8 bytes. The slice ends with Close.

@@ -90,6 +90,9 @@ func (t *Table) Close() error { return t.area.Close() }
 // Len returns the number of elements; 0 is never a service.
 func (t *Table) Len() uint32 { return t.area.Len() }
 
+// CopyFrom makes the table, which is new, say what a smaller one says.
+func (t *Table) CopyFrom(from *Table) { t.area.CopyFrom(from.area) }
+
 // SetHash stores the identity of service i; 0 frees it.
 func (t *Table) SetHash(i uint32, hash uint64) { t.area.Store64(i, hashOffset, hash) }
 

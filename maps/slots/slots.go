@@ -44,6 +44,17 @@ func (t *Table) Close() error { return t.area.Close() }
 // Len returns the number of words.
 func (t *Table) Len() uint32 { return t.area.Len() }
 
+// CopyFrom makes the table, which is new, say what a smaller one says. Its cursors move on:
+// CopyPosition.
+func (t *Table) CopyFrom(from *Table) { t.area.CopyFrom(from.area) }
+
+// CopyPosition has a run of the rule CURSOR stand where it stands in another table.
+func (t *Table) CopyPosition(from *Table, base uint32) {
+	for at := base; at < base+header; at++ {
+		t.area.Store64(at, 0, from.area.Load64(at, 0))
+	}
+}
+
 // Write writes the slots of a run at base: id(i) for each of count slots.
 func (t *Table) Write(base uint32, count int, id func(i int) uint32) {
 	for i := 0; i < count; i += 2 {

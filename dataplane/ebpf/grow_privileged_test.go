@@ -10,7 +10,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/waggle-lb/waggle/lb"
 )
@@ -106,6 +112,65 @@ func TestConfigurationMapsGrow(t *testing.T) {
 		r.wantStays(c.client, 1, c.server)
 	}
 	r.wantCounts(8 + 4 + 1)
+}
+
+// withoutPlaces is a dump less what depends on how large maps are, and on who opened them.
+func withoutPlaces(dump map[string]string) map[string]string {
+	out := make(map[string]string)
+	for key, value := range dump {
+		if !strings.Contains(key, "(backend_ids)") {
+			out[descriptor.ReplaceAllString(key, "")] = next.ReplaceAllString(value, "")
+		}
+	}
+	return out
+}
+
+var descriptor, next = regexp.MustCompile(`#\d+`), regexp.MustCompile(` Next:\d+`)
+
+// Whatever there is: cursors amid a cycle, tables that are shared, source ranges, backends and
+// services that only wait for their connections.
+func TestALargerConfigurationSaysTheSame(t *testing.T) {
+	r := growing(t, DefaultLimits)
+	r.apply()
+	nothing := withoutPlaces(r.taken())
+	rr, wrr, mh, shared, gone := serve("rr", from(1, 4), 1), serve("wrr", from(11, 13), 2), serve("mh", from(21, 23), 3), serve("mh2", from(21, 23), 4), serve("gone", from(31, 32), 5)
+	wrr.Scheduler, mh.Scheduler, shared.Scheduler = "wrr", "mh", "mh"
+	wrr.Backends[1].Weight = 3
+	mh.Frontends[0].Restricted, mh.SourceRanges = true, []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	r.apply(rr, wrr, mh, shared, gone)
+	drained, server := r.connect(1)
+	lost, other := r.connect(5)
+	left := serve("rr", slices.DeleteFunc(from(1, 4), func(n int) bool { return n == server }), 1)
+	snap := r.apply(left, wrr, mh, shared)
+	r.syn(2)
+	before := withoutPlaces(r.dump())
+	sizes := needOf(snap).sizes(DefaultLimits)
+	for name, n := range sizes {
+		sizes[name] = 2 * n
+	}
+	_, err := r.d.build(snap, sizes)
+	r.do(err)
+	if d := cmp.Diff(before, withoutPlaces(r.dump())); d != "" {
+		t.Errorf("(-before +larger):\n%s", d)
+	}
+	r.wantHeld(snap)
+	r.wantStays(drained, 1, server)
+	r.wantStays(lost, 5, other)
+	for svc := range snap.All() {
+		for i := range svc.Backends {
+			if id := r.d.state.t.backends.Find(lb.BackendID{Service: svc.ID, Addr: svc.Backends[i].Addr}.Hash()); id == 0 {
+				t.Errorf("%s's %s is not found", svc.ID, svc.Backends[i].Addr)
+			}
+		}
+	}
+	r.apply()
+	r.Advance(48 * time.Hour)
+	r.Advance(2 * time.Second)
+	r.age(grace) // backends
+	r.age(grace) // services
+	if d := cmp.Diff(nothing, withoutPlaces(r.taken())); d != "" {
+		t.Errorf("left when all is gone (-before +after):\n%s", d)
+	}
 }
 
 func TestACompiledRunMakesSlotsGrow(t *testing.T) {

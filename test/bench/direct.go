@@ -7,7 +7,6 @@ import (
 
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
-	"github.com/waggle-lb/waggle/maps/bits"
 )
 
 // direct measures what clients pay who talk to a backend without a VIP: data
@@ -15,22 +14,17 @@ import (
 func (b *bench) direct() ([]row, error) {
 	f := families[0]
 	backend := f.backends[0]
-	if err := setBit(b.lb.PeerBits, bits.Addr(backend)); err != nil {
+	if err := b.clear(); err != nil {
 		return nil, err
 	}
-	var rows []row
+	var trials []trial
 	for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {
 		data, err := frame(f, proto, backend)
 		if err != nil {
 			return nil, err
 		}
-		r, err := b.against(fmt.Sprintf("direct %s v4, to a backend", proto), 1, b.wrap.WrapIngress, b.lb.TcIngress, b.wrap.FloorIngress, b.wrap.Ingress, data, func() error {
-			return b.scene(f, backend, 8080, 1, packet.ACK)
-		})
-		if err != nil {
-			return nil, err
-		}
-		rows = append(rows, r)
+		trials = append(trials, trial{name: fmt.Sprintf("direct %s v4, to a backend", proto), hook: b.ingress(), prog: b.lb.TcIngress, frame: data, want: next,
+			scene: scene{f: f, other: backend, port: 8080, flows: 1, flags: packet.ACK}})
 	}
-	return rows, nil
+	return b.tryAll(trials...)
 }

@@ -83,24 +83,20 @@ func (b *bench) schedulers(scheduler string) (rows []row, err error) {
 	if err != nil {
 		return nil, err
 	}
-	packets := b.packets
-	defer func() { b.packets, b.ids = packets, 17 }()
+	ids := b.ids
+	defer func() { b.ids = ids }()
 	for _, n := range poolSizes {
 		restore, err := b.pool(scheduler, n)
 		if err != nil {
 			return nil, err
 		}
-		b.packets, b.ids = 1<<16, uint32(poolFirst+n)
+		packets := uniqueFlows
 		if n >= 10_000 {
-			b.packets = 1 << 13 // a scan of them all takes its time
+			packets = 1 << 13 // a scan of them all takes its time
 		}
-		name := fmt.Sprintf("new TCP v4 (%s, %d backends)", scheduler, n)
-		r, err := b.against(name, b.packets, b.wrap.WrapIngress, b.lb.TcIngress, b.wrap.FloorIngress, b.wrap.Ingress, data, func() error {
-			if err := b.clear(); err != nil {
-				return err
-			}
-			return b.scene(f, f.vip, 80, b.packets, packet.SYN)
-		})
+		b.ids = uint32(poolFirst + n)
+		r, err := b.try(trial{name: fmt.Sprintf("new TCP v4 (%s, %d backends)", scheduler, n), hook: b.ingress(), prog: b.lb.TcIngress, frame: data, want: next,
+			scene: scene{f: f, other: f.vip, port: 80, flows: packets, flags: packet.SYN, random: true}, packets: packets, before: b.clear, fill: packets})
 		if err != nil {
 			return nil, err
 		}

@@ -26,42 +26,53 @@ struct {
 	__uint(max_entries, 1);
 	__uint(key_size, 4);
 	__uint(value_size, 4);
-} ingress SEC(".maps"), egress SEC(".maps");
+} ingress SEC(".maps"), egress SEC(".maps"), xdp SEC(".maps");
 
-/* Set between runs. Addresses are the last 32 bits, network order; ports host order. */
+/* Set between runs. Addresses are the last 32 bits; they and ports in host order. */
 volatile __u32 flows_mask = 0;	 /* number of flows - 1 */
-volatile __u32 service_addr = 0; /* what every packet has at its other end */
+volatile __u32 factor = 1;	 /* what order they come in: odd */
+volatile __u32 service_addr = 0; /* what packets have at their other end: this, */
+volatile __u32 spread = 0;	 /* and these bits of the flow's number added */
 volatile __u32 service_port = 0;
-volatile __u32 client_base = 0; /* first client's address, host order */
+volatile __u32 client_base = 0; /* first client's address */
 volatile __u8 tcp_flags = 0x10;
 volatile __u32 counter = 0;
+volatile __u64 frame_to = 0;   /* Ethernet address, in the low bytes */
+volatile __u32 full_len = 0;   /* of frames, before they are answered */
+volatile __u32 added_room = 0; /* by an ICMP error */
 
-/* The n-th flow in an order that caches cannot guess: an odd factor permutes a power of two. */
+/* An odd factor permutes a power of two; a large one in an order that caches cannot guess. */
 static __always_inline __u32 next_flow(void)
 {
 	__u32 n = counter++;
 
-	return n * 2654435761u & flows_mask;
+	return n * factor & flows_mask;
 }
 
-static __always_inline bool dress(struct __sk_buff *skb, bool reply)
+static __always_inline bool dress(void *data, void *end, bool reply)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	__u32 flow = next_flow(), client = client_base + (flow >> 14);
+	__u32 flow = next_flow();
+	__be32 client = bpf_htonl(client_base + (flow >> 14));
+	__be32 service = bpf_htonl(service_addr + (flow & spread));
 	__be16 cport = bpf_htons(1024 + (flow & 0x3fff)), sport = bpf_htons(service_port);
 	struct ethhdr *eth = data;
 	struct tcphdr *tcp;
+	__u64 to = frame_to;
+	__u8 proto;
 
 	if ((void *)(eth + 1) > end)
 		return false;
+	__builtin_memcpy(eth->h_dest, &to, ETH_ALEN);
 	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = (void *)(eth + 1);
 
 		tcp = (void *)(ip + 1);
 		if ((void *)(tcp + 1) > end)
 			return false;
-		ip->saddr = reply ? service_addr : bpf_htonl(client);
-		ip->daddr = reply ? bpf_htonl(client) : service_addr;
+		ip->saddr = reply ? service : client;
+		ip->daddr = reply ? client : service;
+		ip->ttl = 64;
+		proto = ip->protocol;
 	} else {
 		struct ipv6hdr *ip6 = (void *)(eth + 1);
 
@@ -70,30 +81,95 @@ static __always_inline bool dress(struct __sk_buff *skb, bool reply)
 			return false;
 		ip6->saddr.in6_u.u6_addr32[0] = bpf_htonl(reply ? 0xfd00000e : 0xfd00000c);
 		ip6->daddr.in6_u.u6_addr32[0] = bpf_htonl(reply ? 0xfd00000c : 0xfd00000f);
-		ip6->saddr.in6_u.u6_addr32[3] = reply ? service_addr : bpf_htonl(client);
-		ip6->daddr.in6_u.u6_addr32[3] = reply ? bpf_htonl(client) : service_addr;
+		ip6->saddr.in6_u.u6_addr32[3] = reply ? service : client;
+		ip6->daddr.in6_u.u6_addr32[3] = reply ? client : service;
+		ip6->hop_limit = 64;
+		proto = ip6->nexthdr;
 	}
 	tcp->source = reply ? sport : cport;
 	tcp->dest = reply ? cport : sport;
+	/* wrong, and never for long what a device is to finish */
+	if (proto == IPPROTO_TCP)
+		tcp->check = bpf_htons(0x1234);
+	else
+		((struct udphdr *)tcp)->check = bpf_htons(0x1234);
 	/* the same byte lies in the payload of a UDP packet */
 	((__u8 *)tcp)[13] = tcp_flags;
 	return true;
 }
 
+static __always_inline bool dress_buffer(struct __sk_buff *skb, bool reply)
+{
+	return dress((void *)(long)skb->data, (void *)(long)skb->data_end, reply);
+}
+
 SEC("tcx/ingress")
 int wrap_ingress(struct __sk_buff *skb)
 {
-	if (dress(skb, false))
+	if (dress_buffer(skb, false))
 		bpf_tail_call(skb, &ingress, 0);
-	return 2; /* TC_ACT_SHOT: the run notices */
+	return 1; /* no program's verdict: the run notices */
 }
 
 SEC("tcx/egress")
 int wrap_egress(struct __sk_buff *skb)
 {
-	if (dress(skb, true))
+	if (dress_buffer(skb, true))
 		bpf_tail_call(skb, &egress, 0);
-	return 2; /* TC_ACT_SHOT: the run notices */
+	return 1;
+}
+
+SEC("xdp.frags")
+int wrap_xdp(struct xdp_md *ctx)
+{
+	if (dress((void *)(long)ctx->data, (void *)(long)ctx->data_end, false))
+		bpf_tail_call(ctx, &xdp, 0);
+	return XDP_ABORTED;
+}
+
+SEC("xdp.frags")
+int wrap_xdp_reply(struct xdp_md *ctx)
+{
+	if (dress((void *)(long)ctx->data, (void *)(long)ctx->data_end, true))
+		bpf_tail_call(ctx, &xdp, 0);
+	return XDP_ABORTED;
+}
+
+/*
+ * Takes an answer back: an ICMP error quotes the packet, behind room that was made; a reset has its
+ * header alone, and other lengths in it.
+ */
+static __always_inline bool take_back(struct __sk_buff *skb)
+{
+	struct ethhdr *eth;
+	struct iphdr *ip;
+	struct ipv6hdr *ip6;
+
+	if (skb->len > full_len)
+		return !bpf_skb_adjust_room(skb, -(__s32)added_room, BPF_ADJ_ROOM_MAC, 0);
+	if (skb->len == full_len)
+		return true;
+	if (bpf_skb_change_tail(skb, full_len, 0))
+		return false;
+	eth = (void *)(long)skb->data;
+	ip6 = (void *)(eth + 1);
+	if ((void *)(ip6 + 1) > (void *)(long)skb->data_end)
+		return false;
+	ip = (void *)ip6;
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		ip->tot_len = bpf_htons(full_len - sizeof(*eth));
+	else
+		ip6->payload_len = bpf_htons(full_len - sizeof(*eth) - sizeof(*ip6));
+	return true;
+}
+
+/* wrap_ingress, for what is answered. */
+SEC("tcx/ingress")
+int wrap_answered(struct __sk_buff *skb)
+{
+	if (take_back(skb) && dress_buffer(skb, false))
+		bpf_tail_call(skb, &ingress, 0);
+	return 1;
 }
 
 /* Floors. */
@@ -109,8 +185,26 @@ int floor_egress(struct __sk_buff *skb __attribute__((unused)))
 	return -1;
 }
 
-SEC("xdp")
+SEC("xdp.frags")
 int floor_xdp(struct xdp_md *ctx __attribute__((unused)))
 {
 	return XDP_TX;
+}
+
+/* The FIB alone: what XDP asks the kernel for each packet, and a floor of its own. */
+SEC("xdp.frags")
+int floor_fib(struct xdp_md *ctx)
+{
+	struct bpf_fib_lookup q = {.ifindex = ctx->ingress_ifindex};
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct iphdr *ip = data + ETH_HLEN;
+
+	if ((void *)(ip + 1) > end || ip->version != 4)
+		return XDP_ABORTED;
+	q.family = 2; /* AF_INET */
+	q.l4_protocol = ip->protocol;
+	q.tot_len = 100;
+	q.ipv4_src = ip->saddr;
+	q.ipv4_dst = ip->daddr;
+	return bpf_fib_lookup(ctx, &q, sizeof(q), 0) ? XDP_ABORTED : XDP_TX;
 }

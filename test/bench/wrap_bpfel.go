@@ -18,16 +18,26 @@ import (
 const (
 	wrapMapEgress        = "egress"
 	wrapMapIngress       = "ingress"
+	wrapMapXdp           = "xdp"
 	wrapProgFloorEgress  = "floor_egress"
+	wrapProgFloorFib     = "floor_fib"
 	wrapProgFloorIngress = "floor_ingress"
 	wrapProgFloorXdp     = "floor_xdp"
+	wrapProgWrapAnswered = "wrap_answered"
 	wrapProgWrapEgress   = "wrap_egress"
 	wrapProgWrapIngress  = "wrap_ingress"
+	wrapProgWrapXdp      = "wrap_xdp"
+	wrapProgWrapXdpReply = "wrap_xdp_reply"
+	wrapVarAddedRoom     = "added_room"
 	wrapVarClientBase    = "client_base"
 	wrapVarCounter       = "counter"
+	wrapVarFactor        = "factor"
 	wrapVarFlowsMask     = "flows_mask"
+	wrapVarFrameTo       = "frame_to"
+	wrapVarFullLen       = "full_len"
 	wrapVarServiceAddr   = "service_addr"
 	wrapVarServicePort   = "service_port"
+	wrapVarSpread        = "spread"
 	wrapVarTcpFlags      = "tcp_flags"
 )
 
@@ -74,10 +84,14 @@ type wrapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type wrapProgramSpecs struct {
 	FloorEgress  *ebpf.ProgramSpec `ebpf:"floor_egress"`
+	FloorFib     *ebpf.ProgramSpec `ebpf:"floor_fib"`
 	FloorIngress *ebpf.ProgramSpec `ebpf:"floor_ingress"`
 	FloorXdp     *ebpf.ProgramSpec `ebpf:"floor_xdp"`
+	WrapAnswered *ebpf.ProgramSpec `ebpf:"wrap_answered"`
 	WrapEgress   *ebpf.ProgramSpec `ebpf:"wrap_egress"`
 	WrapIngress  *ebpf.ProgramSpec `ebpf:"wrap_ingress"`
+	WrapXdp      *ebpf.ProgramSpec `ebpf:"wrap_xdp"`
+	WrapXdpReply *ebpf.ProgramSpec `ebpf:"wrap_xdp_reply"`
 }
 
 // wrapMapSpecs contains maps before they are loaded into the kernel.
@@ -86,17 +100,23 @@ type wrapProgramSpecs struct {
 type wrapMapSpecs struct {
 	Egress  *ebpf.MapSpec `ebpf:"egress"`
 	Ingress *ebpf.MapSpec `ebpf:"ingress"`
+	Xdp     *ebpf.MapSpec `ebpf:"xdp"`
 }
 
 // wrapVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type wrapVariableSpecs struct {
+	AddedRoom   *ebpf.VariableSpec `ebpf:"added_room"`
 	ClientBase  *ebpf.VariableSpec `ebpf:"client_base"`
 	Counter     *ebpf.VariableSpec `ebpf:"counter"`
+	Factor      *ebpf.VariableSpec `ebpf:"factor"`
 	FlowsMask   *ebpf.VariableSpec `ebpf:"flows_mask"`
+	FrameTo     *ebpf.VariableSpec `ebpf:"frame_to"`
+	FullLen     *ebpf.VariableSpec `ebpf:"full_len"`
 	ServiceAddr *ebpf.VariableSpec `ebpf:"service_addr"`
 	ServicePort *ebpf.VariableSpec `ebpf:"service_port"`
+	Spread      *ebpf.VariableSpec `ebpf:"spread"`
 	TcpFlags    *ebpf.VariableSpec `ebpf:"tcp_flags"`
 }
 
@@ -122,12 +142,14 @@ func (o *wrapObjects) Close() error {
 type wrapMaps struct {
 	Egress  *ebpf.Map `ebpf:"egress"`
 	Ingress *ebpf.Map `ebpf:"ingress"`
+	Xdp     *ebpf.Map `ebpf:"xdp"`
 }
 
 func (m *wrapMaps) Close() error {
 	return _WrapClose(
 		m.Egress,
 		m.Ingress,
+		m.Xdp,
 	)
 }
 
@@ -135,11 +157,16 @@ func (m *wrapMaps) Close() error {
 //
 // It can be passed to loadWrapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type wrapVariables struct {
+	AddedRoom   *ebpf.Variable `ebpf:"added_room"`
 	ClientBase  *ebpf.Variable `ebpf:"client_base"`
 	Counter     *ebpf.Variable `ebpf:"counter"`
+	Factor      *ebpf.Variable `ebpf:"factor"`
 	FlowsMask   *ebpf.Variable `ebpf:"flows_mask"`
+	FrameTo     *ebpf.Variable `ebpf:"frame_to"`
+	FullLen     *ebpf.Variable `ebpf:"full_len"`
 	ServiceAddr *ebpf.Variable `ebpf:"service_addr"`
 	ServicePort *ebpf.Variable `ebpf:"service_port"`
+	Spread      *ebpf.Variable `ebpf:"spread"`
 	TcpFlags    *ebpf.Variable `ebpf:"tcp_flags"`
 }
 
@@ -148,19 +175,27 @@ type wrapVariables struct {
 // It can be passed to loadWrapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type wrapPrograms struct {
 	FloorEgress  *ebpf.Program `ebpf:"floor_egress"`
+	FloorFib     *ebpf.Program `ebpf:"floor_fib"`
 	FloorIngress *ebpf.Program `ebpf:"floor_ingress"`
 	FloorXdp     *ebpf.Program `ebpf:"floor_xdp"`
+	WrapAnswered *ebpf.Program `ebpf:"wrap_answered"`
 	WrapEgress   *ebpf.Program `ebpf:"wrap_egress"`
 	WrapIngress  *ebpf.Program `ebpf:"wrap_ingress"`
+	WrapXdp      *ebpf.Program `ebpf:"wrap_xdp"`
+	WrapXdpReply *ebpf.Program `ebpf:"wrap_xdp_reply"`
 }
 
 func (p *wrapPrograms) Close() error {
 	return _WrapClose(
 		p.FloorEgress,
+		p.FloorFib,
 		p.FloorIngress,
 		p.FloorXdp,
+		p.WrapAnswered,
 		p.WrapEgress,
 		p.WrapIngress,
+		p.WrapXdp,
+		p.WrapXdpReply,
 	)
 }
 

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/waggle-lb/waggle/internal/packet"
+	"github.com/waggle-lb/waggle/lb"
+)
+
+// opening is how flows come about, and by which programs.
+type opening struct {
+	scene
+	proto lb.Protocol
+	hook  hook
+	prog  *ebpf.Program
+	frame []byte
+}
+
+// open makes flows, established: a SYN and an ACK each, or two datagrams. They
+// come in the order of their numbers, and so go to the backends in turn.
+func (b *bench) open(o opening) error {
+	if err := b.clear(); err != nil {
+		return err
+	}
+	for _, flags := range []packet.Flag{packet.SYN, packet.ACK} {
+		o.flags = flags
+		if err := b.send(o.hook, o.prog, o.frame, o.scene); err != nil {
+			return fmt.Errorf("open flows: %w", err)
+		}
+	}
+	return nil
+}
+
+// answered has backends answer all flows once.
+func (b *bench) answered(h hook, prog *ebpf.Program, data []byte, s scene) error {
+	s.random = false
+	return b.send(h, prog, data, s)
+}
+
+// established measures both directions of flows that are there, in tc.
+func (b *bench) established(f family, proto lb.Protocol, n int) ([]row, error) {
+	data, err := frame(f, proto, f.vip)
+	if err != nil {
+		return nil, err
+	}
+	s := scene{f: f, other: f.vip, port: 80, flows: n, flags: packet.ACK}
+	if err := b.open(opening{s, proto, b.ingress(), b.lb.TcIngress, data}); err != nil {
+		return nil, err
+	}
+	s.random = true
+	back := scene{f: f, other: f.backends[0], spread: servers - 1, port: 8080, flows: n, flags: packet.ACK, random: true}
+	if err := b.answered(b.egress(), b.lb.TcEgress, data, back); err != nil {
+		return nil, err
+	}
+	name := fmt.Sprintf("tc established %s %s", proto, f.name)
+	return b.tryAll(
+		trial{name: name + " forward", hook: b.ingress(), prog: b.lb.TcIngress, frame: data, want: next, scene: s, counted: b.counted, fill: n},
+		trial{name: name + " reply", hook: b.egress(), prog: b.lb.TcEgress, frame: data, want: next, scene: back, counted: b.counted, fill: n},
+	)
+}
+
+func (b *bench) tryAll(trials ...trial) (rows []row, err error) {
+	for _, t := range trials {
+		r, err := b.try(t)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, r)
+	}
+	return rows, nil
+}
+
+// xdp is the hook by which a packet comes in at a device, to a VIP or back.
+func (b *bench) xdp(at *place, length int, back bool) hook {
+	h := hook{b.wrap.WrapXdp, b.wrap.FloorXdp, b.wrap.Xdp, xdpTX, at.frame(length)}
+	if back {
+		h.wrapper = b.wrap.WrapXdpReply
+	}
+	return h
+}
+
+// at is a hook of tc at a device.
+func (h hook) at(p *place) hook {
+	h.context = p.skb()
+	return h
+}
+
+// establishedXDP measures the same of flows that are XDP's. Ingress opens them,
+// and meets each again when XDP has one go that way, as it does every so often.
+func (b *bench) establishedXDP(f family, proto lb.Protocol, n int) ([]row, error) {
+	w := b.world
+	data, err := frameTo(w.clients, f, proto, f.vip)
+	if err != nil {
+		return nil, err
+	}
+	reply, err := frameTo(w.servers, f, proto, f.vip)
+	if err != nil {
+		return nil, err
+	}
+	s := scene{f: f, other: f.vip, port: 80, flows: n, flags: packet.ACK, mac: w.clients.mac}
+	ingress, egress := b.ingress().at(w.clients), b.egress()
+	if err := b.open(opening{s, proto, ingress, b.withXDP.TcIngress, data}); err != nil {
+		return nil, err
+	}
+	s.random = true
+	back := scene{f: f, other: f.backends[0], spread: servers - 1, port: 8080, flows: n, flags: packet.ACK, mac: w.servers.mac, random: true}
+	see := func() error { return b.send(ingress, b.withXDP.TcIngress, data, s) }
+	answer := func() error { return b.answered(egress, b.withXDP.TcEgress, data, back) }
+	if err := answer(); err != nil {
+		return nil, err
+	}
+	name := fmt.Sprintf("XDP established %s %s", proto, f.name)
+	return b.tryAll(
+		trial{name: name + " forward", hook: b.xdp(w.clients, len(data), false), prog: b.withXDP.XdpIngress, frame: data, want: xdpRedirect,
+			scene: s, counted: b.counted, again: see, fill: n},
+		trial{name: name + " reply", hook: b.xdp(w.servers, len(data), true), prog: b.withXDP.XdpIngress, frame: reply, want: xdpRedirect,
+			scene: back, counted: b.counted, again: answer, fill: n},
+	)
+}

@@ -20,16 +20,23 @@ type opening struct {
 	frame []byte
 }
 
+// chunk is how many flows are half-open at a time while flows are opened: with
+// more than half a ring of them, the oldest make room.
+const chunk = 1 << 15
+
 // open makes flows, established: a SYN and an ACK each, or two datagrams. They
 // come in the order of their numbers, and so go to the backends in turn.
 func (b *bench) open(o opening) error {
 	if err := b.clear(); err != nil {
 		return err
 	}
-	for _, flags := range []packet.Flag{packet.SYN, packet.ACK} {
-		o.flags = flags
-		if err := b.send(o.hook, o.prog, o.frame, o.scene); err != nil {
-			return fmt.Errorf("open flows: %w", err)
+	n := o.flows
+	for o.first = 0; o.first < n; o.first += chunk {
+		for _, flags := range []packet.Flag{packet.SYN, packet.ACK} {
+			o.flags = flags
+			if err := b.send(o.hook, o.prog, o.frame, o.scene, min(chunk, n)); err != nil {
+				return fmt.Errorf("open flows: %w", err)
+			}
 		}
 	}
 	return nil
@@ -38,7 +45,7 @@ func (b *bench) open(o opening) error {
 // answered has backends answer all flows once.
 func (b *bench) answered(h hook, prog *ebpf.Program, data []byte, s scene) error {
 	s.random = false
-	return b.send(h, prog, data, s)
+	return b.send(h, prog, data, s, s.flows)
 }
 
 // established measures both directions of flows that are there, in tc.
@@ -108,7 +115,7 @@ func (b *bench) establishedXDP(f family, proto lb.Protocol, n int) ([]row, error
 	}
 	s.random = true
 	back := scene{f: f, other: f.backends[0], spread: servers - 1, port: 8080, flows: n, flags: packet.ACK, mac: w.servers.mac, random: true}
-	see := func() error { return b.send(ingress, b.withXDP.TcIngress, data, s) }
+	see := func() error { return b.send(ingress, b.withXDP.TcIngress, data, s, n) }
 	answer := func() error { return b.answered(egress, b.withXDP.TcEgress, data, back) }
 	if err := answer(); err != nil {
 		return nil, err

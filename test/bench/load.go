@@ -13,6 +13,8 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/waggle-lb/waggle/bpf"
+	"github.com/waggle-lb/waggle/internal/packet"
+	"github.com/waggle-lb/waggle/lb"
 )
 
 // size is how large the maps are.
@@ -134,11 +136,12 @@ func (b *bench) close() {
 // shuffle puts the free elements of the flow table out of order, as time does.
 func (b *bench) shuffle() error {
 	f := families[0]
-	data, err := frame(f, 6, f.vip)
+	data, err := frame(f, lb.TCP, f.vip)
 	if err != nil {
 		return err
 	}
-	if err := b.send(b.ingress(), b.lb.TcIngress, data, scene{f: f, other: f.vip, port: 80, flows: int(b.size.flows / 4), flags: 2}); err != nil {
+	s := scene{f: f, other: f.vip, port: 80, flows: int(b.size.flows / 4), flags: packet.SYN}
+	if err := b.open(opening{s, lb.TCP, b.ingress(), b.lb.TcIngress, data}); err != nil {
 		return err
 	}
 	return b.clear()

@@ -90,7 +90,7 @@ func (b *bench) unanswered(f family, rows []row) ([]row, error) {
 		return nil, err
 	}
 	t.name, t.want = fmt.Sprintf("refused SYN %s, unknown port: no answer, too many", f.name), drop
-	if err := b.send(t.hook, t.prog, t.frame, t.scene); err != nil {
+	if err := b.send(t.hook, t.prog, t.frame, t.scene, t.packets); err != nil {
 		return nil, err
 	}
 	r, err := b.try(t)

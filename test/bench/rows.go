@@ -148,7 +148,7 @@ func (b *bench) newFlows(f family, proto lb.Protocol) ([]row, error) {
 			return err
 		}
 		s.flags = packet.RST
-		return b.send(unique.hook, unique.prog, data, s)
+		return b.send(unique.hook, unique.prog, data, s, uniqueFlows)
 	}
 	r, err := b.try(cycling)
 	return append(rows, r), err

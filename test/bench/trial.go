@@ -50,6 +50,7 @@ type scene struct {
 	port   uint32
 	flows  int
 	flags  packet.Flag
+	first  int  // of them
 	random bool // in an order that caches cannot guess
 	mac    [6]byte
 	length int // of frames that are answered
@@ -71,7 +72,7 @@ func (b *bench) scene(s scene) error {
 		value any
 	}{
 		{v.FlowsMask, uint32(s.flows - 1)}, {v.Factor, factor}, {v.ServiceAddr, low(s.other)}, {v.Spread, s.spread}, {v.ServicePort, s.port},
-		{v.ClientBase, low(s.f.client)}, {v.TcpFlags, uint8(s.flags)}, {v.Counter, uint32(0)}, {v.FrameTo, mac}, {v.FullLen, uint32(s.length)},
+		{v.ClientBase, low(s.f.client)}, {v.TcpFlags, uint8(s.flags)}, {v.Counter, uint32(s.first)}, {v.FrameTo, mac}, {v.FullLen, uint32(s.length)},
 		{v.AddedRoom, uint32(s.room)},
 	} {
 		if err := set.v.Set(set.value); err != nil {
@@ -173,12 +174,12 @@ func (b *bench) time(h hook, prog *ebpf.Program, frame []byte, want uint32, pack
 	return measure(h.wrapper, frame, want, packets, h.context)
 }
 
-// send sends as many packets as there are flows, and asks for no verdict.
-func (b *bench) send(h hook, prog *ebpf.Program, frame []byte, s scene) error {
+// send sends packets, and asks for no verdict.
+func (b *bench) send(h hook, prog *ebpf.Program, frame []byte, s scene, packets int) error {
 	if err := errors.Join(h.target.Put(uint32(0), prog), b.scene(s)); err != nil {
 		return err
 	}
-	_, err := h.wrapper.Run(&ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256), Repeat: uint32(s.flows), Context: h.context})
+	_, err := h.wrapper.Run(&ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256), Repeat: uint32(packets), Context: h.context})
 	return err
 }
 

@@ -121,10 +121,15 @@ func (b *bench) establishedXDP(f family, proto lb.Protocol, n int) ([]row, error
 		return nil, err
 	}
 	name := fmt.Sprintf("XDP established %s %s", proto, f.name)
-	return b.tryAll(
+	var trials []trial
+	if f.name == "v4" && proto == lb.TCP {
+		trials = append(trials, trial{name: "floor XDP, one lookup and a write", hook: b.xdp(w.clients, len(data), false), prog: b.wrap.FloorLookup,
+			frame: data, want: xdpTX, scene: s, fill: n})
+	}
+	return b.tryAll(append(trials,
 		trial{name: name + " forward", hook: b.xdp(w.clients, len(data), false), prog: b.withXDP.XdpIngress, frame: data, want: xdpRedirect,
 			scene: s, counted: b.counted, again: see, fill: n},
 		trial{name: name + " reply", hook: b.xdp(w.servers, len(data), true), prog: b.withXDP.XdpIngress, frame: reply, want: xdpRedirect,
 			scene: back, counted: b.counted, again: answer, fill: n},
-	)
+	)...)
 }

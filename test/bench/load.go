@@ -72,7 +72,7 @@ func newBench(o options, w *world, s size) (*bench, error) {
 		return nil, fmt.Errorf("raise the memlock limit (run as root): %w", err)
 	}
 	b := &bench{options: o, size: s, world: w, ids: 17}
-	if err := errors.Join(b.load(), loadWrapObjects(&b.wrap, nil)); err != nil {
+	if err := errors.Join(b.load(), b.loadWrap()); err != nil {
 		b.close()
 		return nil, fmt.Errorf("load the programs (run as root): %w", err)
 	}
@@ -125,6 +125,16 @@ func (b *bench) load() error {
 		}
 	}
 	return spec.LoadAndAssign(&b.withXDP, &ebpf.CollectionOptions{MapReplacements: maps})
+}
+
+// loadWrap gives the wrappers the programs' flow table.
+func (b *bench) loadWrap() error {
+	spec, err := loadWrap()
+	if err != nil || b.lb.Flows == nil {
+		return err
+	}
+	spec.Maps["flows"].MaxEntries = b.size.flows
+	return spec.LoadAndAssign(&b.wrap, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{"flows": b.lb.Flows}})
 }
 
 func (b *bench) close() {

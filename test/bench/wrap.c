@@ -28,6 +28,23 @@ struct {
 	__uint(value_size, 4);
 } ingress SEC(".maps"), egress SEC(".maps"), xdp SEC(".maps");
 
+/* The flow table of the programs, as bpf/types.h has it. */
+struct flow_key {
+	__u64 saddr[2], daddr[2];
+	__u64 ports; /* source, destination, protocol, position */
+};
+
+struct flow {
+	__u64 words[7];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
 /* Set between runs. Addresses are the last 32 bits; they and ports in host order. */
 volatile __u32 flows_mask = 0;	 /* number of flows - 1 */
 volatile __u32 factor = 1;	 /* what order they come in: odd */
@@ -47,6 +64,18 @@ static __always_inline __u32 next_flow(void)
 	__u32 n = counter++;
 
 	return n * factor & flows_mask;
+}
+
+/*
+ * First and last word of an IPv6 address, with zeros between them. In words of 8 bytes, as a
+ * program may read it: what a device writes to memory comes to no CPU's store buffer.
+ */
+static __always_inline void put_addr(struct in6_addr *to, __u32 first, __be32 last)
+{
+	__u64 *w = (__u64 *)to;
+
+	w[0] = bpf_htonl(first);
+	w[1] = (__u64)last << 32;
 }
 
 static __always_inline bool dress(void *data, void *end, bool reply)
@@ -79,10 +108,8 @@ static __always_inline bool dress(void *data, void *end, bool reply)
 		tcp = (void *)(ip6 + 1);
 		if ((void *)(tcp + 1) > end)
 			return false;
-		ip6->saddr.in6_u.u6_addr32[0] = bpf_htonl(reply ? 0xfd00000e : 0xfd00000c);
-		ip6->daddr.in6_u.u6_addr32[0] = bpf_htonl(reply ? 0xfd00000c : 0xfd00000f);
-		ip6->saddr.in6_u.u6_addr32[3] = reply ? service : client;
-		ip6->daddr.in6_u.u6_addr32[3] = reply ? client : service;
+		put_addr(&ip6->saddr, reply ? 0xfd00000e : 0xfd00000c, reply ? service : client);
+		put_addr(&ip6->daddr, reply ? 0xfd00000c : 0xfd00000f, reply ? client : service);
 		ip6->hop_limit = 64;
 		proto = ip6->nexthdr;
 	}
@@ -207,4 +234,30 @@ int floor_fib(struct xdp_md *ctx)
 	q.ipv4_src = ip->saddr;
 	q.ipv4_dst = ip->daddr;
 	return bpf_fib_lookup(ctx, &q, sizeof(q), 0) ? XDP_ABORTED : XDP_TX;
+}
+
+/*
+ * One lookup of a flow that is there, and a write to it: what memory takes of any program that
+ * keeps flows in such a table.
+ */
+SEC("xdp.frags")
+int floor_lookup(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct iphdr *ip = data + ETH_HLEN;
+	struct tcphdr *tcp = (void *)(ip + 1);
+	struct flow_key k = {};
+	struct flow *f;
+
+	if ((void *)(tcp + 1) > end || ip->version != 4)
+		return XDP_ABORTED;
+	k.saddr[1] = (__u64)ip->saddr << 32 | bpf_htonl(0xffff);
+	k.daddr[1] = (__u64)ip->daddr << 32 | bpf_htonl(0xffff);
+	k.ports = bpf_ntohs(tcp->source) | (__u64)bpf_ntohs(tcp->dest) << 16 |
+		  (__u64)ip->protocol << 32 | 1ull << 40;
+	f = bpf_map_lookup_elem(&flows, &k);
+	if (!f)
+		return XDP_ABORTED;
+	f->words[6] += end - data;
+	return XDP_TX;
 }

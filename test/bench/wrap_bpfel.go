@@ -8,20 +8,35 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
+	"structs"
 
 	"github.com/cilium/ebpf"
 )
+
+type wrapFlow struct {
+	_     structs.HostLayout
+	Words [7]uint64
+}
+
+type wrapFlowKey struct {
+	_     structs.HostLayout
+	Saddr [2]uint64
+	Daddr [2]uint64
+	Ports uint64
+}
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	wrapMapEgress        = "egress"
+	wrapMapFlows         = "flows"
 	wrapMapIngress       = "ingress"
 	wrapMapXdp           = "xdp"
 	wrapProgFloorEgress  = "floor_egress"
 	wrapProgFloorFib     = "floor_fib"
 	wrapProgFloorIngress = "floor_ingress"
+	wrapProgFloorLookup  = "floor_lookup"
 	wrapProgFloorXdp     = "floor_xdp"
 	wrapProgWrapAnswered = "wrap_answered"
 	wrapProgWrapEgress   = "wrap_egress"
@@ -86,6 +101,7 @@ type wrapProgramSpecs struct {
 	FloorEgress  *ebpf.ProgramSpec `ebpf:"floor_egress"`
 	FloorFib     *ebpf.ProgramSpec `ebpf:"floor_fib"`
 	FloorIngress *ebpf.ProgramSpec `ebpf:"floor_ingress"`
+	FloorLookup  *ebpf.ProgramSpec `ebpf:"floor_lookup"`
 	FloorXdp     *ebpf.ProgramSpec `ebpf:"floor_xdp"`
 	WrapAnswered *ebpf.ProgramSpec `ebpf:"wrap_answered"`
 	WrapEgress   *ebpf.ProgramSpec `ebpf:"wrap_egress"`
@@ -99,6 +115,7 @@ type wrapProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type wrapMapSpecs struct {
 	Egress  *ebpf.MapSpec `ebpf:"egress"`
+	Flows   *ebpf.MapSpec `ebpf:"flows"`
 	Ingress *ebpf.MapSpec `ebpf:"ingress"`
 	Xdp     *ebpf.MapSpec `ebpf:"xdp"`
 }
@@ -141,6 +158,7 @@ func (o *wrapObjects) Close() error {
 // It can be passed to loadWrapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type wrapMaps struct {
 	Egress  *ebpf.Map `ebpf:"egress"`
+	Flows   *ebpf.Map `ebpf:"flows"`
 	Ingress *ebpf.Map `ebpf:"ingress"`
 	Xdp     *ebpf.Map `ebpf:"xdp"`
 }
@@ -148,6 +166,7 @@ type wrapMaps struct {
 func (m *wrapMaps) Close() error {
 	return _WrapClose(
 		m.Egress,
+		m.Flows,
 		m.Ingress,
 		m.Xdp,
 	)
@@ -177,6 +196,7 @@ type wrapPrograms struct {
 	FloorEgress  *ebpf.Program `ebpf:"floor_egress"`
 	FloorFib     *ebpf.Program `ebpf:"floor_fib"`
 	FloorIngress *ebpf.Program `ebpf:"floor_ingress"`
+	FloorLookup  *ebpf.Program `ebpf:"floor_lookup"`
 	FloorXdp     *ebpf.Program `ebpf:"floor_xdp"`
 	WrapAnswered *ebpf.Program `ebpf:"wrap_answered"`
 	WrapEgress   *ebpf.Program `ebpf:"wrap_egress"`
@@ -190,6 +210,7 @@ func (p *wrapPrograms) Close() error {
 		p.FloorEgress,
 		p.FloorFib,
 		p.FloorIngress,
+		p.FloorLookup,
 		p.FloorXdp,
 		p.WrapAnswered,
 		p.WrapEgress,

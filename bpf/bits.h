@@ -35,6 +35,16 @@ static __always_inline __u32 addr_bit(const addr_t addr)
 	return spread_addr(addr) * GOLDEN_32 >> BITS_SHIFT;
 }
 
+/* The same where the family is known: of IPv4 the first three words are always equal. */
+static __always_inline __u32 end_bit(const addr_t addr, bool v4)
+{
+	const __u32 *w = (const __u32 *)addr;
+
+	if (v4)
+		return (bpf_htonl(0xffff) * 0xC2B2AE3Du + w[3]) * GOLDEN_32 >> BITS_SHIFT;
+	return addr_bit(addr);
+}
+
 /* Index of the bit of a backend. */
 static __always_inline __u32 backend_bit(const addr_t addr, __u16 port, __u8 proto)
 {

@@ -55,7 +55,6 @@ static __always_inline void count_out(__u32 id, __u32 bytes)
 /* The entry's own counters and its age. Not atomic: CPUs that share a flow may lose a packet. */
 static __always_inline void touch(struct flow *f, __u32 bytes)
 {
-	f->seen = now();
-	f->packets++;
+	set_seen(f, now(), f->packets + 1);
 	f->bytes += bytes;
 }

@@ -41,9 +41,8 @@ __noinline enum verdict resource_direct(struct __sk_buff *skb, struct packet *p)
 	w = begin(p);
 	if (!w)
 		return VERDICT_PASS;
-	copy_addr(w->flow.addr, p->key.daddr);
-	w->flow.port = p->key.dport;
-	w->flow.flags = FLOW_DIRECT;
+	set_addr(w->flow.addr, p->key.daddr);
+	set_counted(&w->flow, w->flow.state, FLOW_DIRECT, p->key.dport, 0);
 	reason = insert_flow(w, &f);
 	if (reason != DROP_NONE)
 		return drop(reason);

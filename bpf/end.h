@@ -56,11 +56,7 @@ static __always_inline void end_entry(const struct flow_key *key, struct flow *e
 /* Makes k the key of E2 that leads from a client's address and port to the source of k. */
 static __always_inline void turn_e2(struct flow_key *k, const addr_t saddr, __u16 sport)
 {
-	copy_addr(k->daddr, k->saddr);
-	k->dport = k->sport;
-	copy_addr(k->saddr, saddr);
-	k->sport = sport;
-	k->position = POSITION_E2;
+	make_key(k, saddr, sport, k->saddr, k->sport, k, POSITION_E2);
 }
 
 /*

@@ -21,6 +21,14 @@ static __always_inline enum verdict passing(__u8 flags)
 	return with_xdp && flags & FLOW_XDP ? VERDICT_ONWARD : VERDICT_PASS;
 }
 
+/* What a routing rule may ask of a header beside its ends: the class, and the label of IPv6. */
+static __always_inline __u32 class_of(const void *ip, bool v4)
+{
+	if (v4)
+		return ((const struct iphdr *)ip)->tos;
+	return *(const __be32 *)ip & bpf_htonl(FLOW_INFO);
+}
+
 /*
  * Makes q ask for the way of a packet that has these ends between its two rewrites, as the stack
  * would see it. The header, which is whole, says of which class it is.
@@ -35,12 +43,12 @@ static __always_inline void make_query(struct bpf_fib_lookup *q, const struct fl
 	q->dport = bpf_htons(k->dport);
 	if (v4) {
 		q->family = AF_INET;
-		q->tos = ((const struct iphdr *)ip)->tos;
+		q->tos = class_of(ip, v4);
 		q->ipv4_src = ((const __u32 *)k->saddr)[3];
 		q->ipv4_dst = ((const __u32 *)k->daddr)[3];
 	} else {
 		q->family = AF_INET6;
-		q->flowinfo = *(const __be32 *)ip & bpf_htonl(FLOW_INFO);
+		q->flowinfo = class_of(ip, v4);
 		copy_addr((__u8 *)q->ipv6_src, k->saddr);
 		copy_addr((__u8 *)q->ipv6_dst, k->daddr);
 	}

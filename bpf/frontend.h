@@ -4,9 +4,10 @@
 
 static __always_inline struct vip *find_vip(const addr_t addr, __u16 port, __u8 proto)
 {
-	struct vip_key k = {.port = port, .proto = proto};
+	struct vip_key k __attribute__((aligned(8)));
 
-	copy_addr(k.addr, addr);
+	set_addr(k.addr, addr);
+	*(narrow *)&k.port = port | (__u32)proto << 16;
 	return bpf_map_lookup_elem(&vips, &k);
 }
 

@@ -140,6 +140,14 @@ func (p *programs) sleep(seconds uint64) {
 	p.do(p.ClockOffset.Set(off + seconds*uint64(hz)))
 }
 
+// tick moves the clock by a jiffy.
+func (p *programs) tick() {
+	p.t.Helper()
+	var off uint64
+	p.do(p.ClockOffset.Get(&off))
+	p.do(p.ClockOffset.Set(off + 1))
+}
+
 // sweep walks the flows as often as it takes to be through with what is due.
 func (p *programs) sweep() {
 	p.t.Helper()

@@ -5,7 +5,10 @@
 /* Ports that are tried before a flow is refused. */
 #define PORT_ATTEMPTS 128
 
-/* Begins a new flow for a packet; its fields are zero. NULL: never, but the verifier asks. */
+/*
+ * Begins a new flow for a packet, which counts; the rest is zero. NULL: never, but the verifier
+ * asks.
+ */
 static __always_inline struct work *begin(const struct packet *p)
 {
 	__u32 zero = 0;
@@ -15,9 +18,12 @@ static __always_inline struct work *begin(const struct packet *p)
 		return NULL;
 	key_at(&w->key, &p->key, POSITION_E1);
 	__builtin_memset(&w->flow, 0, sizeof(w->flow));
-	w->flow.state =
-		p->key.proto == IPPROTO_TCP ? next_state(STATE_NONE, p->tcp_flags, IN) : STATE_UDP;
-	w->flow.seen = now();
+	set_counted(&w->flow,
+		    p->key.proto == IPPROTO_TCP ? next_state(STATE_NONE, p->tcp_flags, IN)
+						: STATE_UDP,
+		    0, 0, 0);
+	set_seen(&w->flow, now(), 1);
+	w->flow.bytes = p->bytes;
 	return w;
 }
 
@@ -55,11 +61,13 @@ static __always_inline __u16 nth_port(__u32 n)
 /* Makes w->entry the reply entry of w->flow: it leads back to the VIP. */
 static __always_inline void reply_entry(struct work *w)
 {
-	w->entry = w->flow;
-	copy_addr(w->entry.addr, w->key.daddr);
-	w->entry.port = w->key.dport;
-	w->entry.state = STATE_REPLY;
-	w->entry.flags &= ~FLOW_HALF_OPEN;
+	set_addr(w->entry.addr, w->key.daddr);
+	set_counted(&w->entry, STATE_REPLY, w->flow.flags & ~FLOW_HALF_OPEN, w->key.dport,
+		    w->flow.backend);
+	set_seen(&w->entry, w->flow.seen, 0);
+	w->entry.service_hash = w->flow.service_hash;
+	w->entry.backend_hash = w->flow.backend_hash;
+	w->entry.bytes = 0;
 }
 
 /* Makes a reply entry to the same VIP that of w->flow. */
@@ -132,8 +140,8 @@ static __noinline enum drop_reason resource(struct work *w)
 		return DROP_REPLY_TAKEN;
 	if (w->key.proto == IPPROTO_SCTP) /* its checksum cannot follow a port */
 		return DROP_REPLY_TAKEN;
-	w->flow.flags |= FLOW_RESOURCED;
-	w->flow.flags &= ~FLOW_XDP; /* which changes an end only once */
+	/* XDP changes an end only once */
+	set_flags(&w->flow, (w->flow.flags | FLOW_RESOURCED) & ~FLOW_XDP);
 	reply_entry(w);
 	c.start = bpf_get_prandom_u32();
 	bpf_loop(PORT_ATTEMPTS, try_source_port, &c, 0);
@@ -168,8 +176,8 @@ static __always_inline bool is_direct(const struct flow_key *reply)
 }
 
 /*
- * Puts the pair in the map and counts it. On DROP_NONE *made is the live forward entry, this
- * packet's or the one of a CPU that was faster.
+ * Puts the pair in the map and counts it. On DROP_NONE *made is the flow as it is there, with this
+ * packet counted, which is w->flow, or the live forward entry of a CPU that was faster.
  */
 static __noinline enum drop_reason insert_flow(struct work *w, struct flow **made)
 {
@@ -186,10 +194,8 @@ static __noinline enum drop_reason insert_flow(struct work *w, struct flow **mad
 		reason = resource(w);
 	if (reason != DROP_NONE)
 		return reason;
-	if (insert(&w->key, &w->flow)) {
-		f = entry_of(&w->key);
+	if (insert(&w->key, &w->flow))
 		goto counted;
-	}
 	f = entry_of(&w->key);
 	if (!f) {
 		end_replies(&w->key, &w->flow, false);
@@ -210,8 +216,6 @@ counted:
 		add_load(w->flow.backend, one_entry(w->flow.state));
 	if (w->flow.flags & FLOW_HALF_OPEN)
 		enter_half_open(w);
-	if (!f) /* it was there, and ended meanwhile, which was counted */
-		return DROP_BUSY;
-	*made = f;
+	*made = &w->flow;
 	return DROP_NONE;
 }

@@ -7,13 +7,13 @@ static __always_inline void make_key(struct flow_key *k, const addr_t saddr, __u
 				     const addr_t daddr, __u16 dport, const struct flow_key *proto,
 				     enum position position)
 {
-	copy_addr(k->saddr, saddr);
-	copy_addr(k->daddr, daddr);
-	k->sport = sport;
-	k->dport = dport;
-	k->proto = proto->proto;
-	k->position = position;
-	k->pad = 0;
+	__u64 s[2], d[2]; /* either may be of k itself */
+
+	set_addr((__u8 *)s, saddr);
+	set_addr((__u8 *)d, daddr);
+	set_addr(k->saddr, s);
+	set_addr(k->daddr, d);
+	set_ports(k, sport, dport, proto->proto, position);
 }
 
 /* The same tuple in another position. */
@@ -47,7 +47,7 @@ static __always_inline bool turn_forward(struct flow_key *k, const struct flow *
 	struct flow *r4;
 
 	if (r->flags & FLOW_RESOURCED) {
-		k->position = POSITION_R4;
+		set_position(k, POSITION_R4);
 		r4 = find(k);
 		if (!r4)
 			return false;

@@ -60,6 +60,7 @@
 #include "fate.h"
 #include "onward.h"
 #include "path.h"
+#include "way.h"
 #include "xdp.h"
 #include "sweep.h"
 #include "move.h"

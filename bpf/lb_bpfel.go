@@ -468,6 +468,21 @@ type LBWalkedSocket struct {
 	Pad        uint16
 }
 
+type LBWay struct {
+	_       structs.HostLayout
+	Ends    LBFlowKey
+	From    uint32
+	Class   uint32
+	Asked   uint32
+	Longest uint32
+	Ifindex uint32
+	Mac     [6]uint8
+	Smac    [6]uint8
+	Dmac    [6]uint8
+	Frags   uint8
+	Pad     uint8
+}
+
 type LBWork struct {
 	_         structs.HostLayout
 	Key       LBFlowKey
@@ -520,6 +535,7 @@ const (
 	LBMapStats                = "stats"
 	LBMapVipBits              = "vip_bits"
 	LBMapVips                 = "vips"
+	LBMapWays                 = "ways"
 	LBMapWorks                = "works"
 	LBProgClock               = "clock"
 	LBProgMovePiece           = "move_piece"
@@ -694,6 +710,7 @@ type LBMapSpecs struct {
 	Stats         *ebpf.MapSpec `ebpf:"stats"`
 	VipBits       *ebpf.MapSpec `ebpf:"vip_bits"`
 	Vips          *ebpf.MapSpec `ebpf:"vips"`
+	Ways          *ebpf.MapSpec `ebpf:"ways"`
 	Works         *ebpf.MapSpec `ebpf:"works"`
 }
 
@@ -802,6 +819,7 @@ type LBMaps struct {
 	Stats         *ebpf.Map `ebpf:"stats"`
 	VipBits       *ebpf.Map `ebpf:"vip_bits"`
 	Vips          *ebpf.Map `ebpf:"vips"`
+	Ways          *ebpf.Map `ebpf:"ways"`
 	Works         *ebpf.Map `ebpf:"works"`
 }
 
@@ -846,6 +864,7 @@ func (m *LBMaps) Close() error {
 		m.Stats,
 		m.VipBits,
 		m.Vips,
+		m.Ways,
 		m.Works,
 	)
 }

@@ -207,8 +207,7 @@ static __always_inline enum verdict masquerade(struct __sk_buff *skb, struct pac
 {
 	struct flow *f;
 
-	p->key.pad = 0;
-	p->key.position = POSITION_E2;
+	set_position(&p->key, POSITION_E2);
 	f = find(&p->key);
 	if (!f)
 		return new_masquerade(skb, p);

@@ -81,14 +81,56 @@ static __always_inline bool pull(struct __sk_buff *skb, __u32 len)
 	return bpf_skb_pull_data(skb, len) == 0;
 }
 
+/* A header's place, which is linear as far as the packet goes. */
+static __always_inline void *linear(struct __sk_buff *skb, __u32 off, __u32 len)
+{
+	void *at = header(skb, off);
+
+	if (at + len > data_end(skb)) {
+		bpf_skb_pull_data(skb, off + len);
+		at = header(skb, off);
+	}
+	return at;
+}
+
+/*
+ * What is put together in memory to be looked up or inserted is written in words as large as those
+ * that the kernel reads there. A read that spans two writes must wait until both have left the
+ * CPU's store buffer, and so have all before them: also those to an entry that is in no cache.
+ */
+typedef __u64 __attribute__((may_alias)) wide;
+typedef __u32 __attribute__((may_alias)) narrow;
+
+/* Copies to where 8 bytes are aligned. */
+static __always_inline void set_addr(addr_t to, const void *from)
+{
+	const wide *f = from;
+	wide *t = (wide *)to;
+
+	t[0] = f[0];
+	t[1] = f[1];
+}
+
 static __always_inline void map_v4(addr_t to, __be32 addr)
 {
-	__u32 *w = (__u32 *)to;
+	wide *t = (wide *)to;
 
-	w[0] = 0;
-	w[1] = 0;
-	w[2] = bpf_htonl(0xffff);
-	w[3] = addr;
+	t[0] = 0;
+	t[1] = (__u64)addr << 32 | bpf_htonl(0xffff);
+}
+
+/* All of a key but the addresses. */
+static __always_inline void set_ports(struct flow_key *k, __u16 sport, __u16 dport, __u8 proto,
+				      enum position position)
+{
+	*(wide *)&k->sport =
+		sport | (__u64)dport << 16 | (__u64)proto << 32 | (__u64)position << 40;
+}
+
+/* The key as a position has it. */
+static __always_inline void set_position(struct flow_key *k, enum position position)
+{
+	set_ports(k, k->sport, k->dport, k->proto, position);
 }
 
 static __always_inline void copy_addr(addr_t to, const void *from)
@@ -119,8 +161,8 @@ static __always_inline void addrs_v4(struct packet *p, const struct iphdr *ip)
 static __always_inline void addrs_v6(struct packet *p, const struct ipv6hdr *ip6)
 {
 	p->v4 = false;
-	copy_addr(p->key.saddr, &ip6->saddr);
-	copy_addr(p->key.daddr, &ip6->daddr);
+	set_addr(p->key.saddr, &ip6->saddr);
+	set_addr(p->key.daddr, &ip6->daddr);
 }
 
 /* Addresses and family; false: no IP packet, or cut off. */
@@ -129,22 +171,16 @@ static __always_inline bool parse_addrs(struct __sk_buff *skb, struct packet *p,
 	p->l3 = l3;
 	p->bytes = skb->len - l3;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		struct iphdr *ip;
+		struct iphdr *ip = linear(skb, l3, sizeof(*ip));
 
-		if (!pull(skb, l3 + sizeof(*ip)))
-			return false;
-		ip = header(skb, l3);
 		if ((void *)(ip + 1) > data_end(skb))
 			return false;
 		addrs_v4(p, ip);
 		return true;
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		struct ipv6hdr *ip6;
+		struct ipv6hdr *ip6 = linear(skb, l3, sizeof(*ip6));
 
-		if (!pull(skb, l3 + sizeof(*ip6)))
-			return false;
-		ip6 = header(skb, l3);
 		if ((void *)(ip6 + 1) > data_end(skb))
 			return false;
 		addrs_v6(p, ip6);

@@ -6,15 +6,15 @@
 static __always_inline void lead(struct work *w, const struct packet *p, bool masquerade,
 				 const struct service *svc, const struct backend *b, __u32 id)
 {
-	copy_addr(w->flow.addr, b->addr);
-	w->flow.port = b->port ? b->port : p->key.dport;
+	__u8 flags = FLOW_HALF_OPEN;
+
+	set_addr(w->flow.addr, b->addr);
 	/* a client that is the backend must not meet its own address as the source */
 	if (masquerade || same_addr(p->key.saddr, b->addr))
-		w->flow.flags = FLOW_MASQUERADE;
+		flags |= FLOW_MASQUERADE;
 	if (svc->affinity)
-		w->flow.flags |= FLOW_AFFINITY;
-	w->flow.flags |= FLOW_HALF_OPEN;
-	w->flow.backend = id;
+		flags |= FLOW_AFFINITY;
+	set_counted(&w->flow, w->flow.state, flags, b->port ? b->port : p->key.dport, id);
 	w->flow.service_hash = svc->hash;
 	w->flow.backend_hash = b->hash;
 }
@@ -81,10 +81,10 @@ __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 		return forward(skb, p, &w->flow, id);
 	}
 	if (with_xdp && is_for_xdp(skb, p, w))
-		w->flow.flags |= FLOW_XDP;
+		set_flags(&w->flow, w->flow.flags | FLOW_XDP);
 	reason = insert_flow(w, &f);
 	if (reason == DROP_FLOWS_FULL && make_room(ROOM_ATTEMPTS)) {
-		w->flow.flags &= ~FLOW_RESOURCED; /* of the first attempt */
+		set_flags(&w->flow, w->flow.flags & ~FLOW_RESOURCED); /* of the first attempt */
 		reason = insert_flow(w, &f);
 	}
 	if (reason == DROP_REPLY_TAKEN)
@@ -145,13 +145,16 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 	enum verdict verdict;
 	struct packet p;
 	enum parsed got;
+	__u32 bit;
 	bool vip;
 
 	if (is_tagged(skb) || !parse_addrs(skb, &p, l3))
 		return VERDICT_PASS;
-	vip = bit_is_set(&vip_bits, addr_bit(p.key.daddr));
-	if (!vip && !bit_is_set(&peer_bits, addr_bit(p.key.daddr))) {
-		if (with_xdp && skb->pkt_type == PACKET_HOST) {
+	bit = end_bit(p.key.daddr, p.v4);
+	vip = bit_is_set(&vip_bits, bit);
+	if (!vip && !bit_is_set(&peer_bits, bit)) {
+		if (with_xdp && skb->pkt_type == PACKET_HOST &&
+		    (bit_is_set(&peer_bits, end_bit(p.key.saddr, p.v4)) || is_icmp(skb, &p))) {
 			verdict = transit(skb, &p);
 			if (verdict != VERDICT_ELSEWHERE)
 				return verdict;
@@ -180,8 +183,7 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 		if (verdict != VERDICT_PASS)
 			return verdict;
 	}
-	p.key.pad = 0;
-	p.key.position = POSITION_E1;
+	set_position(&p.key, POSITION_E1);
 	if (vip || bit_is_set(&node_port_bits, p.key.dport)) {
 		verdict = to_vip(skb, &p);
 		if (verdict != VERDICT_ELSEWHERE)
@@ -225,6 +227,23 @@ static __always_inline enum verdict leaving(struct __sk_buff *skb, const struct 
 	return v ? drop(why_untranslated(p, v)) : VERDICT_PASS;
 }
 
+/*
+ * Whether a packet that leaves may be of a flow, or to a frontend; by what is at hand once the
+ * addresses are. What is neither TCP nor UDP may be an error about one.
+ */
+static __always_inline bool may_concern(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 source = end_bit(p->key.saddr, p->v4), destination = end_bit(p->key.daddr, p->v4);
+	__u8 *proto = header(skb, p->l3 + (p->v4 ? offsetof(struct iphdr, protocol)
+						 : offsetof(struct ipv6hdr, nexthdr)));
+
+	if ((void *)(proto + 1) > data_end(skb) || (*proto != IPPROTO_TCP && *proto != IPPROTO_UDP))
+		return true;
+	/* the agent sets the bits of backends' addresses in peer_bits before those of backends */
+	return bit_is_set(&peer_bits, source) || bit_is_set(&peer_bits, destination) ||
+	       bit_is_set(&vip_bits, destination) || same_addr(p->key.saddr, p->key.daddr);
+}
+
 static __always_inline enum verdict egress(struct __sk_buff *skb, __u32 l3)
 {
 	enum verdict verdict;
@@ -232,7 +251,7 @@ static __always_inline enum verdict egress(struct __sk_buff *skb, __u32 l3)
 	enum parsed got;
 	struct flow *r;
 
-	if (is_tagged(skb) || !parse_addrs(skb, &p, l3))
+	if (is_tagged(skb) || !parse_addrs(skb, &p, l3) || !may_concern(skb, &p))
 		return VERDICT_PASS;
 	got = parse_ports(skb, &p);
 	if (got == PARSED_OTHER)
@@ -247,9 +266,8 @@ static __always_inline enum verdict egress(struct __sk_buff *skb, __u32 l3)
 	} else if (got == PARSED_LATER) {
 		return VERDICT_PASS;
 	}
-	p.key.pad = 0;
 	if (backend_is_set(&backend_bits, p.key.saddr, p.key.sport, p.key.proto)) {
-		p.key.position = POSITION_E4;
+		set_position(&p.key, POSITION_E4);
 		r = find(&p.key);
 		if (r)
 			return from_backend(skb, &p, r);

@@ -50,3 +50,13 @@ struct {
 	__type(key, __u32);
 	__type(value, struct flow);
 } piece_flows SEC(".maps");
+
+#define WAYS_SHIFT 8
+
+/* Hash of a packet's ends -> where one such went last. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1 << WAYS_SHIFT);
+	__type(key, __u32);
+	__type(value, struct way);
+} ways SEC(".maps");

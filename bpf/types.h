@@ -250,3 +250,18 @@ struct work {
 struct quote {
 	__u8 bytes[3 * 512]; /* MAX_QUOTED, in the pieces that bpf_csum_diff takes */
 };
+
+/* Where a frame with these ends goes that came by a device, as the FIB said. Per CPU. */
+struct way {
+	struct flow_key ends;
+	__u32 from;    /* ifindex */
+	__u32 class;   /* of the header: fib.h */
+	__u32 asked;   /* when, low 32 bits of jiffies */
+	__u32 longest; /* bytes of IP packets that go this way */
+	__u32 ifindex; /* to which device; 0: XDP may not */
+	__u8 mac[6];   /* of frames to this machine, */
+	__u8 smac[6];  /* and those of it when it goes on */
+	__u8 dmac[6];
+	__u8 frags; /* not 0: it may be in several pieces */
+	__u8 pad;
+};

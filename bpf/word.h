@@ -37,6 +37,25 @@ static __always_inline bool replace_counted(struct flow *f, __u64 old, __u64 new
 	return __sync_val_compare_and_swap(counted_of(f), old, new) == old;
 }
 
+/* The word and hint of an entry that is being put together, as one write: see parse.h. */
+static __always_inline void set_counted(struct flow *f, __u8 state, __u8 flags, __u16 port,
+					__u32 backend)
+{
+	*(wide *)counted_of(f) =
+		state | (__u32)flags << 8 | (__u64)port << 16 | (__u64)backend << 32;
+}
+
+static __always_inline void set_flags(struct flow *f, __u8 flags)
+{
+	set_counted(f, f->state, flags, f->port, f->backend);
+}
+
+/* When its last packet came, and how many did. */
+static __always_inline void set_seen(struct flow *f, __u32 seen, __u32 packets)
+{
+	*(wide *)&f->seen = seen | (__u64)packets << 32;
+}
+
 #define HALF_OPEN (FLOW_HALF_OPEN << 8) /* in the word */
 
 static __always_inline __u8 state_of(__u32 word)

@@ -5,33 +5,6 @@
  */
 #pragma once
 
-/* As data() and data_end(), of a frame; what lies in further pieces is beyond. */
-static __always_inline void *frame(struct xdp_md *ctx)
-{
-	void *p;
-
-	asm volatile("%0 = *(u32 *)(%1 + %2)"
-		     : "=r"(p)
-		     : "r"(ctx), "i"(offsetof(struct xdp_md, data)));
-	return p;
-}
-
-static __always_inline void *frame_end(struct xdp_md *ctx)
-{
-	void *p;
-
-	asm volatile("%0 = *(u32 *)(%1 + %2)"
-		     : "=r"(p)
-		     : "r"(ctx), "i"(offsetof(struct xdp_md, data_end)));
-	return p;
-}
-
-/* A header's place, as header(). */
-static __always_inline void *frame_at(struct xdp_md *ctx, __u32 off)
-{
-	return frame(ctx) + (off & 0xff);
-}
-
 /* parse_addrs. A tagged frame is a VLAN's, and is seen on that one's device. */
 static __always_inline bool frame_addrs(struct xdp_md *ctx, struct packet *p)
 {
@@ -66,21 +39,6 @@ static __always_inline bool frame_ports(struct xdp_md *ctx, struct packet *p)
 	return got == PARSED_OK && p->part == WHOLE && has_ports(p->key.proto) &&
 	       p->l4 + ports_len(p->key.proto) <= p->l3 + p->bytes &&
 	       read_ports(frame_at(ctx, p->l4), end, p);
-}
-
-/*
- * Whether a device is to finish the layer 4 checksum: the field then holds the pseudo-header's sum.
- * Sent on from here, nobody would (veth, virtio). One in 65,536 others looks so, too.
- */
-static __always_inline bool is_unfinished(struct xdp_md *ctx, const struct packet *p)
-{
-	__u16 *check = frame_at(ctx, checksum_at(p));
-
-	if (p->key.proto == IPPROTO_SCTP)
-		return false;
-	if ((void *)(check + 1) > frame_end(ctx))
-		return true;
-	return *check == fold_csum(pseudo_sum(&p->key, p->bytes - (p->l4 - p->l3), p->key.proto));
 }
 
 /* Rewrites both ends, and takes a hop. False: the verifier's, the packet has been parsed. */
@@ -126,59 +84,9 @@ static __always_inline bool rewrite_ends(struct xdp_md *ctx, const struct packet
 	return true;
 }
 
-/* Where a frame goes, and whether XDP may send it there. */
-struct leg {
-	__u32 ifindex; /* 0: it may not */
-	__u8 smac[ETH_ALEN];
-	__u8 dmac[ETH_ALEN];
-};
-
-/* Whether a frame that came by ctx's device for this machine goes to another one. */
-static __always_inline bool is_joined(struct xdp_md *ctx, const struct ethhdr *eth, __u32 to)
-{
-	struct device *from = device_at(ctx->ingress_ifindex), *d = device_at(to);
-
-	if (!are_joined(from, d) || __builtin_memcmp(eth->h_dest, from->mac, ETH_ALEN))
-		return false;
-	return d->flags & DEVICE_FRAGS ||
-	       bpf_xdp_get_buff_len(ctx) == (__u32)(frame_end(ctx) - frame(ctx));
-}
-
-/*
- * Finds the way of a packet that has these ends between its rewrites. No way: the stack must find
- * out the neighbour, answer that it is too long or at its last hop, or have it.
- */
-static __noinline int find_leg(struct xdp_md *ctx, const struct packet *p, const struct flow_key *k,
-			       struct leg *leg)
-{
-	struct ethhdr *eth = frame(ctx);
-	void *end = frame_end(ctx);
-	struct bpf_fib_lookup q;
-	struct iphdr *ip = (void *)(eth + 1);
-
-	if (!p || !k || !leg)
-		return 0;
-	leg->ifindex = 0;
-	if ((void *)(ip + 1) > end || is_unfinished(ctx, p))
-		return 0;
-	if ((p->v4 ? ip->ttl : ((struct ipv6hdr *)ip)->hop_limit) <= 1)
-		return 0;
-	make_query(&q, k, ip, p->v4, ctx->ingress_ifindex);
-	q.tot_len = p->bytes;
-	if (p->bytes > 0xffff || bpf_fib_lookup(ctx, &q, sizeof(q), 0) != BPF_FIB_LKUP_RET_SUCCESS)
-		return 0;
-	/* Linux 6.1 knows neighbours whose address it does not */
-	if (!(*(__u32 *)q.dmac | *(__u16 *)(q.dmac + 4)) || !is_joined(ctx, eth, q.ifindex))
-		return 0;
-	__builtin_memcpy(leg->smac, q.smac, ETH_ALEN);
-	__builtin_memcpy(leg->dmac, q.dmac, ETH_ALEN);
-	leg->ifindex = q.ifindex;
-	return 0;
-}
-
 /* Sends a packet off with other ends. */
 static __always_inline int send_off(struct xdp_md *ctx, const struct packet *p,
-				    const struct flow_key *to, const struct leg *leg)
+				    const struct flow_key *to, const struct way *way)
 {
 	struct ethhdr *eth = frame(ctx);
 
@@ -186,11 +94,11 @@ static __always_inline int send_off(struct xdp_md *ctx, const struct packet *p,
 		return XDP_ABORTED;
 	if ((void *)(eth + 1) > frame_end(ctx))
 		return XDP_ABORTED;
-	__builtin_memcpy(eth->h_source, leg->smac, ETH_ALEN);
-	__builtin_memcpy(eth->h_dest, leg->dmac, ETH_ALEN);
-	if (leg->ifindex == ctx->ingress_ifindex)
+	__builtin_memcpy(eth->h_source, way->smac, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, way->dmac, ETH_ALEN);
+	if (way->ifindex == ctx->ingress_ifindex)
 		return XDP_TX;
-	return bpf_redirect(leg->ifindex, 0);
+	return bpf_redirect(way->ifindex, 0);
 }
 
 /*
@@ -211,27 +119,27 @@ static __always_inline int from_client(struct xdp_md *ctx, const struct packet *
 	struct backend *b = backend_of(f);
 	struct flow_key to;
 	struct flow *e2;
-	struct leg leg;
+	struct way *way;
 
 	/* what may end the flow, or have it picked anew, is ingress's */
 	if (!(f->flags & FLOW_XDP) || is_to_ask(f) || !b || b->state != BACKEND_ACTIVE ||
 	    (p->key.proto == IPPROTO_TCP && is_syn(p->tcp_flags)))
 		return XDP_PASS;
 	make_key(&to, p->key.saddr, p->key.sport, f->addr, f->port, &p->key, POSITION_E2);
-	find_leg(ctx, p, &to, &leg);
-	if (!leg.ifindex)
+	way = way_of(ctx, p, &to);
+	if (!way)
 		return XDP_PASS;
 	if (f->flags & FLOW_MASQUERADE) {
 		e2 = find(&to);
 		if (!e2)
 			return XDP_PASS;
-		copy_addr(to.saddr, e2->addr);
+		set_addr(to.saddr, e2->addr);
 		to.sport = e2->port;
 	}
 	follow_client(p, f, load_word(f));
 	touch(f, p->bytes);
 	count_in(f->backend, p->bytes);
-	return send_off(ctx, p, &to, &leg);
+	return send_off(ctx, p, &to, way);
 }
 
 /* A backend's packet, whose E4 has this key. */
@@ -239,19 +147,19 @@ static __always_inline int to_client(struct xdp_md *ctx, struct packet *p, struc
 {
 	struct flow_key from = p->key;
 	struct flow *r = find(k);
-	struct leg leg;
+	struct way *way;
 
 	if (!r || !(r->flags & FLOW_XDP) || r->flags & FLOW_RESOURCED || is_to_ask(r))
 		return XDP_PASS;
-	find_leg(ctx, p, k, &leg);
-	if (!leg.ifindex)
+	way = way_of(ctx, p, k);
+	if (!way)
 		return XDP_PASS;
 	p->key = *k; /* as egress would see it */
 	follow_backend(p, r);
-	copy_addr(k->saddr, r->addr);
+	set_addr(k->saddr, r->addr);
 	k->sport = r->port;
 	p->key = from;
-	return send_off(ctx, p, k, &leg);
+	return send_off(ctx, p, k, way);
 }
 
 static __always_inline int xdp(struct xdp_md *ctx)
@@ -260,16 +168,18 @@ static __always_inline int xdp(struct xdp_md *ctx)
 	struct packet p = {};
 	struct flow_key k;
 	struct flow *f;
+	__u32 bit;
 
 	if (!frame_addrs(ctx, &p))
 		return XDP_PASS;
-	to_vip = bit_is_set(&vip_bits, addr_bit(p.key.daddr));
-	to_peer = bit_is_set(&peer_bits, addr_bit(p.key.daddr));
-	if ((!to_vip && !to_peer && !bit_is_set(&peer_bits, addr_bit(p.key.saddr))) ||
+	bit = end_bit(p.key.daddr, p.v4);
+	to_vip = bit_is_set(&vip_bits, bit);
+	to_peer = bit_is_set(&peer_bits, bit);
+	if ((!to_vip && !to_peer && !bit_is_set(&peer_bits, end_bit(p.key.saddr, p.v4))) ||
 	    !frame_ports(ctx, &p))
 		return XDP_PASS;
 	if (to_vip || (to_peer && bit_is_set(&node_port_bits, p.key.dport))) {
-		p.key.position = POSITION_E1;
+		set_position(&p.key, POSITION_E1);
 		f = find(&p.key);
 		if (f)
 			return from_client(ctx, &p, f);
@@ -281,9 +191,9 @@ static __always_inline int xdp(struct xdp_md *ctx)
 	if (f) {
 		if (!(f->flags & FLOW_XDP))
 			return XDP_PASS;
-		copy_addr(k.daddr, f->addr);
+		set_addr(k.daddr, f->addr);
 		k.dport = f->port;
 	}
-	k.position = POSITION_E4;
+	set_position(&k, POSITION_E4);
 	return to_client(ctx, &p, &k);
 }

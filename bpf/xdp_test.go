@@ -144,6 +144,7 @@ func TestXDPLeavesToTheStackWhatItMustAnswer(t *testing.T) {
 		c.wantReply(xdpPass, reply, reply)
 		in.TTL = 64
 		c.w.neighbour(c.w.servers, c.f.name, netlink.NUD_FAILED)
+		c.p.tick()
 		c.wantStack(t, in, redirect)
 		c.w.neighbour(c.w.servers, c.f.name, netlink.NUD_PERMANENT)
 		out.TTL = 63
@@ -173,6 +174,35 @@ func TestXDPAsksForNeighboursNowAndThen(t *testing.T) {
 			}
 			c.wantReply(xdpRedirect, in, out)
 		}
+	})
+}
+
+// What the FIB said of one packet is not said of the next that it would not hold for, which
+// comes at once.
+func TestXDPAsksAgainForOtherPackets(t *testing.T) {
+	eachFlow(t, func(t *testing.T, c *flowOf) {
+		for name, change := range map[string]func(*packet.Packet){
+			"longer":            func(p *packet.Packet) { p.Payload = make([]byte, 1500) },
+			"at its last hop":   func(p *packet.Packet) { p.TTL = 1 },
+			"another's address": func(p *packet.Packet) { p.DstMAC[5]++ },
+		} {
+			for range 3 {
+				in, out := c.request([]byte(name))
+				c.wantRequest(xdpRedirect, in, out)
+				change(&in)
+				c.wantRequest(xdpPass, in, in)
+				in, out = c.reply(packet.ACK, []byte(name))
+				c.wantReply(xdpRedirect, in, out)
+				change(&in)
+				c.wantReply(xdpPass, in, in)
+			}
+		}
+		in, out := c.request(nil)
+		c.wantRequest(xdpRedirect, in, out)
+		c.p.at = c.w.servers // the same ends, by another device
+		in.DstMAC = c.w.servers.mac
+		c.w.devices(c.p, 0, bpf.LBDeviceFlagsDEVICE_XDP)
+		c.p.want(c.p.XdpIngress, in, xdpTX, leave(c.w.servers, packet.Packet{Src: c.src.Src, Dst: c.f.servers[0], Protocol: c.proto, Flags: packet.ACK}))
 	})
 }
 
@@ -248,6 +278,7 @@ func TestXDPSendsToDevicesThatTakeIt(t *testing.T) {
 			{frags, frags, 8000, xdpRedirect}, {frags, native, 8000, xdpPass},
 		} {
 			c.w.devices(c.p, tc.clients, tc.servers)
+			c.p.tick()
 			in, out := c.request(bytes.Repeat([]byte{9}, tc.size))
 			if tc.verdict == xdpPass {
 				out = in

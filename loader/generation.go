@@ -56,7 +56,7 @@ func (g *Generation) Close() error {
 // variables, and what its programs work with.
 func (g *Generation) own() map[string]*ebpf.Map {
 	out := map[string]*ebpf.Map{
-		".data": g.data, ".bss": g.bss, "works": g.Works, "parcels": g.Parcels, "buckets": g.Buckets, "quotes": g.Quotes,
+		".data": g.data, ".bss": g.bss, "works": g.Works, "ways": g.Ways, "parcels": g.Parcels, "buckets": g.Buckets, "quotes": g.Quotes,
 		"piece_keys": g.PieceKeys, "piece_flows": g.PieceFlows,
 	}
 	maps.Copy(out, g.config())

@@ -26,6 +26,7 @@
 #include "scratch.h"
 #include "bits.h"
 #include "clock.h"
+#include "wide.h"
 #include "parse.h"
 #include "run.h"
 #include "ids.h"

@@ -37,7 +37,7 @@ static __always_inline bool replace_counted(struct flow *f, __u64 old, __u64 new
 	return __sync_val_compare_and_swap(counted_of(f), old, new) == old;
 }
 
-/* The word and hint of an entry that is being put together, as one write: see parse.h. */
+/* The word and hint of an entry that is being put together, as one write: see wide.h. */
 static __always_inline void set_counted(struct flow *f, __u8 state, __u8 flags, __u16 port,
 					__u32 backend)
 {

@@ -43,6 +43,19 @@ func (n *Namespace) LimitRoute(device string, to netip.Addr, mtu int) error {
 	return nil
 }
 
+// SetNeighbour says for good which Ethernet address an address behind a device has.
+func (n *Namespace) SetNeighbour(device string, addr netip.Addr, mac net.HardwareAddr) error {
+	index, err := n.Ifindex(device)
+	if err != nil {
+		return err
+	}
+	neighbour := &netlink.Neigh{LinkIndex: index, IP: addr.AsSlice(), State: netlink.NUD_PERMANENT, HardwareAddr: mac}
+	if err := n.handle.NeighSet(neighbour); err != nil {
+		return fmt.Errorf("set neighbour %s on %s in namespace %s: %w", addr, device, n.Name, err)
+	}
+	return nil
+}
+
 // Refuse makes the namespace answer packets to an address with ICMP
 // unreachable, until mend is called.
 func (n *Namespace) Refuse(addr netip.Addr) (mend func() error, err error) {

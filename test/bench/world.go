@@ -5,13 +5,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/internal/netlab"
@@ -78,18 +76,21 @@ func (w *world) close() error {
 // place leads networks to a node. Its device gets an XDP program, without which
 // test runs take no frame from there.
 func (w *world) place(n *netlab.Node, networks ...string) (*place, error) {
-	l, err := w.router.Netlink().LinkByName(n.Device)
+	index, err := w.router.Ifindex(n.Device)
 	if err != nil {
 		return nil, err
 	}
-	far, err := n.Netlink().LinkByName("eth0")
+	near, err := w.router.MAC(n.Device)
 	if err != nil {
 		return nil, err
 	}
-	at := &place{index: uint32(l.Attrs().Index), mac: [6]byte(l.Attrs().HardwareAddr)}
+	far, err := n.MAC("eth0")
+	if err != nil {
+		return nil, err
+	}
+	at := &place{index: uint32(index), mac: [6]byte(near)}
 	for _, a := range []netip.Addr{n.V4, n.V6} {
-		neighbour := &netlink.Neigh{LinkIndex: int(at.index), IP: net.IP(a.AsSlice()), State: netlink.NUD_PERMANENT, HardwareAddr: far.Attrs().HardwareAddr}
-		if err := w.router.Netlink().NeighSet(neighbour); err != nil {
+		if err := w.router.SetNeighbour(n.Device, a, far); err != nil {
 			return nil, err
 		}
 	}

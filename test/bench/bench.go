@@ -20,6 +20,9 @@ import (
 
 const runHeader = uint32(bpf.LBLimitsHEADER_WORDS)
 
+// runWords is how far the runs of services are apart.
+const runWords = runHeader + servers/2
+
 // servers is how many backends a service has; a reply's is its flow's number
 // modulo that, as flows are opened in the order of their numbers.
 const servers = 4
@@ -47,7 +50,7 @@ func addrs(s ...string) (out [servers]netip.Addr) {
 	return out
 }
 
-// serviceOf is the id of a scene's service; its run is at 16 times that, its
+// serviceOf is the id of a scene's service; its
 // backends have four ids that end with four times that.
 func serviceOf(f family, proto lb.Protocol) uint32 {
 	id := uint32(1)
@@ -75,7 +78,7 @@ func (b *bench) fill() error {
 
 // service writes one whose scheduler is rr; first is the id of its first backend.
 func (b *bench) service(svc uint32, vip netip.Addr, proto lb.Protocol, first uint32, backends ...netip.Addr) error {
-	base := svc * 16
+	base := svc * runWords
 	for i, a := range backends {
 		if err := b.backend(first+uint32(i), svc, a, proto); err != nil {
 			return err
@@ -94,7 +97,7 @@ func (b *bench) service(svc uint32, vip netip.Addr, proto lb.Protocol, first uin
 }
 
 // rewind has a service's next flow go to its first backend.
-func (b *bench) rewind(svc uint32) error { return b.lb.Slots.Put(svc*16, uint64(0)) }
+func (b *bench) rewind(svc uint32) error { return b.lb.Slots.Put(svc*runWords, uint64(0)) }
 
 func (b *bench) backend(id, svc uint32, a netip.Addr, proto lb.Protocol) error {
 	be := bpf.LBBackend{Hash: uint64(id), Addr: a.As16(), Port: 8080, Weight: 1, Service: svc, State: uint8(bpf.LBBackendStateBACKEND_ACTIVE)}

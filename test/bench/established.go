@@ -11,13 +11,15 @@ import (
 	"github.com/waggle-lb/waggle/lb"
 )
 
-// opening is how flows come about, and by which programs.
+// opening is how flows come about, and by which programs; and, if they are
+// answered, what the backends send.
 type opening struct {
 	scene
-	proto lb.Protocol
-	hook  hook
-	prog  *ebpf.Program
-	frame []byte
+	hook   hook
+	prog   *ebpf.Program
+	frame  []byte
+	back   *scene
+	egress *ebpf.Program
 }
 
 // chunk is how many flows are half-open at a time while flows are opened: with
@@ -38,14 +40,21 @@ func (b *bench) open(o opening) error {
 				return fmt.Errorf("open flows: %w", err)
 			}
 		}
+		if err := b.answer(o, min(chunk, n)); err != nil {
+			return fmt.Errorf("answer flows: %w", err)
+		}
 	}
 	return nil
 }
 
-// answered has backends answer all flows once.
-func (b *bench) answered(h hook, prog *ebpf.Program, data []byte, s scene) error {
-	s.random = false
-	return b.send(h, prog, data, s, s.flows)
+// answer has backends answer flows once, the first and those behind it.
+func (b *bench) answer(o opening, flows int) error {
+	if o.back == nil {
+		return nil
+	}
+	s := *o.back
+	s.first, s.random = o.first, false
+	return b.send(b.egress(), o.egress, o.frame, s, flows)
 }
 
 // established measures both directions of flows that are there, in tc.
@@ -55,14 +64,11 @@ func (b *bench) established(f family, proto lb.Protocol, n int) ([]row, error) {
 		return nil, err
 	}
 	s := scene{f: f, other: f.vip, port: 80, flows: n, flags: packet.ACK}
-	if err := b.open(opening{s, proto, b.ingress(), b.lb.TcIngress, data}); err != nil {
+	back := scene{f: f, other: f.backends[0], spread: servers - 1, port: 8080, flows: n, flags: packet.ACK, random: true}
+	if err := b.open(opening{s, b.ingress(), b.lb.TcIngress, data, &back, b.lb.TcEgress}); err != nil {
 		return nil, err
 	}
 	s.random = true
-	back := scene{f: f, other: f.backends[0], spread: servers - 1, port: 8080, flows: n, flags: packet.ACK, random: true}
-	if err := b.answered(b.egress(), b.lb.TcEgress, data, back); err != nil {
-		return nil, err
-	}
 	name := fmt.Sprintf("tc established %s %s", proto, f.name)
 	return b.tryAll(
 		trial{name: name + " forward", hook: b.ingress(), prog: b.lb.TcIngress, frame: data, want: next, scene: s, counted: b.counted, fill: n},
@@ -109,17 +115,14 @@ func (b *bench) establishedXDP(f family, proto lb.Protocol, n int) ([]row, error
 		return nil, err
 	}
 	s := scene{f: f, other: f.vip, port: 80, flows: n, flags: packet.ACK, mac: w.clients.mac}
-	ingress, egress := b.ingress().at(w.clients), b.egress()
-	if err := b.open(opening{s, proto, ingress, b.withXDP.TcIngress, data}); err != nil {
+	back := scene{f: f, other: f.backends[0], spread: servers - 1, port: 8080, flows: n, flags: packet.ACK, mac: w.servers.mac, random: true}
+	o := opening{s, b.ingress().at(w.clients), b.withXDP.TcIngress, data, &back, b.withXDP.TcEgress}
+	if err := b.open(o); err != nil {
 		return nil, err
 	}
 	s.random = true
-	back := scene{f: f, other: f.backends[0], spread: servers - 1, port: 8080, flows: n, flags: packet.ACK, mac: w.servers.mac, random: true}
-	see := func() error { return b.send(ingress, b.withXDP.TcIngress, data, s, n) }
-	answer := func() error { return b.answered(egress, b.withXDP.TcEgress, data, back) }
-	if err := answer(); err != nil {
-		return nil, err
-	}
+	see := func() error { return b.send(o.hook, o.prog, data, s, n) }
+	answer := func() error { return b.answer(o, n) }
 	name := fmt.Sprintf("XDP established %s %s", proto, f.name)
 	var trials []trial
 	if f.name == "v4" && proto == lb.TCP {

@@ -64,14 +64,16 @@ type bench struct {
 	// withXDP are programs that know that devices have XDP, on the same maps.
 	withXDP bpf.LBPrograms
 	wrap    wrapObjects
-	ids     uint32 // of backends: those below are in use
+	// installed are the programs behind wrappers.
+	installed map[*ebpf.Map]*ebpf.Program
+	ids       uint32 // of backends: those below are in use
 }
 
 func newBench(o options, w *world, s size) (*bench, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raise the memlock limit (run as root): %w", err)
 	}
-	b := &bench{options: o, size: s, world: w, ids: 17}
+	b := &bench{options: o, size: s, world: w, installed: make(map[*ebpf.Map]*ebpf.Program), ids: 17}
 	if err := errors.Join(b.load(), b.loadWrap()); err != nil {
 		b.close()
 		return nil, fmt.Errorf("load the programs (run as root): %w", err)
@@ -151,7 +153,7 @@ func (b *bench) shuffle() error {
 		return err
 	}
 	s := scene{f: f, other: f.vip, port: 80, flows: int(b.size.flows / 4), flags: packet.SYN}
-	if err := b.open(opening{s, lb.TCP, b.ingress(), b.lb.TcIngress, data}); err != nil {
+	if err := b.open(opening{scene: s, hook: b.ingress(), prog: b.lb.TcIngress, frame: data}); err != nil {
 		return err
 	}
 	return b.clear()

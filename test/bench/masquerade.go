@@ -71,7 +71,7 @@ type hop struct {
 }
 
 func (b *bench) check(h hop, data []byte) error {
-	if err := errors.Join(h.hook.target.Put(uint32(0), h.prog), b.scene(h.scene)); err != nil {
+	if err := errors.Join(b.install(h.hook, h.prog), b.scene(h.scene)); err != nil {
 		return err
 	}
 	opts := ebpf.RunOptions{Data: data, DataOut: make([]byte, len(data)+256)}

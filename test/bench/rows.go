@@ -144,7 +144,7 @@ func (b *bench) newFlows(f family, proto lb.Protocol) ([]row, error) {
 	cycling.name = fmt.Sprintf("new %s %s (rr, cycling)", proto, f.name)
 	cycling.before = func() error {
 		s.random = false
-		if err := b.open(opening{s, proto, unique.hook, unique.prog, data}); err != nil {
+		if err := b.open(opening{scene: s, hook: unique.hook, prog: unique.prog, frame: data}); err != nil {
 			return err
 		}
 		s.flags = packet.RST

@@ -45,7 +45,7 @@ func (b *bench) manyServices() (rows []row, err error) {
 		return nil, err
 	}
 	s := scene{f: families[0], other: nthAddr(11, 0), spread: uniqueFlows - 1, port: 80, flows: uniqueFlows, flags: packet.ACK}
-	if err := b.open(opening{s, lb.TCP, b.ingress(), b.lb.TcIngress, data}); err != nil {
+	if err := b.open(opening{scene: s, hook: b.ingress(), prog: b.lb.TcIngress, frame: data}); err != nil {
 		return nil, err
 	}
 	s.random = true

@@ -39,7 +39,7 @@ type options struct {
 
 func main() {
 	var o options
-	flag.IntVar(&o.runs, "runs", 9, "measurements of each row; the table shows their minimum and median")
+	flag.IntVar(&o.runs, "runs", 7, "measurements of each row; the table shows their minimum and median")
 	flag.IntVar(&o.packets, "packets", 1<<18, "packets of each measurement; more where there are more flows")
 	asJSON := flag.Bool("json", false, "print JSON instead of the tables")
 	match := flag.String("match", "", "measure only scenes whose name matches this regular expression, as `tc established TCP v4`")

@@ -1,10 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Two bitmaps answer "none of ours" before any hash lookup. A set bit means "perhaps". Bits are set
+ * Bitmaps answer "none of ours" before any hash lookup. A set bit means "perhaps". Bits are set
  * by the agent before the entry they announce, and outlive it: flows of removed backends go on.
  * maps/bits computes the same in Go.
  */
 #pragma once
+
+/*
+ * Of a hash the bits above these are the bit's index. The bitmaps of addresses have one size, which
+ * grows with the configuration: among so many bits that are set few "perhaps" are wrong.
+ */
+const volatile __u32 bits_shift = 14;
 
 /* 2^32 divided by the golden ratio, as the kernel's hash_32; sh needs the same. */
 #define GOLDEN_32 0x61C88647u
@@ -32,7 +38,7 @@ static __always_inline __u32 spread_addr(const addr_t addr)
 /* Index of the bit of an address. */
 static __always_inline __u32 addr_bit(const addr_t addr)
 {
-	return spread_addr(addr) * GOLDEN_32 >> BITS_SHIFT;
+	return spread_addr(addr) * GOLDEN_32 >> bits_shift;
 }
 
 /* The same where the family is known: of IPv4 the first three words are always equal. */
@@ -41,14 +47,14 @@ static __always_inline __u32 end_bit(const addr_t addr, bool v4)
 	const __u32 *w = (const __u32 *)addr;
 
 	if (v4)
-		return (bpf_htonl(0xffff) * 0xC2B2AE3Du + w[3]) * GOLDEN_32 >> BITS_SHIFT;
+		return (bpf_htonl(0xffff) * 0xC2B2AE3Du + w[3]) * GOLDEN_32 >> bits_shift;
 	return addr_bit(addr);
 }
 
 /* Index of the bit of a backend. */
 static __always_inline __u32 backend_bit(const addr_t addr, __u16 port, __u8 proto)
 {
-	return (spread_addr(addr) + port + ((__u32)proto << 16)) * GOLDEN_32 >> BITS_SHIFT;
+	return (spread_addr(addr) + port + ((__u32)proto << 16)) * GOLDEN_32 >> bits_shift;
 }
 
 /* Set while a backend has port 0: any port of its address may be in use as one. */

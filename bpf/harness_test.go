@@ -69,7 +69,7 @@ func loadSpec(t *testing.T, vars map[string]any, without ...string) *programs {
 	for _, name := range []string{"flows", "flows_next", "direct", "backends", "backend_ids", "load", "services", "slots", "vips", "fragments"} {
 		spec.Maps[name].MaxEntries = 4096 // less to make, read and free
 	}
-	if err := bpf.SizeStats(spec); err != nil {
+	if err := bpf.Size(spec); err != nil {
 		t.Fatal(err)
 	}
 	spec.Maps["half_open"].MaxEntries = ringPlaces
@@ -191,7 +191,7 @@ func (p *programs) backend(id uint32, addr netip.AddrPort, weight uint16) {
 
 func (p *programs) put(id uint32, b bpf.LBBackend) {
 	p.t.Helper()
-	p.do(backends.Put(p.Backends, p.BackendIds, id, b))
+	p.do(backends.Put(p.Backends, p.BackendIds, p.IdsFactor, id, b))
 }
 
 // pool publishes a run of backend ids for service id.

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * From a backend's hash to its id. Hashes that are equal modulo the elements of backend_ids are a
- * chain: that map has the first one's id, each backend's record the next one's. The agent enters a
- * record at the beginning when it is complete. One that it takes out may be another backend's at
+ * From a backend's hash to its id. Hashes that have one place in backend_ids are a chain: that map
+ * has the first one's id, each backend's record the next one's. The agent enters a record at the
+ * beginning when it is complete. One that it takes out may be another backend's at
  * once, and so in another chain, while a walk is at it: so each step looks whether it is still in
  * its own, and begins anew if not.
  */
@@ -10,6 +10,18 @@
 
 /* Elements of load, backends and backend_ids, and of stats those of one CPU. */
 const volatile __u32 stats_ids = MAX_BACKENDS;
+
+/*
+ * An odd number that nobody knows before the agent starts. So no one can choose addresses for
+ * backends that make a chain longer than a walk.
+ */
+const volatile __u64 ids_factor = 0x9E3779B97F4A7C15;
+
+/* Where a hash's chain begins. maps/backends computes the same. */
+static __always_inline __u32 place_of(__u64 hash)
+{
+	return (hash * ids_factor >> 32) * stats_ids >> 32;
+}
 
 #define LONGEST_CHAIN                                                                              \
 	32 /* and beginnings. Of a million backends in as many chains the longest has 10 */
@@ -20,7 +32,7 @@ const volatile __u32 stats_ids = MAX_BACKENDS;
  */
 static __always_inline __u32 id_of(__u64 hash)
 {
-	__u32 place = hash % stats_ids, id = 0, i;
+	__u32 place = place_of(hash), id = 0, i;
 
 #pragma clang loop unroll(disable)
 	for (i = 0; i < LONGEST_CHAIN; i++) {
@@ -42,7 +54,7 @@ static __always_inline __u32 id_of(__u64 hash)
 		if (have == hash)
 			return id;
 		next = b->next;
-		if (have % stats_ids != place || b->hash != have)
+		if (place_of(have) != place || b->hash != have)
 			id = 0;
 		else if (next)
 			id = next;

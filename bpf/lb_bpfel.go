@@ -260,8 +260,7 @@ type LBHeldKey struct {
 type LBLimits uint32
 
 const (
-	LBLimitsLAYOUT_VERSION    LBLimits = 8
-	LBLimitsBITS_SHIFT        LBLimits = 14
+	LBLimitsLAYOUT_VERSION    LBLimits = 9
 	LBLimitsBITS_WORDS        LBLimits = 4096
 	LBLimitsMAX_SERVICES      LBLimits = 65536
 	LBLimitsMAX_BACKENDS      LBLimits = 65536
@@ -577,6 +576,7 @@ const (
 	LBVarAnchorVipFlags       = "anchor_vip_flags"
 	LBVarAnchorWalkedSocket   = "anchor_walked_socket"
 	LBVarAnyPort              = "any_port"
+	LBVarBitsShift            = "bits_shift"
 	LBVarChecksumByHelper     = "checksum_by_helper"
 	LBVarClockJiffies         = "clock_jiffies"
 	LBVarClockKtime           = "clock_ktime"
@@ -589,6 +589,7 @@ const (
 	LBVarHostSocketsOnly      = "host_sockets_only"
 	LBVarHostSource           = "host_source"
 	LBVarHz                   = "hz"
+	LBVarIdsFactor            = "ids_factor"
 	LBVarMoveFull             = "move_full"
 	LBVarMoveLater            = "move_later"
 	LBVarMoved                = "moved"
@@ -736,6 +737,7 @@ type LBVariableSpecs struct {
 	AnchorVipFlags       *ebpf.VariableSpec `ebpf:"anchor_vip_flags"`
 	AnchorWalkedSocket   *ebpf.VariableSpec `ebpf:"anchor_walked_socket"`
 	AnyPort              *ebpf.VariableSpec `ebpf:"any_port"`
+	BitsShift            *ebpf.VariableSpec `ebpf:"bits_shift"`
 	ChecksumByHelper     *ebpf.VariableSpec `ebpf:"checksum_by_helper"`
 	ClockJiffies         *ebpf.VariableSpec `ebpf:"clock_jiffies"`
 	ClockKtime           *ebpf.VariableSpec `ebpf:"clock_ktime"`
@@ -748,6 +750,7 @@ type LBVariableSpecs struct {
 	HostSocketsOnly      *ebpf.VariableSpec `ebpf:"host_sockets_only"`
 	HostSource           *ebpf.VariableSpec `ebpf:"host_source"`
 	Hz                   *ebpf.VariableSpec `ebpf:"hz"`
+	IdsFactor            *ebpf.VariableSpec `ebpf:"ids_factor"`
 	MoveFull             *ebpf.VariableSpec `ebpf:"move_full"`
 	MoveLater            *ebpf.VariableSpec `ebpf:"move_later"`
 	Moved                *ebpf.VariableSpec `ebpf:"moved"`
@@ -891,6 +894,7 @@ type LBVariables struct {
 	AnchorVipFlags       *ebpf.Variable `ebpf:"anchor_vip_flags"`
 	AnchorWalkedSocket   *ebpf.Variable `ebpf:"anchor_walked_socket"`
 	AnyPort              *ebpf.Variable `ebpf:"any_port"`
+	BitsShift            *ebpf.Variable `ebpf:"bits_shift"`
 	ChecksumByHelper     *ebpf.Variable `ebpf:"checksum_by_helper"`
 	ClockJiffies         *ebpf.Variable `ebpf:"clock_jiffies"`
 	ClockKtime           *ebpf.Variable `ebpf:"clock_ktime"`
@@ -903,6 +907,7 @@ type LBVariables struct {
 	HostSocketsOnly      *ebpf.Variable `ebpf:"host_sockets_only"`
 	HostSource           *ebpf.Variable `ebpf:"host_source"`
 	Hz                   *ebpf.Variable `ebpf:"hz"`
+	IdsFactor            *ebpf.Variable `ebpf:"ids_factor"`
 	MoveFull             *ebpf.Variable `ebpf:"move_full"`
 	MoveLater            *ebpf.Variable `ebpf:"move_later"`
 	Moved                *ebpf.Variable `ebpf:"moved"`

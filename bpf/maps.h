@@ -6,55 +6,6 @@
  * Shared by the generations: these outlive the process and every configuration.
  */
 
-/* Bit of an address -> perhaps a VIP. Written by the agent, read by ingress and egress. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, BITS_WORDS);
-	__type(key, __u32);
-	__type(value, __u64);
-} vip_bits SEC(".maps");
-
-/* Bit of address, port and protocol -> perhaps a backend. Written by the agent, read by egress. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, BITS_WORDS);
-	__type(key, __u32);
-	__type(value, __u64);
-} backend_bits SEC(".maps");
-
-/*
- * Bit of an address -> perhaps a backend's, or one to masquerade with. Written by the agent, read
- * by ingress and egress.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, BITS_WORDS);
-	__type(key, __u32);
-	__type(value, __u64);
-} peer_bits SEC(".maps");
-
-/* Bit of address, port and protocol -> perhaps a backend that is masqueraded to. As backend_bits.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, BITS_WORDS);
-	__type(key, __u32);
-	__type(value, __u64);
-} masq_bits SEC(".maps");
-
-/* Bit of a port -> perhaps a node port. Written by the agent, read by ingress. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, PORT_WORDS);
-	__type(key, __u32);
-	__type(value, __u64);
-} node_port_bits SEC(".maps");
-
 /* Packet as seen -> rewrite and state. Written by the programs only. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -192,6 +143,55 @@ struct {
  * Configuration: a generation's own, written by the agent only, but for the cursors in slots.
  */
 
+/* Bit of an address -> perhaps a VIP. Written by the agent, read by ingress and egress. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, BITS_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} vip_bits SEC(".maps");
+
+/* Bit of address, port and protocol -> perhaps a backend. Written by the agent, read by egress. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, BITS_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} backend_bits SEC(".maps");
+
+/*
+ * Bit of an address -> perhaps a backend's, or one to masquerade with. Written by the agent, read
+ * by ingress and egress.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, BITS_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} peer_bits SEC(".maps");
+
+/* Bit of address, port and protocol -> perhaps a backend that is masqueraded to. As backend_bits.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, BITS_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} masq_bits SEC(".maps");
+
+/* Bit of a port -> perhaps a node port. Written by the agent, read by ingress. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, PORT_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} node_port_bits SEC(".maps");
+
 /* Address, port, protocol -> service. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -232,7 +232,7 @@ struct {
 } backends SEC(".maps");
 
 /*
- * Backend hash modulo elements -> id of the first backend that has it so, and those lead on to
+ * Place of a backend's hash -> id of the first backend that has the place, and those lead on to
  * each other: ids.h. No hash, which takes a system call and a microsecond for each backend.
  */
 struct {

@@ -11,9 +11,8 @@ typedef __u8 addr_t[16];
 
 /* Sizes that Go needs too, as enum for BTF. */
 enum limits {
-	LAYOUT_VERSION = 8, /* of the maps that outlive a process; another number: another table */
-	BITS_SHIFT = 14,    /* of a 32-bit hash the top 18 bits are the bit's index */
-	BITS_WORDS = 1 << (18 - 6), /* 64 bits a word */
+	LAYOUT_VERSION = 9, /* of the maps that outlive a process; another number: another table */
+	BITS_WORDS = 1 << (18 - 6), /* of a bitmap at first, 64 bits a word */
 	MAX_SERVICES = 1 << 16,
 	MAX_BACKENDS = 1 << 16,
 	MAX_VIPS = 1 << 17,	/* frontends, and one marker for each address */

@@ -100,7 +100,7 @@ func (l *Loader) lasting(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error
 			delete(out, "load")
 		}
 	}
-	if err := bpf.SizeStats(spec); err != nil {
+	if err := bpf.Size(spec); err != nil {
 		return nil, err
 	}
 	// Of another size it is of another load, too: a process died between the two.

@@ -66,7 +66,7 @@ func (g *Generation) own() map[string]*ebpf.Map {
 // config are the configuration maps by pin name.
 func (g *Generation) config() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
-		"vips": g.Vips, "services": g.Services, "service_info": g.ServiceInfo, "slots": g.Slots, "backends": g.Backends,
+		"vip_bits": g.VipBits, "peer_bits": g.PeerBits, "backend_bits": g.BackendBits, "masq_bits": g.MasqBits, "node_port_bits": g.NodePortBits, "vips": g.Vips, "services": g.Services, "service_info": g.ServiceInfo, "slots": g.Slots, "backends": g.Backends,
 		"backend_ids": g.BackendIds, "node_addrs": g.NodeAddrs, "prefixes": g.Prefixes, "source_ranges": g.SourceRanges, "service_ranges": g.ServiceRanges, "devices": g.Devices, "masq_ports": g.MasqPorts,
 	}
 }
@@ -103,8 +103,8 @@ func (l *Loader) Previous() (*Config, error) {
 }
 
 // NewGeneration makes empty configuration maps of these sizes, in elements by name;
-// others have what is compiled in, and stats what load needs. What has the size of load
-// has at least that of the load there is. The programs are loaded meanwhile: until
+// others have what is compiled in, the bitmaps what vips and backends need, and stats what
+// load does. What has the size of load has at least that of the load there is. The programs are loaded meanwhile: until
 // Publish, which waits for them, there is but Clock. Packets see nothing of it before
 // Publish. The caller closes it, unless it is published.
 func (l *Loader) NewGeneration(sizes map[string]uint32) (*Generation, error) {
@@ -112,6 +112,10 @@ func (l *Loader) NewGeneration(sizes map[string]uint32) (*Generation, error) {
 	spec := l.spec.Copy()
 	for name, n := range sizes {
 		spec.Maps[name].MaxEntries = n
+	}
+	words := bpf.BitsWords(spec.Maps["vips"].MaxEntries, spec.Maps["backends"].MaxEntries)
+	for _, name := range bpf.Bitmaps {
+		spec.Maps[name].MaxEntries = words
 	}
 	objs := struct {
 		*bpf.LBMaps
@@ -165,7 +169,7 @@ func load(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, growing bool, to
 	for name, m := range maps { // which may have grown
 		spec.Maps[name].MaxEntries = m.MaxEntries()
 	}
-	if err := errors.Join(spec.Variables["growing"].Set(growing), spec.Variables["half_open_places"].Set(spec.Maps["half_open"].MaxEntries), bpf.SizeStats(spec)); err != nil {
+	if err := errors.Join(spec.Variables["growing"].Set(growing), spec.Variables["half_open_places"].Set(spec.Maps["half_open"].MaxEntries), bpf.Size(spec)); err != nil {
 		return fmt.Errorf("load the programs: %w", err)
 	}
 	err := spec.LoadAndAssign(to, &ebpf.CollectionOptions{MapReplacements: maps})

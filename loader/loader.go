@@ -33,6 +33,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -111,7 +112,7 @@ type Loader struct {
 
 // sharedMaps outlive the process, by pin name.
 var sharedMaps = []string{
-	"vip_bits", "node_port_bits", "backend_bits", "peer_bits", "masq_bits", "flows", "direct", "resourced", "affinity", "sockets", "socket_peers", "binds_seen", "half_open", "half_open_ends", "fragments", "held",
+	"flows", "direct", "resourced", "affinity", "sockets", "socket_peers", "binds_seen", "half_open", "half_open_ends", "fragments", "held",
 	"drops", "meta", "growth",
 }
 
@@ -125,7 +126,7 @@ var countMaps = []string{"load", "stats"}
 var carryMaps = []string{"load_former", "load_carried"}
 
 // configMaps belong to a generation, by pin name.
-var configMaps = []string{"vips", "services", "service_info", "slots", "backends", "backend_ids", "node_addrs", "prefixes", "source_ranges", "service_ranges", "devices", "masq_ports"}
+var configMaps = []string{"vip_bits", "peer_bits", "backend_bits", "masq_bits", "node_port_bits", "vips", "services", "service_info", "slots", "backends", "backend_ids", "node_addrs", "prefixes", "source_ranges", "service_ranges", "devices", "masq_ports"}
 
 // Open takes the pin path: it mounts bpffs, locks, adopts or makes the shared
 // maps and removes what a dead process left half built. It changes nothing
@@ -220,7 +221,8 @@ func (l *Loader) setVariables() error {
 	if l.opts.XDP == XDPGeneric {
 		ofOnePiece(l.spec.Programs["xdp_ingress"])
 	}
-	for name, v := range map[string]any{"with_xdp": xdp, "host_netns": netns, "host_sockets_only": l.opts.HostSockets, "refuse_binds": l.opts.RefuseBinds} {
+	factor := rand.Uint64() | 1 // odd, so that no two hashes have one product
+	for name, v := range map[string]any{"ids_factor": factor, "with_xdp": xdp, "host_netns": netns, "host_sockets_only": l.opts.HostSockets, "refuse_binds": l.opts.RefuseBinds} {
 		if err := l.spec.Variables[name].Set(v); err != nil {
 			return fmt.Errorf("set variable %s of the programs: %w", name, err)
 		}

@@ -24,6 +24,9 @@ type Pinned struct {
 // OpenPinned opens the shared maps and those of the configuration that packets
 // see, read-only and without the lock. ErrNotRunning if there are none.
 func OpenPinned(pinPath string) (*Pinned, error) {
+	if err := checkLayout(pinPath); err != nil { // others have other names
+		return nil, err
+	}
 	p := &Pinned{Maps: make(map[string]*ebpf.Map)}
 	// first, as it takes the other's name when that has grown
 	if err := p.openNext(pinPath); err != nil {
@@ -41,9 +44,6 @@ func OpenPinned(pinPath string) (*Pinned, error) {
 		if err := p.open(name, filepath.Join(pinPath, configLink, name)); err != nil {
 			return nil, errors.Join(err, p.Close())
 		}
-	}
-	if err := checkLayout(pinPath); err != nil {
-		return nil, errors.Join(err, p.Close())
 	}
 	var err error
 	if p.Generation, err = currentGeneration(pinPath); err != nil {

@@ -5,6 +5,7 @@
 package ebpf
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/waggle-lb/waggle/lb"
@@ -16,11 +17,12 @@ import (
 func (r *rig) bitsOf(server int) (backend, masquerade string) {
 	r.t.Helper()
 	for _, p := range []lb.Protocol{lb.TCP, lb.UDP, lb.SCTP} {
-		bit := bits.Backend(serverAt(server), p)
-		if r.d.state.t.backendBits.IsSet(bit) {
+		t := r.d.state.t
+		bit := t.backendBits.Backend(serverAt(server), p)
+		if t.backendBits.IsSet(bit) {
 			backend += p.String() + " "
 		}
-		if r.d.state.t.masqBits.IsSet(bit) {
+		if t.masqBits.IsSet(bit) {
 			masquerade += p.String() + " "
 		}
 	}
@@ -63,4 +65,92 @@ func TestARestartKeepsTheBitsOfAGoneService(t *testing.T) {
 	r.Advance(2 * 900e9)
 	r.age(grace)
 	r.wantBits(2, "", "")
+}
+
+// enlarge has this process's configuration take the place of one with small bitmaps.
+func (r *rig) enlarge(snap *lb.Snapshot) {
+	r.t.Helper()
+	sizes := needOf(snap).sizes(DefaultLimits)
+	setSize(sizes, "backends", 1<<16)
+	before := r.d.state.t.vipBits.Len()
+	_, err := r.d.build(snap, sizes)
+	r.do(err)
+	if got := r.d.state.t.vipBits.Len(); got != 16<<16 || got <= before {
+		r.t.Errorf("bitmaps of %d bits, before %d, want %d", got, before, 16<<16)
+	}
+}
+
+// Larger bitmaps say what the small ones said and no more, and are cleared as these were.
+func TestLargerBitmapsSayTheSame(t *testing.T) {
+	r := growing(t, DefaultLimits)
+	plain, masq, gone := serve("plain", from(1, 3), 1), serve("masq", []int{2}, 2), serve("gone", []int{2, 5}, 3)
+	masq.SetMasquerade(lb.MasqueradeAlways)
+	r.apply(plain, masq, gone)
+	client, server := r.connect(3)
+	snap := r.apply(plain, masq)
+	set := func() (n []int) {
+		for _, b := range r.d.state.bitRefs() {
+			n = append(n, len(slices.Collect(b.Each)))
+		}
+		return n
+	}
+	before := set()
+	r.enlarge(snap)
+	if got := set(); !slices.Equal(got, before) {
+		t.Errorf("%v bits are set, before %v", got, before)
+	}
+	r.wantStays(client, 3, server)
+	r.wantBits(2, "TCP ", "TCP ")
+	r.wantBits(5, "TCP ", "")
+	r.apply(plain)
+	r.Advance(2 * 900e9)
+	r.age(grace)
+	r.age(grace)
+	r.wantBits(2, "TCP ", "") // plain's
+	r.apply()
+	r.age(grace)
+	r.age(grace)
+	peers := len(r.d.state.peers)
+	if got, want := set(), []int{0, 0, peers, 0, 0}; !slices.Equal(got, want) {
+		t.Errorf("%v bits are set when all is gone, want %v", got, want)
+	}
+}
+
+// A frontend that is gone when a process starts is known by its flows and its bit
+// alone: they outlive that process and larger bitmaps.
+func TestBitsOfGoneFrontendsOutliveProcessesAndSizes(t *testing.T) {
+	r := growing(t, DefaultLimits)
+	web, other := serve("web", from(1, 3), 1), serve("other", []int{7}, 4)
+	r.apply(web, other)
+	client, server := r.connect(1)
+	r.apply(other)
+	r.do(r.Restart())
+	snap := r.apply(other)
+	r.wantStays(client, 1, server)
+	r.enlarge(snap)
+	r.wantStays(client, 1, server)
+	r.do(r.Restart()) // and smaller ones
+	r.apply(other)
+	if got := r.d.state.t.vipBits.Len(); got == 16<<16 {
+		t.Errorf("bitmaps of %d bits; the test shows nothing", got)
+	}
+	r.wantStays(client, 1, server)
+}
+
+// While hooks get the next process's programs one by one, those of before meet replies of
+// backends that are none in their configuration, whose flows the next ones made.
+func TestProgramsOfBeforeKnowTheNextBackends(t *testing.T) {
+	r := newRig(t, nil)
+	r.apply(serve("web", []int{1}, 1))
+	before, err := r.d.gen.BackendBits.Clone()
+	r.do(err)
+	defer before.Close()
+	r.do(r.Restart())
+	r.apply(serve("web", []int{1, 2}, 1))
+	table, err := bits.Open(before)
+	r.do(err)
+	defer table.Close()
+	if !table.IsSet(table.Backend(serverAt(2), lb.TCP)) {
+		t.Error("the bitmap of before does not have the backend's bit")
+	}
 }

@@ -4,6 +4,7 @@ package ebpf
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/waggle-lb/waggle/dataplane"
@@ -66,11 +67,12 @@ type builder struct {
 	s    *state
 	prev *loader.Config // nil: there is none
 	// own is this process's, which s is a larger copy of; nil: prev is an earlier one's.
-	own *state
+	own    *state
+	former *formerTables // prev's, while it is read
 	// counts and counters are nil unless load is larger than before.
 	counts   *stats.Carry
 	counters *stats.StatsCarry
-	follow   func() error
+	follow   func()
 }
 
 func (b *builder) close() error {
@@ -80,6 +82,9 @@ func (b *builder) close() error {
 	}
 	if b.counters != nil {
 		errs = append(errs, b.counters.Close())
+	}
+	if b.former != nil {
+		errs = append(errs, b.former.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -116,7 +121,7 @@ func (b *builder) fill(snap *lb.Snapshot) (rep dataplane.Report, err error) {
 
 // carryOver takes counts, ids and cursors from the generation that packets see.
 func (b *builder) carryOver() (err error) {
-	b.follow = func() error { return nil }
+	b.follow = func() {}
 	if b.g.Former != nil {
 		if b.counts, err = stats.OpenCarry(b.g.Former, b.g.Carried, b.g.Load); err != nil {
 			return err
@@ -136,16 +141,17 @@ func (b *builder) carryOver() (err error) {
 		b.s.enterLater()
 		return nil
 	}
-	b.follow, err = b.s.carry(b.d.readerOf(b.prev.Maps), b.prev.Maps["slots"])
+	if b.former, err = openFormer(b.prev.Maps); err != nil {
+		return fmt.Errorf("read the former generation: %w", err)
+	}
+	b.follow, err = b.s.carry(b.d.readerOf(b.prev.Maps), b.former)
 	return err
 }
 
 // publish makes packets see the generation, and ends the one before.
 func (b *builder) publish() error {
 	d := b.d
-	if err := b.follow(); err != nil {
-		return err
-	}
+	b.follow()
 	if b.counts != nil {
 		b.counts.Run()
 	}

@@ -5,11 +5,8 @@ package ebpf
 import (
 	"fmt"
 
-	cilium "github.com/cilium/ebpf"
-
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
-	"github.com/waggle-lb/waggle/maps/bits"
 	"github.com/waggle-lb/waggle/maps/slots"
 )
 
@@ -29,21 +26,17 @@ type carried struct {
 // be carried is logged and left out; the next snapshot says what is wanted. Call
 // the returned function just before publishing; it follows the picks that were
 // made in between.
-func (s *state) carry(r *reader, prevSlots *cilium.Map) (follow func() error, err error) {
+func (s *state) carry(r *reader, prev *formerTables) (follow func(), err error) {
 	c, err := r.contents()
 	if err != nil {
 		return nil, fmt.Errorf("read the former generation: %w", err)
 	}
-	list := s.carryIDs(c)
+	list := s.carryIDs(c, prev)
 	snap, err := c.snapshot()
 	if err != nil {
 		return nil, fmt.Errorf("read the former generation: %w", err)
 	}
-	table, err := slots.Open(prevSlots)
-	if err != nil {
-		return nil, err
-	}
-	cursors := s.carryRuns(c, snap, table)
+	cursors := s.carryRuns(c, snap, prev.slots)
 	rep := s.apply(snap)
 	for id, err := range rep.Failed {
 		s.log.Warn("service not carried over", "service", id.String(), "error", err)
@@ -53,22 +46,23 @@ func (s *state) carry(r *reader, prevSlots *cilium.Map) (follow func() error, er
 			s.drain(b)
 		}
 	}
-	follow = func() error {
+	s.inheritBits(prev)
+	follow = func() {
 		for _, c := range cursors {
 			p := &c.rec.pools[c.pool]
-			if picks := table.Position(c.base).Next - c.cursor; p.at.words > 0 && p.run.Rule == sched.Cursor && picks > 0 {
+			if picks := prev.slots.Position(c.base).Next - c.cursor; p.at.words > 0 && p.run.Rule == sched.Cursor && picks > 0 {
 				base := p.at.pool.Base
 				s.t.slots.SetNext(base, s.t.slots.Position(base).Next+picks)
 			}
 		}
-		return table.Close()
+		s.announce(prev.bits())
 	}
 	return follow, nil
 }
 
 // carryIDs enters every backend with its id, and returns them. They are said to
 // drain, until their services take them up: then drain is for those that are left.
-func (s *state) carryIDs(c *contents) []*backend {
+func (s *state) carryIDs(c *contents, prev *formerTables) []*backend {
 	list := make([]*backend, 0, len(c.backends))
 	for _, b := range c.backends {
 		rec := s.carryRecord(c.services[b.Service])
@@ -86,7 +80,7 @@ func (s *state) carryIDs(c *contents) []*backend {
 		if err := s.needPort(b.in.Addr.Port()); err != nil {
 			s.log.Warn("answers of a backend are not known", "service", b.owner.id.String(), "backend", b.in.Addr.String(), "error", err)
 		}
-		s.carryBits(b)
+		s.carryBits(b, prev)
 	}
 	return list
 }
@@ -149,15 +143,14 @@ func (s *state) restore(svc *lb.Service, backends []lb.Backend, rec *record) poo
 	return pool{run: run, stood: sched.Position{Next: run.Start}}
 }
 
-// carryBits holds the bits that are set for a backend: they outlive processes,
-// and a service that is gone no longer says which it needed.
-func (s *state) carryBits(b *backend) {
-	for _, p := range []lb.Protocol{lb.TCP, lb.UDP, lb.SCTP} {
-		bit := bits.Backend(b.in.Addr, p)
-		if s.backendBits.table.IsSet(bit) {
+// carryBits holds the bits that are set for a backend: a service that is gone no
+// longer says which it needed.
+func (s *state) carryBits(b *backend, prev *formerTables) {
+	for _, p := range setOrder {
+		if prev.backends.IsSet(prev.backends.Backend(b.in.Addr, p)) {
 			s.needBit(b, p)
 		}
-		if s.masqBits.table.IsSet(bit) {
+		if prev.masq.IsSet(prev.masq.Backend(b.in.Addr, p)) {
 			s.needMasqBit(b, p)
 		}
 	}

@@ -5,6 +5,7 @@ package ebpf
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -26,8 +27,9 @@ func (s *state) enlarged(t *tables) *state {
 	space := *s.space
 	space.end = t.slots.Len()
 	e.space = &space
-	e.vipBits.table, e.backendBits.table, e.peerBits.table, e.masqBits.table, e.portBits.table = t.vipBits, t.backendBits, t.peerBits, t.masqBits, t.portBits
 	e.node = lb.Node{} // is said anew
+	e.peers = maps.Clone(s.peers)
+	s.enlargedBits(&e)
 	return &e
 }
 
@@ -39,7 +41,7 @@ func (s *state) holds(t *tables) bool {
 // fillFrom copies what the maps of a smaller generation say, which is not changed
 // meanwhile but for cursors. Call the returned function just before publishing; it takes
 // these along.
-func (s *state) fillFrom(from *state) (follow func() error, err error) {
+func (s *state) fillFrom(from *state) (follow func(), err error) {
 	var hashes errgroup.Group
 	hashes.Go(func() error { return batch.Copy[bpf.LBVipKey, bpf.LBVip](from.t.vips.Map, s.t.vips.Map) })
 	hashes.Go(func() error { return batch.Copy[uint64, bpf.LBServiceName](from.t.info.Map, s.t.info.Map) })
@@ -57,7 +59,7 @@ func (s *state) fillFrom(from *state) (follow func() error, err error) {
 			errs = append(errs, s.t.sources.Sync(rec.index, nil, rec.sources))
 		}
 	}
-	follow = func() error {
+	follow = func() {
 		for _, rec := range s.records {
 			for i := range rec.pools {
 				if p := &rec.pools[i]; p.at.words > 0 && p.run.Rule == sched.Cursor {
@@ -65,7 +67,7 @@ func (s *state) fillFrom(from *state) (follow func() error, err error) {
 				}
 			}
 		}
-		return nil
+		s.announce(from.t.bits())
 	}
 	return follow, errors.Join(append(errs, hashes.Wait())...)
 }

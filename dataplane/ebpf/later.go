@@ -31,10 +31,8 @@ func (s *state) flush() error {
 	s.counted = math.MaxUint32
 	t := s.t
 	for _, b := range s.bitRefs() {
-		if b.later != nil {
-			b.later.Flush()
-			b.later = nil
-		}
+		b.flushLater()
+		b.later = nil
 	}
 	s.enterNow()
 	err := errors.Join(t.vips.Later.Flush(), t.info.Later.Flush())

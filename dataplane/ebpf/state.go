@@ -12,8 +12,6 @@ import (
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
 	"github.com/waggle-lb/waggle/maps/backends"
-	"github.com/waggle-lb/waggle/maps/batch"
-	"github.com/waggle-lb/waggle/maps/bits"
 	"github.com/waggle-lb/waggle/maps/services"
 )
 
@@ -167,48 +165,6 @@ func (s *state) expect(snap *lb.Snapshot) {
 // clock is the time since the state was made.
 func (s *state) clock() time.Duration { return s.now().Sub(s.began) }
 
-// bitRefs counts who needs a bit, by its index.
-type bitRefs struct {
-	table *bits.Table
-	refs  []uint32
-	later *batch.Beside[uint32] // nil: nothing waits
-}
-
-func newBitRefs(t *bits.Table) bitRefs { return bitRefs{table: t, refs: make([]uint32, t.Len())} }
-
-// bitRefs are all that the state has.
-func (s *state) bitRefs() []*bitRefs {
-	return []*bitRefs{&s.vipBits, &s.backendBits, &s.peerBits, &s.masqBits, &s.portBits}
-}
-
-func (b *bitRefs) hold(bit uint32) {
-	if b.later != nil {
-		b.later.Put(bit)
-		return
-	}
-	if b.refs[bit]++; b.refs[bit] == 1 {
-		b.table.Set(bit)
-	}
-}
-
-// holdAll holds bits, with nothing that waits for a count.
-func (b *bitRefs) holdAll(list []uint32) {
-	for _, bit := range list {
-		b.refs[bit]++
-	}
-	for _, bit := range list {
-		if !b.table.IsSet(bit) {
-			b.table.Set(bit)
-		}
-	}
-}
-
-func (b *bitRefs) drop(bit uint32) {
-	if b.refs[bit]--; b.refs[bit] == 0 {
-		b.table.Clear(bit)
-	}
-}
-
 // newRecord makes the record of a service at an index that was taken for it.
 // Nothing leads to it yet.
 func (s *state) newRecord(id lb.ServiceID, index uint32) *record {
@@ -241,7 +197,7 @@ func (s *state) takeBackendID() (uint32, bool) {
 func (s *state) adopt(b *backend) {
 	b.owner.held++
 	s.byID[b.id] = b
-	s.peerBits.hold(bits.Addr(b.in.Addr.Addr()))
+	s.peerBits.hold(s.peerBits.Addr(b.in.Addr.Addr()))
 }
 
 // withHash returns the backend that was written with a hash, nil if there is none.
@@ -311,13 +267,13 @@ func (s *state) needBits(b *backend, protocols protocolSet, m lb.Masquerade) {
 
 func (s *state) needBit(b *backend, p lb.Protocol) {
 	if b.bits.add(p) {
-		s.backendBits.hold(bits.Backend(b.in.Addr, p))
+		s.backendBits.hold(s.backendBits.Backend(b.in.Addr, p))
 	}
 }
 
 func (s *state) needMasqBit(b *backend, p lb.Protocol) {
 	if b.masqueraded.add(p) {
-		s.masqBits.hold(bits.Backend(b.in.Addr, p))
+		s.masqBits.hold(s.masqBits.Backend(b.in.Addr, p))
 	}
 }
 
@@ -326,7 +282,7 @@ func (s *state) needMasqBit(b *backend, p lb.Protocol) {
 func (s *state) usePeer(a netip.Addr) {
 	if a.IsValid() && !s.peers[a] {
 		s.peers[a] = true
-		s.peerBits.hold(bits.Addr(a))
+		s.peerBits.hold(s.peerBits.Addr(a))
 	}
 }
 

@@ -74,7 +74,9 @@ func openTables(m *bpf.LBObjects) (_ *tables, err error) {
 	if t.slots, err = open(t, slots.Open, m.Slots); err != nil {
 		return nil, err
 	}
-	withIDs := func(records *cilium.Map) (*backends.Table, error) { return backends.Open(records, m.BackendIds) }
+	withIDs := func(records *cilium.Map) (*backends.Table, error) {
+		return backends.Open(records, m.BackendIds, m.IdsFactor)
+	}
 	if t.backends, err = open(t, withIDs, m.Backends); err != nil {
 		return nil, err
 	}
@@ -100,6 +102,11 @@ func openTables(m *bpf.LBObjects) (_ *tables, err error) {
 	return t, err
 }
 
+// bits are the bitmaps, in the order of state.bitRefs.
+func (t *tables) bits() []*bits.Table {
+	return []*bits.Table{t.vipBits, t.backendBits, t.peerBits, t.masqBits, t.portBits}
+}
+
 func open[T io.Closer](t *tables, open func(*cilium.Map) (T, error), m *cilium.Map) (T, error) {
 	handle, err := open(m)
 	if err == nil {
@@ -115,5 +122,44 @@ func (t *tables) Close() error {
 		errs = append(errs, c.Close())
 	}
 	t.closers = nil
+	return errors.Join(errs...)
+}
+
+// formerTables are the maps of a former process's generation that the next one reads,
+// and those whose bits it sets.
+type formerTables struct {
+	vips, backends, peers, masq, ports *bits.Table
+	slots                              *slots.Table
+	closers                            []io.Closer
+}
+
+func openFormer(prev map[string]*cilium.Map) (f *formerTables, err error) {
+	f = &formerTables{}
+	for name, t := range map[string]**bits.Table{
+		"vip_bits": &f.vips, "backend_bits": &f.backends, "peer_bits": &f.peers, "masq_bits": &f.masq, "node_port_bits": &f.ports,
+	} {
+		if *t, err = bits.Open(prev[name]); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		f.closers = append(f.closers, *t)
+	}
+	if f.slots, err = slots.Open(prev["slots"]); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	f.closers = append(f.closers, f.slots)
+	return f, nil
+}
+
+// bits are the bitmaps, in the order of state.bitRefs.
+func (f *formerTables) bits() []*bits.Table {
+	return []*bits.Table{f.vips, f.backends, f.peers, f.masq, f.ports}
+}
+
+// Close unmaps the memory.
+func (f *formerTables) Close() error {
+	var errs []error
+	for _, c := range f.closers {
+		errs = append(errs, c.Close())
+	}
 	return errors.Join(errs...)
 }

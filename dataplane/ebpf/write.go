@@ -11,7 +11,6 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
-	"github.com/waggle-lb/waggle/maps/bits"
 	"github.com/waggle-lb/waggle/maps/info"
 	"github.com/waggle-lb/waggle/maps/services"
 )
@@ -203,7 +202,7 @@ func (s *state) addFrontend(rec *record, f lb.Frontend, isNew bool) error {
 	}
 	addr := f.Addr.Addr()
 	if rec.addrs.add(addr) {
-		s.vipBits.hold(bits.Addr(addr))
+		s.vipBits.hold(s.vipBits.Addr(addr))
 	}
 	marks := s.marks[addr]
 	if marks == 0 {

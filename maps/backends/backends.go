@@ -62,10 +62,16 @@ type Table struct {
 	area, first *mmap.Area
 	records     []bpf.LBBackend // area, for what nobody looks at
 	heads       []uint64        // and first
+	factor      uint64
 }
 
-// Open maps the memory of the two, which have equally many elements.
-func Open(m, ids *ebpf.Map) (*Table, error) {
+// Open maps the memory of the two, which have equally many elements. factor is the
+// variable ids_factor of the programs that read them.
+func Open(m, ids *ebpf.Map, factor *ebpf.Variable) (*Table, error) {
+	t := &Table{}
+	if err := factor.Get(&t.factor); err != nil {
+		return nil, fmt.Errorf("read the factor of %s: %w", ids, err)
+	}
 	area, err := mmap.Open(m)
 	if err != nil {
 		return nil, err
@@ -74,7 +80,8 @@ func Open(m, ids *ebpf.Map) (*Table, error) {
 	if err != nil {
 		return nil, errors.Join(err, area.Close())
 	}
-	return &Table{area: area, first: first, records: mmap.Slice[bpf.LBBackend](area), heads: mmap.Slice[uint64](first)}, nil
+	t.area, t.first, t.records, t.heads = area, first, mmap.Slice[bpf.LBBackend](area), mmap.Slice[uint64](first)
+	return t, nil
 }
 
 // Close unmaps the memory.
@@ -130,7 +137,9 @@ func (t *Table) CopyFrom(from *Table) {
 }
 
 // place is where a hash's chain begins.
-func (t *Table) place(hash uint64) uint32 { return uint32(hash % uint64(t.first.Len())) }
+func (t *Table) place(hash uint64) uint32 {
+	return uint32(hash * t.factor >> 32 * uint64(t.first.Len()) >> 32)
+}
 
 // Enter gives id, which has none, its hash, by which it is found from then on.
 func (t *Table) Enter(id uint32, hash uint64) {
@@ -192,8 +201,8 @@ func (t *Table) Hash(id uint32) uint64 { return t.area.Load64(id, hashOffset) }
 
 // Put makes the record of id what b says, its hash included (0: it is nobody's): for
 // who fills maps by hand, and knows what the programs read.
-func Put(m, ids *ebpf.Map, id uint32, b bpf.LBBackend) error {
-	t, err := Open(m, ids)
+func Put(m, ids *ebpf.Map, factor *ebpf.Variable, id uint32, b bpf.LBBackend) error {
+	t, err := Open(m, ids, factor)
 	if err != nil {
 		return err
 	}

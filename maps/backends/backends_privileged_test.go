@@ -17,16 +17,18 @@ import (
 
 const places = 100 // of the maps
 
-// opened is a table, and the map of its ids.
+// opened is a table, the map of its ids and the programs' variable.
 type opened struct {
 	*Table
-	ids *ebpf.Map
+	ids    *ebpf.Map
+	factor *ebpf.Variable
 }
 
 func open(t *testing.T) (*ebpf.Map, opened) {
 	t.Helper()
 	m, ids := maptest.New(t, "backends", places), maptest.New(t, "backend_ids", places)
-	table, err := Open(m, ids)
+	factor := maptest.Variable(t, "ids_factor")
+	table, err := Open(m, ids, factor)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +37,7 @@ func open(t *testing.T) (*ebpf.Map, opened) {
 			t.Error(err)
 		}
 	})
-	return m, opened{table, ids}
+	return m, opened{table, ids, factor}
 }
 
 var (
@@ -98,12 +100,21 @@ func TestEachYieldsUsedRecordsOnly(t *testing.T) {
 	}
 }
 
+// chain returns the nth of hashes that have one place, whatever the factor.
+func (o opened) chain(n uint32) uint64 {
+	inverse := o.Table.factor // modulo 2^3, and of each step modulo the square
+	for range 5 {
+		inverse *= 2 - o.Table.factor*inverse
+	}
+	return (7<<32 + uint64(n)) * inverse
+}
+
 // A hash is found wherever its id stands among those that have it alike, whoever
 // comes and goes; and programs find what Find finds: bpf's tests.
 func TestHashesAreFound(t *testing.T) {
 	for _, leaving := range [][]uint32{{1, 2, 3, 4}, {4, 3, 2, 1}, {2, 4, 1, 3}, {3, 1, 4, 2}} {
 		m, table := open(t)
-		chain := func(id uint32) uint64 { return uint64(id)<<32*places + 7 } // all are 7 modulo places
+		chain := table.chain
 		want := map[uint64]uint32{chain(9): 0, 8: 99}
 		table.Write(99, Record{Hash: 8, State: Active})
 		for id := uint32(1); id <= 4; id++ {
@@ -140,12 +151,12 @@ func TestHashesAreFound(t *testing.T) {
 
 func TestPutIsFoundByItsHash(t *testing.T) {
 	m, table := open(t)
-	ids := table.ids
-	for _, hash := range []uint64{7, 7 + places, 7, 0} {
-		if err := Put(m, ids, 3, bpf.LBBackend{Hash: hash, Port: 80, Next: 50}); err != nil {
+	one, other := table.chain(1), table.chain(2)
+	for _, hash := range []uint64{one, other, one, 0} {
+		if err := Put(m, table.ids, table.factor, 3, bpf.LBBackend{Hash: hash, Port: 80, Next: 50}); err != nil {
 			t.Fatal(err)
 		}
-		for _, h := range []uint64{7, 7 + places} {
+		for _, h := range []uint64{one, other} {
 			if got, want := table.Find(h), uint32(0); h == hash && got != 3 || h != hash && got != want {
 				t.Errorf("with hash %d: %d is of %d", hash, h, got)
 			}

@@ -6,8 +6,10 @@ package bits_test
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -31,7 +33,7 @@ type world struct {
 	vip, backends *bits.Table
 }
 
-func load(t *testing.T) *world {
+func load(t *testing.T, words uint32) *world {
 	t.Helper()
 	if err := rlimit.RemoveMemlock(); err != nil {
 		t.Fatal(err)
@@ -41,8 +43,11 @@ func load(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	spec.Maps["flows"].MaxEntries = 1 << 12
+	for _, name := range bpf.Bitmaps {
+		spec.Maps[name].MaxEntries = words
+	}
 	w := &world{t: t}
-	w.do(bpf.Choose(spec))
+	w.do(errors.Join(bpf.Size(spec), bpf.Choose(spec)))
 	w.do(spec.LoadAndAssign(&w.LBObjects, nil))
 	w.vip, err = bits.Open(w.VipBits)
 	w.do(err)
@@ -53,7 +58,7 @@ func load(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
-	for i := range uint32(bpf.LBLimitsBITS_WORDS) {
+	for i := range words {
 		w.do(w.VipBits.Put(i, ^uint64(0)))
 		w.do(w.BackendBits.Put(i, ^uint64(0)))
 	}
@@ -114,13 +119,19 @@ func addrPort(random *rand.Rand, family lb.Family) netip.AddrPort {
 // The programs look at one bit of each map; with all others set, that one alone
 // decides. So it is the one that Go computes.
 func TestBitsAreThoseThatTheProgramsLookAt(t *testing.T) {
-	w, random := load(t), rand.New(rand.NewPCG(1, 2))
+	for _, words := range []uint32{uint32(bpf.LBLimitsBITS_WORDS), 1 << 15} {
+		t.Run(fmt.Sprint(words, " words"), func(t *testing.T) { lookedAt(load(t, words), rand.New(rand.NewPCG(1, 2))) })
+	}
+}
+
+func lookedAt(w *world, random *rand.Rand) {
+	t := w.t
 	for range 100 {
 		for _, family := range []lb.Family{lb.IPv4, lb.IPv6} {
 			for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {
 				client, vip, backend := addrPort(random, family), addrPort(random, family), addrPort(random, family)
 				w.serve(vip, backend, proto)
-				bit := bits.Addr(vip.Addr())
+				bit := w.vip.Addr(vip.Addr())
 				w.vip.Clear(bit)
 				if got, changed := w.run(w.TcIngress, client, vip, proto, packet.SYN); changed {
 					t.Errorf("%s/%s: without bit %d it went to %s", vip, proto, bit, got.Dst)
@@ -129,7 +140,7 @@ func TestBitsAreThoseThatTheProgramsLookAt(t *testing.T) {
 				if got, _ := w.run(w.TcIngress, client, vip, proto, packet.SYN); got.Dst != backend {
 					t.Errorf("%s/%s: with all bits set it went to %s, want %s", vip, proto, got.Dst, backend)
 				}
-				bit = bits.Backend(backend, proto)
+				bit = w.backends.Backend(backend, proto)
 				w.backends.Clear(bit)
 				if got, changed := w.run(w.TcEgress, backend, client, proto, packet.SYN|packet.ACK); changed {
 					t.Errorf("%s/%s: without bit %d it came from %s", backend, proto, bit, got.Src)
@@ -180,15 +191,55 @@ func TestSetAndClearTouchOneBit(t *testing.T) {
 
 // An address has the bit of its mapped form, and all bits lie in the maps.
 func TestBitsOfMappedAddresses(t *testing.T) {
-	random := rand.New(rand.NewPCG(3, 4))
+	random, shift := rand.New(rand.NewPCG(3, 4)), bits.Shift(bpf.BitsShift(uint32(bpf.LBLimitsBITS_WORDS)))
 	for range 1000 {
 		a := addrPort(random, lb.IPv4)
 		mapped := netip.AddrPortFrom(netip.AddrFrom16(a.Addr().As16()), a.Port())
-		if bits.Addr(a.Addr()) != bits.Addr(mapped.Addr()) || bits.Backend(a, lb.UDP) != bits.Backend(mapped, lb.UDP) {
+		if shift.Addr(a.Addr()) != shift.Addr(mapped.Addr()) || shift.Backend(a, lb.UDP) != shift.Backend(mapped, lb.UDP) {
 			t.Fatalf("%s and %s differ", a, mapped)
 		}
-		if most := max(bits.Addr(a.Addr()), bits.Backend(a, lb.TCP)); most >= 64*uint32(bpf.LBLimitsBITS_WORDS) {
+		if most := max(shift.Addr(a.Addr()), shift.Backend(a, lb.TCP)); most >= 64*uint32(bpf.LBLimitsBITS_WORDS) {
 			t.Fatalf("%s: bit %d is outside of the map", a, most)
+		}
+	}
+}
+
+func TestEachYieldsTheBitsThatAreSet(t *testing.T) {
+	table, err := bits.Open(maptest.New(t, "vip_bits", 4))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	want := []uint32{0, 5, 63, 64, 255}
+	for _, bit := range want {
+		table.Set(bit)
+	}
+	if got := slices.Collect(table.Each); !slices.Equal(got, want) {
+		t.Errorf("bits %v, want %v", got, want)
+	}
+}
+
+// In a bitmap of another size an address has one of the bits that its bit there spans.
+func TestASpanHasTheBit(t *testing.T) {
+	random := rand.New(rand.NewPCG(5, 6))
+	var tables []*bits.Table
+	for _, words := range []uint32{1 << 12, 1 << 15} {
+		table, err := bits.Open(maptest.New(t, "vip_bits", words))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer table.Close()
+		tables = append(tables, table)
+	}
+	for range 1000 {
+		a := addrPort(random, lb.IPv6).Addr()
+		for _, from := range tables {
+			for _, to := range tables {
+				first, last := to.Span(from.Addr(a), from.Shift)
+				if bit := to.Addr(a); bit < first || bit > last || last-first >= 8 {
+					t.Fatalf("%s: bit %d of %d is %d of %d, not from %d to %d", a, from.Addr(a), from.Len(), bit, to.Len(), first, last)
+				}
+			}
 		}
 	}
 }

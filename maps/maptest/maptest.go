@@ -32,6 +32,25 @@ func New(t testing.TB, name string, entries uint32) *ebpf.Map {
 	return made(t, s)
 }
 
+// Variable is a variable of the programs, with the value that is compiled in. It ends
+// with the test.
+func Variable(t testing.TB, name string) *ebpf.Variable {
+	t.Helper()
+	if err := rlimit.RemoveMemlock(); err != nil {
+		t.Fatal(err)
+	}
+	spec, err := bpf.LoadLB()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := ebpf.NewCollection(&ebpf.CollectionSpec{Maps: map[string]*ebpf.MapSpec{".rodata": spec.Maps[".rodata"]}, Variables: map[string]*ebpf.VariableSpec{name: spec.Variables[name]}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c.Variables[name]
+}
+
 // Hash makes a map of so many elements, from 8 bytes to 4, that has memory for what
 // is in it. It ends with the test.
 func Hash(t testing.TB, entries uint32) *ebpf.Map {

@@ -101,13 +101,13 @@ func (b *bench) rewind(svc uint32) error { return b.lb.Slots.Put(svc*runWords, u
 
 func (b *bench) backend(id, svc uint32, a netip.Addr, proto lb.Protocol) error {
 	be := bpf.LBBackend{Hash: uint64(id), Addr: a.As16(), Port: 8080, Weight: 1, Service: svc, State: uint8(bpf.LBBackendStateBACKEND_ACTIVE)}
-	if err := backends.Put(b.lb.Backends, b.lb.BackendIds, id, be); err != nil {
+	if err := backends.Put(b.lb.Backends, b.lb.BackendIds, b.lb.IdsFactor, id, be); err != nil {
 		return err
 	}
-	if err := setBit(b.lb.PeerBits, bits.Addr(a)); err != nil {
+	if err := setBit(b.lb.PeerBits, bits.Of(b.lb.PeerBits).Addr(a)); err != nil {
 		return err
 	}
-	return setBit(b.lb.BackendBits, bits.Backend(netip.AddrPortFrom(a, 8080), proto))
+	return setBit(b.lb.BackendBits, bits.Of(b.lb.BackendBits).Backend(netip.AddrPortFrom(a, 8080), proto))
 }
 
 func (b *bench) vip(a netip.Addr, proto lb.Protocol, svc uint32) error {
@@ -117,7 +117,7 @@ func (b *bench) vip(a netip.Addr, proto lb.Protocol, svc uint32) error {
 	if err := b.lb.Vips.Put(bpf.LBVipKey{Addr: a.As16()}, bpf.LBVip{}); err != nil {
 		return err
 	}
-	return setBit(b.lb.VipBits, bits.Addr(a))
+	return setBit(b.lb.VipBits, bits.Of(b.lb.VipBits).Addr(a))
 }
 
 func setBit(m *ebpf.Map, bit uint32) error {

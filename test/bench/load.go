@@ -96,7 +96,10 @@ func (b *bench) spec() (*ebpf.CollectionSpec, error) {
 			spec.Maps[name].MaxEntries = n
 		}
 	}
-	if err := bpf.SizeStats(spec); err != nil {
+	for _, name := range bpf.Bitmaps {
+		spec.Maps[name].MaxEntries = bpf.BitsWords(spec.Maps["vips"].MaxEntries, spec.Maps["backends"].MaxEntries)
+	}
+	if err := bpf.Size(spec); err != nil {
 		return nil, err
 	}
 	return spec, bpf.Choose(spec)

@@ -98,7 +98,7 @@ func ends(ip []byte) (src, dst netip.AddrPort) {
 func (b *bench) fillMasquerade() error {
 	at := netip.AddrPortFrom(masqBackend, firstPort)
 	be := bpf.LBBackend{Hash: masqID, Addr: masqBackend.As16(), Port: firstPort, Weight: 1, Service: masqService, State: uint8(bpf.LBBackendStateBACKEND_ACTIVE)}
-	if err := backends.Put(b.lb.Backends, b.lb.BackendIds, masqID, be); err != nil {
+	if err := backends.Put(b.lb.Backends, b.lb.BackendIds, b.lb.IdsFactor, masqID, be); err != nil {
 		return err
 	}
 	base := uint32(masqService * 16)
@@ -119,15 +119,16 @@ func (b *bench) fillMasquerade() error {
 			return fmt.Errorf("fill map %s: %w", put.m, err)
 		}
 	}
+	shift := bits.Of(b.lb.VipBits)
 	for _, bit := range []struct {
 		m *ebpf.Map
 		i uint32
 	}{
-		{b.lb.VipBits, bits.Addr(masqVIP)},
-		{b.lb.PeerBits, bits.Addr(masqBackend)},
-		{b.lb.PeerBits, bits.Addr(masqNode)},
-		{b.lb.BackendBits, bits.Backend(at, lb.TCP)},
-		{b.lb.MasqBits, bits.Backend(at, lb.TCP)},
+		{b.lb.VipBits, shift.Addr(masqVIP)},
+		{b.lb.PeerBits, shift.Addr(masqBackend)},
+		{b.lb.PeerBits, shift.Addr(masqNode)},
+		{b.lb.BackendBits, shift.Backend(at, lb.TCP)},
+		{b.lb.MasqBits, shift.Backend(at, lb.TCP)},
 	} {
 		if err := setBit(bit.m, bit.i); err != nil {
 			return fmt.Errorf("set a bit of map %s: %w", bit.m, err)

@@ -32,8 +32,9 @@ type waggle struct {
 	dataplane *ebpf.Dataplane
 	snap      *lb.Snapshot
 	pins      string
-	backends  *backends.Table
+	backends  *cilium.Map
 	load      *cilium.Map
+	ids       map[uint64]uint32 // as they were when the maps were opened
 	tasks     []task.Task
 	stop      context.CancelFunc
 	running   errgroup.Group
@@ -100,25 +101,21 @@ func (w *waggle) restore(text string, m mode) error {
 	return err
 }
 
-// open opens the maps that tell how many connections backends have. A change may
-// have others take their place.
+// open opens the maps that tell how many connections backends have, and reads which
+// ids they have. A change may have others take their place.
 func (w *waggle) open() error {
 	if w.load != nil {
 		w.load.Close()
 		w.backends.Close()
 	}
-	var records, ids *cilium.Map
-	for name, m := range map[string]**cilium.Map{"config/backends": &records, "config/backend_ids": &ids, "load": &w.load} {
+	for name, m := range map[string]**cilium.Map{"config/backends": &w.backends, "load": &w.load} {
 		var err error
 		if *m, err = cilium.LoadPinnedMap(filepath.Join(w.pins, name), nil); err != nil {
 			return err
 		}
 	}
-	defer records.Close()
-	defer ids.Close()
-	var err error
-	w.backends, err = backends.Open(records, ids)
-	return err
+	w.ids = make(map[uint64]uint32)
+	return backends.Each(w.backends, func(id uint32, r backends.Record) { w.ids[r.Hash] = id })
 }
 
 // gauges lists the backends of a service in the order of its list, and how many
@@ -132,7 +129,7 @@ func (w *waggle) gauges(s *service) ([]counts, error) {
 	for _, b := range svc.Backends {
 		l, there, err := w.loadOf(lb.BackendID{Service: svc.ID, Addr: b.Addr})
 		if err == nil && !there {
-			if err = w.open(); err == nil { // another generation has another map
+			if err = w.open(); err == nil { // it has an id by now, or another generation has other maps
 				l, there, err = w.loadOf(lb.BackendID{Service: svc.ID, Addr: b.Addr})
 			}
 		}
@@ -148,9 +145,10 @@ func (w *waggle) gauges(s *service) ([]counts, error) {
 
 // loadOf is how many connections a backend has; false if it is not known any more.
 func (w *waggle) loadOf(b lb.BackendID) (l bpf.LBBackendLoad, there bool, err error) {
-	id := w.backends.Find(b.Hash())
-	if id == 0 {
-		return l, false, nil
+	id := w.ids[b.Hash()]
+	var record bpf.LBBackend
+	if err := w.backends.Lookup(id, &record); err != nil || record.Hash != b.Hash() {
+		return l, false, err
 	}
 	return l, true, w.load.Lookup(id, &l)
 }

@@ -77,7 +77,7 @@ func load(o loadOptions, devices []*device, tap int) (*kernel, error) {
 	for name, n := range small {
 		spec.Maps[name].MaxEntries = n
 	}
-	if err := bpf.SizeStats(spec); err != nil {
+	if err := bpf.Size(spec); err != nil {
 		return nil, err
 	}
 	spec.Maps["flows"].MaxEntries = uint32(o.capacity)

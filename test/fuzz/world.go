@@ -32,15 +32,18 @@ type device struct {
 	flags        uint8
 }
 
+// shift is that of the bitmaps, which have the size that is compiled in.
+var shift = bits.Shift(bpf.BitsShift(uint32(bpf.LBLimitsBITS_WORDS)))
+
 // addrBits and backendBits are the bitmaps that answer "perhaps".
 type addrBits map[uint32]bool
 
-func (b addrBits) has(a addr) bool { return b[bits.Addr(netip.AddrFrom16(a))] }
+func (b addrBits) has(a addr) bool { return b[shift.Addr(netip.AddrFrom16(a))] }
 
 type backendBits map[uint32]bool
 
 func (b backendBits) has(a addr, port uint16, proto uint8) bool {
-	return b[bits.Backend(netip.AddrPortFrom(netip.AddrFrom16(a), port), lb.Protocol(proto))]
+	return b[shift.Backend(netip.AddrPortFrom(netip.AddrFrom16(a), port), lb.Protocol(proto))]
 }
 
 // world is a configuration: what the agent writes. The maps hold the same.
@@ -154,7 +157,7 @@ func (w *world) put(k *kernel, id uint32, b backend) error {
 	if b.Hash != 0 {
 		w.ids[b.Hash] = id
 	}
-	return backends.Put(k.Backends, k.BackendIds, id, b.LBBackend)
+	return backends.Put(k.Backends, k.BackendIds, k.IdsFactor, id, b.LBBackend)
 }
 
 // serve enters a frontend, and its address's marker if it has one.

@@ -10,7 +10,6 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
-	"github.com/waggle-lb/waggle/maps/bits"
 )
 
 // service is a service, what it says, and the runs that its pool words name.
@@ -165,7 +164,7 @@ func (w *world) addBackend(r *rand.Rand, k *kernel, s *service, host byte) error
 	if err := w.setPeerBit(k, at.Addr()); err != nil {
 		return err
 	}
-	b := bits.Backend(at, lb.Protocol(s.proto))
+	b := shift.Backend(at, lb.Protocol(s.proto))
 	w.backendBits[b], w.masqBits[b] = true, true
 	if err := setBit(k.BackendBits, b); err != nil {
 		return err
@@ -223,13 +222,13 @@ func (w *world) enter(r *rand.Rand, k *kernel, f frontend) error {
 }
 
 func (w *world) setVIPBit(k *kernel, a netip.Addr) error {
-	b := bits.Addr(a)
+	b := shift.Addr(a)
 	w.vipBits[b] = true
 	return setBit(k.VipBits, b)
 }
 
 func (w *world) setPeerBit(k *kernel, a netip.Addr) error {
-	b := bits.Addr(a)
+	b := shift.Addr(a)
 	w.peerBits[b] = true
 	return setBit(k.PeerBits, b)
 }

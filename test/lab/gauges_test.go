@@ -205,17 +205,17 @@ func (s *scene) fill() fill {
 	fillOf(s, f, "config/service_info", func(uint64, *bpf.LBServiceName) int { return 1 })
 	fillOf(s, f, "load", func(_ uint32, v *bpf.LBBackendLoad) int { return int(v.Active + v.Inactive) })
 	fillOf(s, f, "half_open_ends", func(_ uint32, v *bpf.LBHalfOpenRing) int { return int(v.Count) })
-	var backends [bpf.LBLimitsBITS_WORDS]uint64
-	for _, name := range []string{"vip_bits", "backend_bits", "peer_bits"} {
+	backends := make(map[uint32]uint64)
+	for _, name := range []string{"config/vip_bits", "config/backend_bits", "config/peer_bits"} {
 		fillOf(s, f, name, func(at uint32, v *uint64) int {
-			if name == "backend_bits" {
+			if name == "config/backend_bits" {
 				backends[at] = *v
 			}
 			return bits.OnesCount64(*v)
 		})
 	}
 	// a larger configuration takes over a bit for every backend with its address
-	fillOf(s, f, "masq_bits", func(at uint32, v *uint64) int { return bits.OnesCount64(*v &^ backends[at]) })
+	fillOf(s, f, "config/masq_bits", func(at uint32, v *uint64) int { return bits.OnesCount64(*v &^ backends[at]) })
 	return f
 }
 

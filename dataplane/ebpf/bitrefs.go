@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ebpf
+
+import (
+	"maps"
+
+	"github.com/waggle-lb/waggle/maps/batch"
+	"github.com/waggle-lb/waggle/maps/bits"
+)
+
+// bitRefs counts who needs a bit, by its index.
+type bitRefs struct {
+	*bits.Table
+	// more are those who need a bit that another set.
+	more map[uint32]uint32
+	// inherited are bits of a bitmap of another size, by inheritedShift, that a former
+	// process set for flows of which nothing else is known. Nobody clears them.
+	inherited      []uint32
+	inheritedShift bits.Shift
+	later          *batch.Beside[uint32] // nil: nothing waits
+}
+
+func newBitRefs(t *bits.Table) bitRefs { return bitRefs{Table: t, more: make(map[uint32]uint32)} }
+
+// bitRefs are all that the state has.
+func (s *state) bitRefs() []*bitRefs {
+	return []*bitRefs{&s.vipBits, &s.backendBits, &s.peerBits, &s.masqBits, &s.portBits}
+}
+
+func (b *bitRefs) hold(bit uint32) {
+	switch {
+	case b.later != nil:
+		b.later.Put(bit)
+	case b.IsSet(bit):
+		b.more[bit]++
+	default:
+		b.Set(bit)
+	}
+}
+
+// holdAll holds bits, with nothing that waits for them.
+func (b *bitRefs) holdAll(list []uint32) {
+	for _, bit := range list {
+		if b.IsSet(bit) {
+			b.more[bit]++
+		} else {
+			b.Set(bit)
+		}
+	}
+}
+
+func (b *bitRefs) drop(bit uint32) {
+	switch n := b.more[bit]; n {
+	case 0:
+		b.Clear(bit)
+	case 1:
+		delete(b.more, bit)
+	default:
+		b.more[bit] = n - 1
+	}
+}
+
+// inherit sets what is set in a former process's bitmap and nobody holds: bits of
+// frontends and addresses that are gone, but for their flows. One that shares its bit
+// with another that is still there goes with that.
+func (b *bitRefs) inherit(from *bits.Table) {
+	b.inheritedShift = from.Shift
+	for bit := range from.Each {
+		if !b.anyOf(bit) {
+			b.inherited = append(b.inherited, bit)
+		}
+	}
+	b.setInherited()
+}
+
+func (b *bitRefs) anyOf(bit uint32) bool {
+	first, last := b.Span(bit, b.inheritedShift)
+	for i := first; i <= last; i++ {
+		if b.IsSet(i) {
+			return true
+		}
+	}
+	return false
+}
+
+func (b *bitRefs) setInherited() {
+	for _, bit := range b.inherited {
+		first, last := b.Span(bit, b.inheritedShift)
+		for i := first; i <= last; i++ {
+			b.Set(i)
+		}
+	}
+}
+
+// inheritBits has the bitmaps say, beside what they say, what those of a former
+// process say of flows whose service or frontend is gone.
+func (s *state) inheritBits(prev *formerTables) {
+	for i, b := range s.bitRefs() {
+		b.flushLater()
+		b.inherit(prev.bits()[i])
+	}
+}
+
+// announce has the bitmaps of before say what these say, too: while programs are
+// replaced one by one, those of before meet packets of flows that the others made.
+func (s *state) announce(before []*bits.Table) {
+	for i, b := range s.bitRefs() {
+		for bit := range b.Each {
+			first, last := before[i].Span(bit, b.Shift)
+			for i2 := first; i2 <= last; i2++ {
+				if !before[i].IsSet(i2) {
+					before[i].Set(i2)
+				}
+			}
+		}
+	}
+}
+
+func (b *bitRefs) flushLater() {
+	if b.later != nil {
+		b.later.Flush()
+	}
+}
+
+// enlargedBits makes the bitmaps of a larger table say what those of s say.
+func (s *state) enlargedBits(e *state) {
+	tables := e.t.bits()
+	for i, b := range s.bitRefs() {
+		*e.bitRefs()[i] = b.onto(tables[i])
+	}
+	if e.vipBits.Shift == s.vipBits.Shift {
+		return
+	}
+	for _, rec := range e.records {
+		for a := range rec.addrs.all() {
+			e.vipBits.hold(e.vipBits.Addr(a))
+		}
+	}
+	for _, b := range e.byID {
+		if b != nil {
+			e.holdBits(b)
+		}
+	}
+	for a := range e.peers {
+		e.peerBits.hold(e.peerBits.Addr(a))
+	}
+	for _, b := range e.bitRefs() {
+		b.setInherited() // again, where the size is the same
+	}
+}
+
+// holdBits holds all that a backend needs.
+func (s *state) holdBits(b *backend) {
+	s.peerBits.hold(s.peerBits.Addr(b.in.Addr.Addr()))
+	for p := range b.bits.all() {
+		s.backendBits.hold(s.backendBits.Backend(b.in.Addr, p))
+	}
+	for p := range b.masqueraded.all() {
+		s.masqBits.hold(s.masqBits.Backend(b.in.Addr, p))
+	}
+}
+
+// onto is the same in another bitmap, which says nothing yet: if that is as large, it
+// says the same then.
+func (b *bitRefs) onto(t *bits.Table) bitRefs {
+	to := newBitRefs(t)
+	to.inherited, to.inheritedShift = b.inherited, b.inheritedShift
+	if t.Shift == b.Shift {
+		t.CopyFrom(b.Table)
+		to.more = maps.Clone(b.more)
+	}
+	return to
+}

@@ -35,10 +35,21 @@ static __always_inline __u32 spread_addr(const addr_t addr)
 	return w[0] * 0x9E3779B1u + w[1] * 0x85EBCA77u + w[2] * 0xC2B2AE3Du + w[3];
 }
 
+/*
+ * Index of a bit. One multiplication is linear: two networks would have all their bits in common,
+ * or none. Its halves together are not.
+ */
+static __always_inline __u32 bit_of(__u32 spread)
+{
+	__u64 x = spread * 0x9E3779B97F4A7C15;
+
+	return (__u32)(x ^ x >> 32) >> bits_shift;
+}
+
 /* Index of the bit of an address. */
 static __always_inline __u32 addr_bit(const addr_t addr)
 {
-	return spread_addr(addr) * GOLDEN_32 >> bits_shift;
+	return bit_of(spread_addr(addr));
 }
 
 /* The same where the family is known: of IPv4 the first three words are always equal. */
@@ -47,14 +58,14 @@ static __always_inline __u32 end_bit(const addr_t addr, bool v4)
 	const __u32 *w = (const __u32 *)addr;
 
 	if (v4)
-		return (bpf_htonl(0xffff) * 0xC2B2AE3Du + w[3]) * GOLDEN_32 >> bits_shift;
+		return bit_of(bpf_htonl(0xffff) * 0xC2B2AE3Du + w[3]);
 	return addr_bit(addr);
 }
 
 /* Index of the bit of a backend. */
 static __always_inline __u32 backend_bit(const addr_t addr, __u16 port, __u8 proto)
 {
-	return (spread_addr(addr) + port + ((__u32)proto << 16)) * GOLDEN_32 >> bits_shift;
+	return bit_of(spread_addr(addr) + port + ((__u32)proto << 16));
 }
 
 /* Set while a backend has port 0: any port of its address may be in use as one. */

@@ -172,10 +172,15 @@ func spread(a netip.Addr) (x uint32) {
 	return x
 }
 
-func vipBit(a netip.Addr) uint32 { return spread(a) * 0x61C88647 >> 14 }
+func bitOf(spread uint32) uint32 {
+	x := uint64(spread) * 0x9E3779B97F4A7C15
+	return uint32(x^x>>32) >> 14
+}
+
+func vipBit(a netip.Addr) uint32 { return bitOf(spread(a)) }
 
 func backendBit(a netip.AddrPort, p lb.Protocol) uint32 {
-	return (spread(a.Addr()) + uint32(a.Port()) + uint32(p)<<16) * 0x61C88647 >> 14
+	return bitOf(spread(a.Addr()) + uint32(a.Port()) + uint32(p)<<16)
 }
 
 func (p *programs) backend(id uint32, addr netip.AddrPort, weight uint16) {

@@ -16,10 +16,6 @@ import (
 	"github.com/waggle-lb/waggle/maps/mmap"
 )
 
-// golden32 is 2^32 divided by the golden ratio, as the kernel's hash_32
-// (include/linux/hash.h) has it.
-const golden32 = 0x61C88647
-
 // spread weighs the address's four words, as they lie in memory: little-endian,
 // as the programs are compiled.
 func spread(addr netip.Addr) uint32 {
@@ -34,14 +30,20 @@ type Shift int
 // Of returns the Shift of a bitmap.
 func Of(m *ebpf.Map) Shift { return Shift(bpf.BitsShift(m.MaxEntries())) }
 
+// of multiplies, and adds the halves of the product without carry.
+func (s Shift) of(spread uint32) uint32 {
+	x := uint64(spread) * 0x9E3779B97F4A7C15
+	return uint32(x^x>>32) >> s
+}
+
 // Addr returns the index of the bit of an address in vip_bits and peer_bits.
 func (s Shift) Addr(addr netip.Addr) uint32 {
-	return spread(addr) * golden32 >> s
+	return s.of(spread(addr))
 }
 
 // Backend returns the index of the bit of a backend in backend_bits and masq_bits.
 func (s Shift) Backend(addr netip.AddrPort, proto lb.Protocol) uint32 {
-	return (spread(addr.Addr()) + uint32(addr.Port()) + uint32(proto)<<16) * golden32 >> s
+	return s.of(spread(addr.Addr()) + uint32(addr.Port()) + uint32(proto)<<16)
 }
 
 // Table is one bitmap: vip_bits, peer_bits, backend_bits, masq_bits or node_port_bits,

@@ -92,7 +92,7 @@ func (b *bench) spec() (*ebpf.CollectionSpec, error) {
 	}
 	spec.Maps["flows"].MaxEntries = b.size.flows
 	if b.size.services > 0 {
-		for name, n := range map[string]uint32{"services": 1 << 17, "vips": 1 << 19, "backends": 1 << 18, "backend_ids": 1 << 18, "load": 1 << 18} {
+		for name, n := range map[string]uint32{"services": 1 << 17, "vips": 1 << 18, "backends": 1 << 18, "backend_ids": 1 << 18, "load": 1 << 18} {
 			spec.Maps[name].MaxEntries = n
 		}
 	}

@@ -155,25 +155,52 @@ func TestNetworkTable(t *testing.T) {
 	}
 }
 
+var packets = []packetRow{
+	{Name: "floor tc", Min: 19, Median: 20, Spread: 3.4},
+	{Name: "established", Flows: 1, Fill: 50, Min: 79.5, Median: 80, Net: 50},
+	{Name: "not ours, 1000 services", Flows: 65536, Median: 60, Net: 10},
+	{Name: "forward, each flow to another service", Flows: 65536, Median: 70, Net: 20},
+	{Name: "new TCP v4 (rr, 10 backends)", Flows: 65536, Median: 900, Net: 850},
+}
+
 func TestPacketCharts(t *testing.T) {
-	charts := packetCharts([]packetRow{{"floor tc", 0, 20, 0}, {"established", 1, 80, 50}, {"new TCP v4 (rr, 10 backends)", 65536, 900, 850}})
-	for name, want := range map[string]group{
-		"packets":    {"established, 1 flow", []bar{{value: 50}}},
-		"schedulers": {"new TCP v4 (rr, 10 backends), 65,536 flows", []bar{{value: 850}}},
+	charts := packetCharts(packets)
+	if len(charts) != 3 {
+		t.Errorf("%d charts", len(charts))
+	}
+	for name, want := range map[string][]group{
+		"packets":    {{"established, 1 flow", []bar{{value: 50}}}},
+		"services":   {{"not ours, 1000 services, 65,536 flows", []bar{{value: 10}}}, {"forward, each flow to another service, 65,536 flows", []bar{{value: 20}}}},
+		"schedulers": {{"new TCP v4 (rr, 10 backends), 65,536 flows", []bar{{value: 850}}}},
 	} {
-		if d := cmp.Diff([]group{want}, charts[name].groups, cmp.AllowUnexported(group{}, bar{})); d != "" {
+		if d := cmp.Diff(want, charts[name].groups, cmp.AllowUnexported(group{}, bar{})); d != "" {
 			t.Errorf("%s: %s", name, d)
 		}
 	}
 }
 
+func TestPacketTables(t *testing.T) {
+	tables := packetTables(packets[:2])
+	want := map[string]string{"packets.json: packets": "```\n" +
+		"       PACKET  FLOWS  FILL  MIN ns  MEDIAN ns  SPREAD  NET ns\n" +
+		"     floor tc      0    0%    19.0       20.0      3%     0.0\n" +
+		"  established      1   50%    79.5       80.0      0%    50.0\n```\n"}
+	if d := cmp.Diff(want, tables); d != "" {
+		t.Error(d)
+	}
+	if n := len(packetTables(packets)); n != 3 {
+		t.Errorf("%d tables", n)
+	}
+}
+
 func TestTheTableHasAPlace(t *testing.T) {
-	page, err := withTable([]byte("before\n"+tableBegins+"old\n"+tableEnds+"after\n"), "new\n")
-	if want := "before\n" + tableBegins + "\nnew\n\n" + tableEnds + "after\n"; err != nil || string(page) != want {
+	begins := tableBegins("network.json")
+	page, err := withTable([]byte("before\n"+begins+"old\n"+tableEnds+"after\n"), "network.json", "new\n")
+	if want := "before\n" + begins + "\nnew\n\n" + tableEnds + "after\n"; err != nil || string(page) != want {
 		t.Errorf("%v, %q, want %q", err, page, want)
 	}
-	for _, page := range []string{"", tableBegins, tableEnds + tableBegins} {
-		if _, err := withTable([]byte(page), ""); err == nil {
+	for _, page := range []string{"", begins, tableEnds + begins, tableBegins("packets.json") + tableEnds} {
+		if _, err := withTable([]byte(page), "network.json", ""); err == nil {
 			t.Errorf("%q has a place for a table", page)
 		}
 	}

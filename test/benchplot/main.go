@@ -2,7 +2,7 @@
 
 // Command benchplot draws what the benchmarks measured: it reads docs/plots/*.json, which
 // `make bench BENCH=-json` and `make bench-net BENCH_NET=-json` print, writes the pictures
-// beside them and the table of docs/benchmarks.md. No figure passes through a hand.
+// beside them and the tables of docs/benchmarks.md. No figure passes through a hand.
 package main
 
 import (
@@ -17,11 +17,12 @@ import (
 	"github.com/waggle-lb/waggle/test/benchnet/result"
 )
 
-// What surrounds the table in docs/benchmarks.md.
-const (
-	tableBegins = "<!-- made by make plots, out of docs/plots/network.json -->\n"
-	tableEnds   = "<!-- end of what make plots made -->\n"
-)
+// tableEnds is what follows a table in docs/benchmarks.md; tableBegins stands before it.
+const tableEnds = "<!-- end of what make plots made -->\n"
+
+func tableBegins(of string) string {
+	return "<!-- made by make plots, out of docs/plots/" + of + " -->\n"
+}
 
 func main() {
 	docs := flag.String("docs", "docs", "the folder with benchmarks.md and plots/")
@@ -60,8 +61,15 @@ func made(docs string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	files["benchmarks.md"], err = withTable(page, networkTable(&network))
-	return files, err
+	tables := packetTables(packets)
+	tables["network.json"] = networkTable(&network)
+	for of, table := range tables {
+		if page, err = withTable(page, of, table); err != nil {
+			return nil, err
+		}
+	}
+	files["benchmarks.md"] = page
+	return files, nil
 }
 
 func read(docs, name string, into any) error {
@@ -76,12 +84,13 @@ func read(docs, name string, into any) error {
 	return nil
 }
 
-// withTable puts the table between its marks.
-func withTable(page []byte, table string) ([]byte, error) {
-	before, rest, found := bytes.Cut(page, []byte(tableBegins))
+// withTable puts the table of something between its marks.
+func withTable(page []byte, of, table string) ([]byte, error) {
+	begins := tableBegins(of)
+	before, rest, found := bytes.Cut(page, []byte(begins))
 	_, after, ends := bytes.Cut(rest, []byte(tableEnds))
 	if !found || !ends {
-		return nil, fmt.Errorf("benchmarks.md: no place for the table: it goes between %q and %q", tableBegins, tableEnds)
+		return nil, fmt.Errorf("benchmarks.md: no place for the table: it goes between %q and %q", begins, tableEnds)
 	}
-	return bytes.Join([][]byte{before, []byte(tableBegins + "\n" + table + "\n" + tableEnds), after}, nil), nil
+	return bytes.Join([][]byte{before, []byte(begins + "\n" + table + "\n" + tableEnds), after}, nil), nil
 }

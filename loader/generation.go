@@ -103,10 +103,11 @@ func (l *Loader) Previous() (*Config, error) {
 }
 
 // NewGeneration makes empty configuration maps of these sizes, in elements by name;
-// others have what is compiled in, the bitmaps what vips and backends need, and stats what
-// load does. What has the size of load has at least that of the load there is. The programs are loaded meanwhile: until
-// Publish, which waits for them, there is but Clock. Packets see nothing of it before
-// Publish. The caller closes it, unless it is published.
+// others have what is compiled in, the bitmaps what vips and backends need, and stats
+// what load does. What has the size of load has at least that of the load there is. The
+// programs are loaded meanwhile: until Publish, which waits for them, there is but
+// Clock. Packets see nothing of it before Publish. The caller closes it, unless it is
+// published.
 func (l *Loader) NewGeneration(sizes map[string]uint32) (*Generation, error) {
 	g := &Generation{growing: l.Growing()}
 	spec := l.spec.Copy()

@@ -280,18 +280,10 @@ func TestTwoWagglesShareADevice(t *testing.T) {
 		if want := []ebpf.ProgramID{id(t, first.TcIngress), id(t, second.TcIngress)}; !slices.Equal(got, want) {
 			t.Errorf("programs %v, want %v", got, want)
 		}
-		want := []ebpf.ProgramID{id(t, first.TcIngress)}
 		p.do(b.Close())
 		_, err := Cleanup(other.pins)
 		p.do(err)
-		got = p.attached(device)
-		// the kernel ends a link some time after its last reference
-		for late := time.Now().Add(10 * time.Second); !slices.Equal(got, want) && time.Now().Before(late); got = p.attached(device) {
-			time.Sleep(5 * time.Millisecond)
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("programs %v after the second's cleanup, want %v", got, want)
-		}
+		p.awaitAttached(device, id(t, first.TcIngress))
 	})
 }
 

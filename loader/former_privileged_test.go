@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -54,13 +53,7 @@ func setAside(t *testing.T, p *place) {
 	if l.HasFormer() {
 		t.Error("it is there still")
 	}
-	alone := []ebpf.ProgramID{id(t, g.TcIngress)}
-	// the kernel detaches a link that has no pin any more when it comes to it
-	for deadline := time.Now().Add(20 * time.Second); !slices.Equal(p.attached(device), alone); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("programs %v, want ours alone, %v", p.attached(device), alone)
-		}
-	}
+	p.awaitAttached(device, id(t, g.TcIngress))
 	p.do(l.Map("meta").Put(uint32(0), bpf.LBClocks{Layout: 98}))
 	p.do(l.Close())
 	p.do(p.open().Close()) // set aside, for the cleanup at the end

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -160,6 +161,19 @@ func (p *place) attached(device string) (ids []ebpf.ProgramID) {
 		return nil
 	}))
 	return ids
+}
+
+// awaitAttached waits until a device has these programs at ingress: the kernel detaches
+// a link that has lost its pin a moment later.
+func (p *place) awaitAttached(device string, want ...ebpf.ProgramID) {
+	p.t.Helper()
+	got := p.attached(device)
+	for deadline := time.Now().Add(20 * time.Second); !slices.Equal(got, want); got = p.attached(device) {
+		if time.Now().After(deadline) {
+			p.t.Fatalf("programs %v, want %v", got, want)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 func id(t *testing.T, p *ebpf.Program) ebpf.ProgramID {
@@ -314,9 +328,7 @@ func foreignStay(t *testing.T, p *place) {
 	if len(removed) == 0 {
 		t.Error("nothing was removed")
 	}
-	if got := p.attached(device); !slices.Equal(got, want[1:]) {
-		t.Errorf("programs %v after cleanup, want the other's alone", got)
-	}
+	p.awaitAttached(device, want[1:]...)
 	if removed, err = Cleanup(p.pins); err != nil || len(removed) != 0 {
 		t.Errorf("the second time: %v, %v", removed, err)
 	}

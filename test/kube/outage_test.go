@@ -72,7 +72,7 @@ func (e *e2e) serverOutage(down func()) {
 	after := e.service("after", "type: NodePort").backends(e.pods()[1])
 	e.fromEverywhere(after, e.pods()[1])
 	e.api.Delete(e.t, "Service", e.ns, after.name)
-	e.allSilent([]netip.AddrPort{after.vip()}, e.pods()[2], e.pods()[5])
+	e.allGone([]netip.AddrPort{after.vip()}, e.pods()[2], e.pods()[5])
 	e.allDead(after.nodePorts(e.nodes[2]), e.outside)
 	f.turn()
 	e.echo(conn)
@@ -109,7 +109,7 @@ func (e *e2e) lostWatch() {
 	n.reconnect()
 	e.leads(moves, here, e.pods()[4])
 	e.leads(comes, here, e.pods()[1])
-	e.allSilent([]netip.AddrPort{goes.vip()}, here, there)
+	e.allGone([]netip.AddrPort{goes.vip()}, here, there)
 	e.allDead(goes.nodePorts(n), e.outside)
 	for _, network := range networks {
 		e.only(network, e.outside, comes.nodePortBy(network, n), e.pods()[1])
@@ -197,7 +197,7 @@ func (e *e2e) startBlind() {
 	e.fromEverywhere(s, e.pods()[0], e.pods()[3])
 
 	e.rights("services, nodes, servicecidrs, endpointslices")
-	e.allSilent([]netip.AddrPort{goes.vip()}, here)
+	e.allGone([]netip.AddrPort{goes.vip()}, here)
 	n.says("ready", seen)
 	f.turn()
 	n.kill() // its account goes with the line

@@ -250,6 +250,18 @@ func (e *e2e) allSilent(at []netip.AddrPort, clients ...client) {
 	e.none(at, unanswered, clients...)
 }
 
+// allGone is allSilent, of VIPs of a Service that is gone: IPVS refuses them until the
+// last connection of before is over.
+func (e *e2e) allGone(at []netip.AddrPort, clients ...client) {
+	e.none(at, func(network string, c client, to netip.AddrPort) error {
+		err := unanswered(network, c, to)
+		if *dataplaneWord == byIPVS && refused(err) {
+			return nil
+		}
+		return err
+	}, clients...)
+}
+
 // allDead is allSilent, whatever the errors.
 func (e *e2e) allDead(at []netip.AddrPort, clients ...client) {
 	e.none(at, func(network string, c client, to netip.AddrPort) error {

@@ -85,17 +85,16 @@ func granular(prefix string, serve maker) (out []line) {
 				e.sticksBy(network, client, s.nodePortBy(network, e.nodes[2]))
 			}
 		})
-		add("should be able to handle large requests: "+word, func(e *e2e) {
-			s := serve(e, "large", "type: NodePort").backends(e.pods()[0], e.pods()[3])
-			e.large(network, s)
-		})
 	}
-	return append(out, hostNetwork(prefix, serve)...)
+	out = append(out, hostNetwork(prefix, serve)...)
+	return append(out, largeRequests(prefix+"should be able to handle large requests", 2, func(e *e2e) *service {
+		return serve(e, "large", "type: NodePort").backends(e.pods()[0], e.pods()[3])
+	})...)
 }
 
 // hostNetwork are the checks whose endpoints are processes of nodes.
 func hostNetwork(prefix string, serve maker) []line {
-	return []line{
+	return append([]line{
 		{name: prefix + "should function for service endpoints using hostNetwork", run: func(e *e2e) {
 			hosts := []*pod{e.nodes[0].hostPod(), e.nodes[1].hostPod(), e.nodes[2].hostPod()}
 			s := serve(e, "host-network", "type: NodePort").backends(hosts...)
@@ -104,7 +103,6 @@ func hostNetwork(prefix string, serve maker) []line {
 				for _, n := range e.nodes {
 					e.only(network, e.pods()[0], s.nodePortBy(network, n), hosts...)
 				}
-				e.large(network, s)
 			}
 		}},
 		{name: prefix + "should function for service endpoints using hostNetwork (from the node)", run: func(e *e2e) {
@@ -115,7 +113,9 @@ func hostNetwork(prefix string, serve maker) []line {
 				e.only(network, e.nodes[0], s.nodePortBy(network, e.nodes[0]), hosts...)
 			}
 		}},
-	}
+	}, largeRequests(prefix+"should be able to handle large requests to endpoints using hostNetwork", 3, func(e *e2e) *service {
+		return serve(e, "large", "type: NodePort").backends(e.nodes[0].hostPod(), e.nodes[1].hostPod(), e.nodes[2].hostPod())
+	})...)
 }
 
 // fromAll is a pod that connects to a Service's cluster IP and to all of its node ports.
@@ -143,22 +143,31 @@ func updateEndpoints(e *e2e, network string, serve maker) {
 	e.only(network, client, s.vip(), e.pods()[0], e.pods()[3], e.pods()[4])
 }
 
-// large sends what the suite sends, and what needs many packets, to a Service.
-func (e *e2e) large(network string, s *service) {
+// largeRequests are requests of what the suite sends, and of what needs many packets, by
+// a pod to a cluster IP, and by the outside client to a node port. made makes the Service.
+func largeRequests(name string, endpoints int, made func(*e2e) *service) (out []line) {
+	for _, network := range networks {
+		name := name + ": " + words[network]
+		out = append(out,
+			line{name: name, run: func(e *e2e) { e.large(network, endpoints, e.pods()[2], made(e).vip()) }},
+			line{name: name + " (from outside)", run: func(e *e2e) {
+				e.large(network, endpoints, e.outside, made(e).nodePortBy(network, e.nodes[0]))
+			}},
+		)
+	}
+	return out
+}
+
+func (e *e2e) large(network string, endpoints int, c client, at netip.AddrPort) {
 	for _, size := range []int{2000, 30000} {
-		for _, to := range []struct {
-			client client
-			at     netip.AddrPort
-		}{{e.pods()[2], s.vip()}, {e.outside, s.nodePortBy(network, e.nodes[0])}} {
-			e.eventually(fmt.Sprintf("%s sends %d bytes by %s to %s", to.client.addr(e.v6), size, network, to.at), func() error {
-				for range 2 { // of backends
-					if _, err := carries(network, to.client, to.at, size); err != nil {
-						return err
-					}
+		e.eventually(fmt.Sprintf("%s sends %d bytes by %s to %s", c.addr(e.v6), size, network, at), func() error {
+			for range endpoints { // picks go round
+				if _, err := carries(network, c, at, size); err != nil {
+					return err
 				}
-				return nil
-			})
-		}
+			}
+			return nil
+		})
 	}
 }
 
@@ -175,12 +184,12 @@ func nodePortChecks() (out []line) {
 			for _, c := range []client{e.pods()[2], e.outside, e.nodes[0]} {
 				e.refusedBy(network, c, at)
 			}
-		}}, line{name: "should be able to handle large requests: " + words[network] + ", where a path is narrow", run: func(e *e2e) {
-			s := e.service("narrow", "type: NodePort").backends(e.pods()[5])
-			e.try(e.nodes[1].LimitRoute(podBridge, e.pods()[5].addr(e.v6), 1300))
-			e.large(network, s)
 		}})
 	}
+	out = append(out, largeRequests("should be able to handle large requests where a path is narrow", 1, func(e *e2e) *service {
+		e.try(e.nodes[1].LimitRoute(podBridge, e.pods()[5].addr(e.v6), 1300))
+		return e.service("narrow", "type: NodePort").backends(e.pods()[5])
+	})...)
 	return append(out,
 		line{name: "should support basic nodePort: udp functionality", run: func(e *e2e) {
 			s := e.service("basic", "type: NodePort").backends(e.pods()[0], e.pods()[3])

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/waggle-lb/waggle/internal/kubetest"
 )
 
 // TestOutages is about what becomes of traffic, and of changes, when a daemon and its
@@ -67,8 +69,11 @@ func (e *e2e) serverOutage(down func()) {
 	f.turn()
 
 	s.serve(e.pods()[4])
-	s.endpoints(s.ready(e.pods()[4])...)
+	s.endpoints(append(s.ready(e.pods()[4]), e.endpoint(e.pods()[0], kubetest.Draining), e.endpoint(e.pods()[3], kubetest.Draining))...)
 	e.fromEverywhere(s, e.pods()[4])
+	f.turn() // those who had found the old ones are done
+	s.endpoints(s.ready(e.pods()[4])...)
+	f.turn()
 	after := e.service("after", "type: NodePort").backends(e.pods()[1])
 	e.fromEverywhere(after, e.pods()[1])
 	e.api.Delete(e.t, "Service", e.ns, after.name)

@@ -165,34 +165,39 @@ func merged(list []netip.Prefix) (out []netip.Prefix) {
 
 // planDests changes the servers as an administrator would: deletions, edits, and
 // additions at the head. So the kernel's list is the one that other dataplanes
-// pick by.
-func planDests(h, w *virtual) (steps []step) {
+// pick by. If all that take something go at once, additions come first: the list
+// comes to the same, and nobody is refused in between.
+func planDests(h, w *virtual) []step {
 	wanted := make(map[netip.AddrPort]dest, len(w.dests))
 	for _, d := range w.dests {
 		wanted[d.addr] = d
 	}
 	known := make(map[netip.AddrPort]dest, len(h.dests))
+	var deletions, edits, additions []step
 	for _, d := range h.dests {
 		known[d.addr] = d
 		switch _, ok := wanted[d.addr]; {
 		case ok || d.isLeaving() && w.leaves(d):
 		case w.leaves(d):
-			steps = append(steps, step{verb: setDest, dest: d.left()})
+			deletions = append(deletions, step{verb: setDest, dest: d.left()})
 		default:
-			steps = append(steps, step{verb: delDest, dest: d})
+			deletions = append(deletions, step{verb: delDest, dest: d})
 		}
 	}
 	for _, d := range h.dests {
 		if next, ok := wanted[d.addr]; ok && next != d {
-			steps = append(steps, step{verb: setDest, dest: next})
+			edits = append(edits, step{verb: setDest, dest: next})
 		}
 	}
 	for _, d := range slices.Backward(w.dests) {
 		if _, ok := known[d.addr]; !ok {
-			steps = append(steps, step{verb: newDest, dest: d})
+			additions = append(additions, step{verb: newDest, dest: d})
 		}
 	}
-	return steps
+	if stays := func(d dest) bool { return d.weight > 0 && wanted[d.addr].weight > 0 }; !slices.ContainsFunc(h.dests, stays) {
+		return slices.Concat(additions, edits, deletions)
+	}
+	return slices.Concat(deletions, edits, additions)
 }
 
 // leaves says whether a server that is no longer wanted keeps its connections.

@@ -149,6 +149,18 @@ func TestChangesAreDeletionsEditsAdditionsAtTheHead(t *testing.T) {
 	)
 }
 
+func TestWhoReplacesAllComesBeforeTheyGo(t *testing.T) {
+	b := newBench(t)
+	b.apply(web("3:0 2 1", reset))
+	b.m.took()
+	b.apply(web("5 4 3:0", reset))
+	b.wantCalls(
+		"elements -0 +2",
+		"new vip1:80/TCP -> 4*1", "new vip1:80/TCP -> 5*1", "delete vip1:80/TCP -> 2", "delete vip1:80/TCP -> 1",
+		"elements -2 +0",
+	)
+}
+
 func TestWhoLeavesGoesWithItsLastConnection(t *testing.T) {
 	b := newBench(t)
 	b.apply(web("2 1"))
@@ -255,7 +267,7 @@ func TestAVIPThatChangesHandsKeepsItsVirtualService(t *testing.T) {
 	b.apply(web("1"))
 	b.m.took()
 	b.apply(service("shop", "203.0.113.1:80", "2"))
-	b.wantCalls("elements -1 +2", "set vip1:80/TCP -> 1 leaving", "new vip1:80/TCP -> 2*1", "loads vip1:80/TCP")
+	b.wantCalls("elements -1 +2", "new vip1:80/TCP -> 2*1", "set vip1:80/TCP -> 1 leaving", "loads vip1:80/TCP")
 }
 
 func TestPoliciesAndTheirVerdicts(t *testing.T) {

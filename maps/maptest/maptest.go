@@ -13,9 +13,8 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 )
 
-// New makes a map of the programs' with other room: the name is its pin's. It
-// ends with the test.
-func New(t testing.TB, name string, entries uint32) *ebpf.Map {
+// load reads the programs' maps and variables.
+func load(t testing.TB) *ebpf.CollectionSpec {
 	t.Helper()
 	if err := rlimit.RemoveMemlock(); err != nil {
 		t.Fatal(err)
@@ -24,6 +23,14 @@ func New(t testing.TB, name string, entries uint32) *ebpf.Map {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return spec
+}
+
+// New makes a map of the programs' with other room: the name is its pin's. It
+// ends with the test.
+func New(t testing.TB, name string, entries uint32) *ebpf.Map {
+	t.Helper()
+	spec := load(t)
 	s := spec.Maps[name]
 	if s == nil {
 		t.Fatalf("there is no map %s", name)
@@ -36,13 +43,7 @@ func New(t testing.TB, name string, entries uint32) *ebpf.Map {
 // with the test.
 func Variable(t testing.TB, name string) *ebpf.Variable {
 	t.Helper()
-	if err := rlimit.RemoveMemlock(); err != nil {
-		t.Fatal(err)
-	}
-	spec, err := bpf.LoadLB()
-	if err != nil {
-		t.Fatal(err)
-	}
+	spec := load(t)
 	c, err := ebpf.NewCollection(&ebpf.CollectionSpec{Maps: map[string]*ebpf.MapSpec{".rodata": spec.Maps[".rodata"]}, Variables: map[string]*ebpf.VariableSpec{name: spec.Variables[name]}})
 	if err != nil {
 		t.Fatal(err)

@@ -108,9 +108,9 @@ func (s *state) announce(before []*bits.Table) {
 	for i, b := range s.bitRefs() {
 		for bit := range b.Each {
 			first, last := before[i].Span(bit, b.Shift)
-			for i2 := first; i2 <= last; i2++ {
-				if !before[i].IsSet(i2) {
-					before[i].Set(i2)
+			for was := first; was <= last; was++ {
+				if !before[i].IsSet(was) {
+					before[i].Set(was)
 				}
 			}
 		}
@@ -145,9 +145,6 @@ func (s *state) enlargedBits(e *state) {
 	for a := range e.peers {
 		e.peerBits.hold(e.peerBits.Addr(a))
 	}
-	for _, b := range e.bitRefs() {
-		b.setInherited() // again, where the size is the same
-	}
 }
 
 // holdBits holds all that a backend needs.
@@ -161,14 +158,16 @@ func (s *state) holdBits(b *backend) {
 	}
 }
 
-// onto is the same in another bitmap, which says nothing yet: if that is as large, it
-// says the same then.
+// onto is the same in another bitmap, which says nothing yet. If that is as large it says
+// the same then, else what is inherited.
 func (b *bitRefs) onto(t *bits.Table) bitRefs {
 	to := newBitRefs(t)
 	to.inherited, to.inheritedShift = b.inherited, b.inheritedShift
 	if t.Shift == b.Shift {
 		t.CopyFrom(b.Table)
 		to.more = maps.Clone(b.more)
+	} else {
+		to.setInherited() // before anybody holds one of these, who then does not clear it
 	}
 	return to
 }

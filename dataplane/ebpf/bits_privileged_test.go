@@ -125,9 +125,13 @@ func TestBitsOfGoneFrontendsOutliveProcessesAndSizes(t *testing.T) {
 	client, server := r.connect(1)
 	r.apply(other)
 	r.do(r.Restart())
-	snap := r.apply(other)
+	snap := r.apply(other, serve("again", []int{8}, 1))
 	r.wantStays(client, 1, server)
 	r.enlarge(snap)
+	r.wantStays(client, 1, server)
+	r.apply(other) // the VIP goes once more
+	r.age(grace)
+	r.age(grace)
 	r.wantStays(client, 1, server)
 	r.do(r.Restart()) // and smaller ones
 	r.apply(other)

@@ -50,11 +50,13 @@ var Bitmaps = []string{"vip_bits", "peer_bits", "backend_bits", "masq_bits"}
 // of the packets to others are looked up, whatever the number of services.
 const bitsPlaces = 16
 
-// BitsWords returns how many words of 64 bits each bitmap has where there are so many
-// places for VIPs and for backends.
-func BitsWords(vips, backends uint32) uint32 {
-	words := max(uint64(vips), uint64(backends)) * bitsPlaces / 64
-	return uint32(max(uint64(1)<<bits.Len64(words-1), uint64(LBLimitsBITS_WORDS)))
+// RoomForBits gives the bitmaps the words that they need for the places of VIPs and of
+// backends that their maps have.
+func RoomForBits(spec *ebpf.CollectionSpec) {
+	words := uint64(max(spec.Maps["vips"].MaxEntries, spec.Maps["backends"].MaxEntries)) * bitsPlaces / 64
+	for _, name := range Bitmaps {
+		spec.Maps[name].MaxEntries = uint32(max(uint64(1)<<bits.Len64(words-1), uint64(LBLimitsBITS_WORDS)))
+	}
 }
 
 // BitsShift returns how many bits of a hash a bitmap of so many words leaves unused.

@@ -114,10 +114,7 @@ func (l *Loader) NewGeneration(sizes map[string]uint32) (*Generation, error) {
 	for name, n := range sizes {
 		spec.Maps[name].MaxEntries = n
 	}
-	words := bpf.BitsWords(spec.Maps["vips"].MaxEntries, spec.Maps["backends"].MaxEntries)
-	for _, name := range bpf.Bitmaps {
-		spec.Maps[name].MaxEntries = words
-	}
+	bpf.RoomForBits(spec)
 	objs := struct {
 		*bpf.LBMaps
 		*bpf.LBVariables

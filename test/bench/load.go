@@ -96,9 +96,7 @@ func (b *bench) spec() (*ebpf.CollectionSpec, error) {
 			spec.Maps[name].MaxEntries = n
 		}
 	}
-	for _, name := range bpf.Bitmaps {
-		spec.Maps[name].MaxEntries = bpf.BitsWords(spec.Maps["vips"].MaxEntries, spec.Maps["backends"].MaxEntries)
-	}
+	bpf.RoomForBits(spec)
 	if err := bpf.Size(spec); err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ static __always_inline bool is_ipv6_only(struct bpf_sock_addr *ctx)
  */
 static __noinline bool takes_node_port(struct bpf_sock_addr *ctx, const struct packet *p)
 {
-	if (!bit_is_set(&node_port_bits, p->key.dport) || bpf_get_netns_cookie(ctx) != host_netns)
+	if (!may_be_node_port(p->key.dport) || bpf_get_netns_cookie(ctx) != host_netns)
 		return false;
 	if (is_loopback(p->key.daddr))
 		return find_loopback(p);

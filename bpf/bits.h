@@ -7,10 +7,11 @@
 #pragma once
 
 /*
- * Of a hash the bits above these are the bit's index. The bitmaps of addresses have one size, which
- * grows with the configuration: among so many bits that are set few "perhaps" are wrong.
+ * A mark is a hash: the bits above these say which word, the lowest twelve which two bits of it, so
+ * the second bit takes no line more. The bitmaps of addresses have one size, which grows with the
+ * configuration: among so many bits that are set few "perhaps" are wrong.
  */
-const volatile __u32 bits_shift = 14;
+const volatile __u32 bits_shift = 20;
 
 /* 2^32 divided by the golden ratio, as the kernel's hash_32; sh needs the same. */
 #define GOLDEN_32 0x61C88647u
@@ -36,52 +37,62 @@ static __always_inline __u32 spread_addr(const addr_t addr)
 }
 
 /*
- * Index of a bit. One multiplication is linear: two networks would have all their bits in common,
- * or none. Its halves together are not.
+ * One multiplication is linear: two networks would have all their bits in common, or none. Its
+ * halves together are not.
  */
-static __always_inline __u32 bit_of(__u32 spread)
+static __always_inline __u32 mark_of(__u32 spread)
 {
 	__u64 x = spread * 0x9E3779B97F4A7C15;
 
-	return (__u32)(x ^ x >> 32) >> bits_shift;
+	return x ^ x >> 32;
 }
 
-/* Index of the bit of an address. */
-static __always_inline __u32 addr_bit(const addr_t addr)
+/* The mark of an address. */
+static __always_inline __u32 addr_mark(const addr_t addr)
 {
-	return bit_of(spread_addr(addr));
+	return mark_of(spread_addr(addr));
 }
 
 /* The same where the family is known: of IPv4 the first three words are always equal. */
-static __always_inline __u32 end_bit(const addr_t addr, bool v4)
+static __always_inline __u32 end_mark(const addr_t addr, bool v4)
 {
 	const __u32 *w = (const __u32 *)addr;
 
 	if (v4)
-		return bit_of(bpf_htonl(0xffff) * 0xC2B2AE3Du + w[3]);
-	return addr_bit(addr);
+		return mark_of(bpf_htonl(0xffff) * 0xC2B2AE3Du + w[3]);
+	return addr_mark(addr);
 }
 
-/* Index of the bit of a backend. */
-static __always_inline __u32 backend_bit(const addr_t addr, __u16 port, __u8 proto)
+/* The mark of a backend. */
+static __always_inline __u32 backend_mark(const addr_t addr, __u16 port, __u8 proto)
 {
-	return bit_of(spread_addr(addr) + port + ((__u32)proto << 16));
+	return mark_of(spread_addr(addr) + port + ((__u32)proto << 16));
 }
 
 /* Set while a backend has port 0: any port of its address may be in use as one. */
 volatile __u32 any_port = 0;
 
-static __always_inline bool bit_is_set(void *map, __u32 bit)
+/* Whether a bitmap has both bits of a mark. */
+static __always_inline bool is_marked(void *map, __u32 mark)
 {
-	__u32 word = bit >> 6;
+	__u32 word = mark >> bits_shift;
 	__u64 *w = bpf_map_lookup_elem(map, &word);
 
-	return w && (*w >> (bit & 63) & 1);
+	return w && (*w >> (mark & 63) & *w >> (mark >> 6 & 63) & 1);
 }
 
-/* The same for a backend's bit. One with port 0 has that of port 0. */
-static __always_inline bool backend_is_set(void *map, const addr_t addr, __u16 port, __u8 proto)
+/* The same for a backend. One with port 0 has the mark of port 0. */
+static __always_inline bool backend_is_marked(void *map, const addr_t addr, __u16 port, __u8 proto)
 {
-	return bit_is_set(map, backend_bit(addr, port, proto)) ||
-	       (any_port && bit_is_set(map, backend_bit(addr, 0, proto)));
+	return is_marked(map, backend_mark(addr, port, proto)) ||
+	       (any_port && is_marked(map, backend_mark(addr, 0, proto)));
+}
+
+/* Ports have a bit each. */
+static __always_inline bool may_be_node_port(__u16 port)
+{
+	__u32 word = port >> 6;
+	__u64 *w = bpf_map_lookup_elem(&node_port_bits, &word);
+
+	return w && (*w >> (port & 63) & 1);
 }

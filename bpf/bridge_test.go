@@ -10,6 +10,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/bits"
 )
 
 // A port of a bridge sees all that crosses it; only what has the bridge's own
@@ -39,7 +40,7 @@ func TestAPortTakesWhatIsForItsBridge(t *testing.T) {
 // connection to the backend itself with the client's port.
 func TestABridgeLeavesWhatItsPortTranslated(t *testing.T) {
 	each(t, func(t *testing.T, p *programs, f family, proto lb.Protocol) {
-		p.do(set(p.PeerBits, vipBit(f.servers[0].Addr())))
+		p.do(bits.Put(p.PeerBits, bits.Addr(f.servers[0].Addr())))
 		p.ports(5000)
 		p.picked(f, proto, f.client.Port(), packet.SYN)
 		p.do(p.Devices.Put(uint32(1), bpf.LBDevice{Flags: uint8(bpf.LBDeviceFlagsDEVICE_BRIDGE)}))

@@ -97,7 +97,7 @@ static __always_inline enum verdict to_backend(struct __sk_buff *skb, struct pac
 	__u32 *bucket, word;
 	struct flow *f;
 
-	if (!backend_is_set(&backend_bits, p->key.daddr, p->key.dport, p->key.proto))
+	if (!backend_is_marked(&backend_bits, p->key.daddr, p->key.dport, p->key.proto))
 		return in_service_range(p->key.daddr) ? unallocated(p) : VERDICT_PASS;
 	bucket = resourced_of(&p->key);
 	if (bucket && *bucket) {

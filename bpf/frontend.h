@@ -45,7 +45,7 @@ static __always_inline struct vip *find_port(__u16 port, __u8 proto, bool v4)
 /* The node port that a packet is to. Those at loopback addresses are for sockets alone. */
 static __noinline struct vip *find_node_port(const struct packet *p)
 {
-	if (!bit_is_set(&node_port_bits, p->key.dport) || is_loopback(p->key.daddr) ||
+	if (!may_be_node_port(p->key.dport) || is_loopback(p->key.daddr) ||
 	    !serves_node_ports(p->key.daddr))
 		return NULL;
 	return find_port(p->key.dport, p->key.proto, p->v4);

@@ -18,6 +18,7 @@ import (
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/maps/backends"
+	"github.com/waggle-lb/waggle/maps/bits"
 	"github.com/waggle-lb/waggle/maps/flows"
 )
 
@@ -155,43 +156,15 @@ func (p *programs) sweep() {
 	p.do(err)
 }
 
-func set(w *ebpf.Map, bit uint32) error {
-	var word uint64
-	if err := w.Lookup(bit>>6, &word); err != nil {
-		return err
-	}
-	return w.Put(bit>>6, word|1<<(bit&63))
-}
-
-// spread and the bit functions say again, in Go, what bits.h says.
-func spread(a netip.Addr) (x uint32) {
-	b := a.As16()
-	for i := range b {
-		x += [4]uint32{0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 1}[i/4] * (uint32(b[i]) << (8 * (i & 3)))
-	}
-	return x
-}
-
-func bitOf(spread uint32) uint32 {
-	x := uint64(spread) * 0x9E3779B97F4A7C15
-	return uint32(x^x>>32) >> 14
-}
-
-func vipBit(a netip.Addr) uint32 { return bitOf(spread(a)) }
-
-func backendBit(a netip.AddrPort, p lb.Protocol) uint32 {
-	return bitOf(spread(a.Addr()) + uint32(a.Port()) + uint32(p)<<16)
-}
-
 func (p *programs) backend(id uint32, addr netip.AddrPort, weight uint16) {
 	p.t.Helper()
 	b := bpf.LBBackend{Hash: 0xb000 + uint64(id), Addr: addr.Addr().As16(), Port: addr.Port(), Weight: weight, Service: 1,
 		State: uint8(bpf.LBBackendStateBACKEND_ACTIVE)}
 	p.put(id, b)
-	p.do(set(p.BackendBits, backendBit(addr, lb.TCP)))
-	p.do(set(p.BackendBits, backendBit(addr, lb.UDP)))
-	p.do(set(p.BackendBits, backendBit(addr, lb.SCTP)))
-	p.do(set(p.PeerBits, vipBit(addr.Addr())))
+	p.do(bits.Put(p.BackendBits, bits.Backend(addr, lb.TCP)))
+	p.do(bits.Put(p.BackendBits, bits.Backend(addr, lb.UDP)))
+	p.do(bits.Put(p.BackendBits, bits.Backend(addr, lb.SCTP)))
+	p.do(bits.Put(p.PeerBits, bits.Addr(addr.Addr())))
 }
 
 func (p *programs) put(id uint32, b bpf.LBBackend) {
@@ -240,7 +213,7 @@ var defaults = [16]uint32{2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120, 300}
 
 func (p *programs) vip(vip netip.AddrPort, proto lb.Protocol, service uint32) {
 	p.t.Helper()
-	p.do(set(p.VipBits, vipBit(vip.Addr())))
+	p.do(bits.Put(p.VipBits, bits.Addr(vip.Addr())))
 	p.do(p.Vips.Put(bpf.LBVipKey{Addr: vip.Addr().As16(), Port: vip.Port(), Proto: uint8(proto)}, bpf.LBVip{Service: service}))
 	p.do(p.Vips.Put(bpf.LBVipKey{Addr: vip.Addr().As16()}, bpf.LBVip{}))
 }
@@ -273,9 +246,9 @@ func (p *programs) masquerade(f family, node netip.Addr, proto lb.Protocol) {
 		d = bpf.LBDevice{Addr6: node.As16()}
 	}
 	p.do(p.Devices.Put(uint32(1), d))
-	p.do(set(p.PeerBits, vipBit(node)))
+	p.do(bits.Put(p.PeerBits, bits.Addr(node)))
 	for _, s := range f.servers {
-		p.do(set(p.MasqBits, backendBit(s, proto)))
+		p.do(bits.Put(p.MasqBits, bits.Backend(s, proto)))
 	}
 	var v bpf.LBVip
 	k := bpf.LBVipKey{Addr: f.vip.Addr().As16(), Port: f.vip.Port(), Proto: uint8(proto)}

@@ -260,7 +260,7 @@ type LBHeldKey struct {
 type LBLimits uint32
 
 const (
-	LBLimitsLAYOUT_VERSION    LBLimits = 9
+	LBLimitsLAYOUT_VERSION    LBLimits = 10
 	LBLimitsBITS_WORDS        LBLimits = 4096
 	LBLimitsMAX_SERVICES      LBLimits = 65536
 	LBLimitsMAX_BACKENDS      LBLimits = 65536

@@ -143,7 +143,7 @@ struct {
  * Configuration: a generation's own, written by the agent only, but for the cursors in slots.
  */
 
-/* Bit of an address -> perhaps a VIP. Written by the agent, read by ingress and egress. */
+/* Mark of an address -> perhaps a VIP. Written by the agent, read by ingress and egress. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -152,7 +152,7 @@ struct {
 	__type(value, __u64);
 } vip_bits SEC(".maps");
 
-/* Bit of address, port and protocol -> perhaps a backend. Written by the agent, read by egress. */
+/* Mark of address, port and protocol -> perhaps a backend. Written by the agent, read by egress. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -162,7 +162,7 @@ struct {
 } backend_bits SEC(".maps");
 
 /*
- * Bit of an address -> perhaps a backend's, or one to masquerade with. Written by the agent, read
+ * Mark of an address -> perhaps a backend's, or one to masquerade with. Written by the agent, read
  * by ingress and egress.
  */
 struct {
@@ -173,8 +173,7 @@ struct {
 	__type(value, __u64);
 } peer_bits SEC(".maps");
 
-/* Bit of address, port and protocol -> perhaps a backend that is masqueraded to. As backend_bits.
- */
+/* Mark of the same -> perhaps a backend that is masqueraded to. As backend_bits. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

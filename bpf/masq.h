@@ -220,7 +220,7 @@ static __always_inline bool unmasquerade(struct __sk_buff *skb, struct packet *p
 	struct flow_key k;
 	struct flow *f;
 
-	if (!backend_is_set(&backend_bits, p->key.saddr, p->key.sport, p->key.proto))
+	if (!backend_is_marked(&backend_bits, p->key.saddr, p->key.sport, p->key.proto))
 		return false;
 	key_at(&k, &p->key, POSITION_E3);
 	f = find(&k);

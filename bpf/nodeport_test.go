@@ -17,6 +17,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/bits"
 )
 
 // nodePort gives service 1 a node port, which the node's address serves.
@@ -27,8 +28,8 @@ func (p *programs) nodePort(f family, port uint16, proto lb.Protocol, flags bpf.
 		unspecified = netip.IPv6Unspecified()
 	}
 	p.do(p.Vips.Put(bpf.LBVipKey{Addr: unspecified.As16(), Port: port, Proto: uint8(proto)}, bpf.LBVip{Service: 1, Flags: uint32(flags)}))
-	p.do(set(p.NodePortBits, uint32(port)))
-	p.do(set(p.PeerBits, vipBit(nodes[f.name])))
+	p.do(bits.Put(p.NodePortBits, bits.Port(port)))
+	p.do(bits.Put(p.PeerBits, bits.Addr(nodes[f.name])))
 	p.do(p.NodeAddrs.Put(nodes[f.name].As16(), uint32(bpf.LBNodeAddrFlagsNODE_ADDR_ASSIGNED|bpf.LBNodeAddrFlagsNODE_ADDR_PORTS)))
 }
 
@@ -157,7 +158,7 @@ func TestAMasqueradePortMayBeTheNumberOfAFormerNodePort(t *testing.T) {
 	for _, f := range families() {
 		p := masqueraded(t, f)
 		p.ports(5000)
-		p.do(set(p.NodePortBits, 5000))
+		p.do(bits.Put(p.NodePortBits, bits.Port(5000)))
 		p.connect(f, f.client)
 		p.back(f, 5000, f.client, packet.SYN|packet.ACK)
 		in := packet.Packet{Src: port(f.client, 7), Dst: nodePort(f, 5000), Protocol: lb.TCP, Flags: packet.SYN}
@@ -191,7 +192,7 @@ func TestMasqueradedFragmentsOfANodePort(t *testing.T) {
 		p := masqueraded(t, f)
 		p.ports(5000)
 		p.masquerade(f, nodes[f.name], lb.TCP)
-		p.do(set(p.MasqBits, backendBit(f.servers[0], lb.UDP)))
+		p.do(bits.Put(p.MasqBits, bits.Backend(f.servers[0], lb.UDP)))
 		p.nodePort(f, 30080, lb.UDP, bpf.LBVipFlagsVIP_MASQUERADE)
 		in := packet.Packet{Src: f.client, Dst: nodePort(f, 30080), Protocol: lb.UDP, Payload: bytes.Repeat([]byte{1, 2, 3}, 1000)}
 		mid := in
@@ -298,7 +299,7 @@ func TestNodePortsOfDevicesWithoutEthernetHeader(t *testing.T) {
 			p.nodePort(f, 30080, lb.UDP, bpf.LBVipFlagsVIP_MASQUERADE)
 			p.vip(f.vip, lb.UDP, 1)
 			p.masquerade(f, nodes[f.name], lb.UDP)
-			p.do(set(p.MasqBits, backendBit(server, lb.UDP)))
+			p.do(bits.Put(p.MasqBits, bits.Backend(server, lb.UDP)))
 			p.ports(5000)
 			for _, hop := range []struct {
 				name     string
@@ -346,7 +347,7 @@ func TestNodePortsOfLoopbackAreNotTheNetworks(t *testing.T) {
 		p.pool(1, bpf.LBRuleRULE_CURSOR, 0, 1)
 		p.nodePort(f, 30000, proto, 0)
 		own := loopback[f.name]
-		p.do(set(p.PeerBits, vipBit(own)))
+		p.do(bits.Put(p.PeerBits, bits.Addr(own)))
 		p.do(p.NodeAddrs.Put(own.As16(), uint32(bpf.LBNodeAddrFlagsNODE_ADDR_ASSIGNED|bpf.LBNodeAddrFlagsNODE_ADDR_PORTS)))
 		in := packet.Packet{Src: f.client, Dst: netip.AddrPortFrom(own, 30000), Protocol: proto, Flags: packet.SYN}
 		p.want(p.TcIngress, in, next, in)

@@ -77,7 +77,7 @@ static __noinline bool returns(const struct packet *p)
 	struct flow_key k;
 	struct flow *r;
 
-	if (!p || !backend_is_set(&backend_bits, p->key.saddr, p->key.sport, p->key.proto))
+	if (!p || !backend_is_marked(&backend_bits, p->key.saddr, p->key.sport, p->key.proto))
 		return false;
 	key_at(&k, &p->key, POSITION_E4);
 	k.pad = 0;
@@ -121,7 +121,7 @@ __noinline enum verdict transit(struct __sk_buff *skb, struct packet *p)
 
 	if (!p)
 		return VERDICT_ELSEWHERE;
-	peer = bit_is_set(&peer_bits, addr_bit(p->key.saddr));
+	peer = is_marked(&peer_bits, addr_mark(p->key.saddr));
 	if (!peer && !is_icmp(skb, p))
 		return VERDICT_ELSEWHERE;
 	got = parse_ports(skb, p);

@@ -55,7 +55,7 @@ __noinline enum verdict new_flow(struct __sk_buff *skb, struct packet *p)
 	v = find_frontend(p);
 	begins = begins_flow(skb, p);
 	if (!v) {
-		if (!bit_is_set(&vip_bits, addr_bit(p->key.daddr)))
+		if (!is_marked(&vip_bits, addr_mark(p->key.daddr)))
 			return VERDICT_ELSEWHERE;
 		return taking_over && !begins ? VERDICT_PASS : unwanted(p, DROP_UNKNOWN_PORT);
 	}
@@ -145,16 +145,16 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 	enum verdict verdict;
 	struct packet p;
 	enum parsed got;
-	__u32 bit;
+	__u32 mark;
 	bool vip;
 
 	if (is_tagged(skb) || !parse_addrs(skb, &p, l3))
 		return VERDICT_PASS;
-	bit = end_bit(p.key.daddr, p.v4);
-	vip = bit_is_set(&vip_bits, bit);
-	if (!vip && !bit_is_set(&peer_bits, bit)) {
+	mark = end_mark(p.key.daddr, p.v4);
+	vip = is_marked(&vip_bits, mark);
+	if (!vip && !is_marked(&peer_bits, mark)) {
 		if (with_xdp && skb->pkt_type == PACKET_HOST &&
-		    (bit_is_set(&peer_bits, end_bit(p.key.saddr, p.v4)) || is_icmp(skb, &p))) {
+		    (is_marked(&peer_bits, end_mark(p.key.saddr, p.v4)) || is_icmp(skb, &p))) {
 			verdict = transit(skb, &p);
 			if (verdict != VERDICT_ELSEWHERE)
 				return verdict;
@@ -184,7 +184,7 @@ static __always_inline enum verdict ingress(struct __sk_buff *skb, __u32 l3)
 			return verdict;
 	}
 	set_position(&p.key, POSITION_E1);
-	if (vip || bit_is_set(&node_port_bits, p.key.dport)) {
+	if (vip || may_be_node_port(p.key.dport)) {
 		verdict = to_vip(skb, &p);
 		if (verdict != VERDICT_ELSEWHERE)
 			return verdict;
@@ -221,7 +221,7 @@ static __always_inline enum verdict leaving(struct __sk_buff *skb, const struct 
 	struct vip *v;
 
 	/* a bridge passes on what is for others: that is none of ours */
-	if (skb->pkt_type == PACKET_OTHERHOST || !bit_is_set(&vip_bits, addr_bit(p->key.daddr)))
+	if (skb->pkt_type == PACKET_OTHERHOST || !is_marked(&vip_bits, addr_mark(p->key.daddr)))
 		return VERDICT_PASS;
 	v = find_frontend(p);
 	return v ? drop(why_untranslated(p, v)) : VERDICT_PASS;
@@ -233,15 +233,15 @@ static __always_inline enum verdict leaving(struct __sk_buff *skb, const struct 
  */
 static __always_inline bool may_concern(struct __sk_buff *skb, const struct packet *p)
 {
-	__u32 source = end_bit(p->key.saddr, p->v4), destination = end_bit(p->key.daddr, p->v4);
+	__u32 source = end_mark(p->key.saddr, p->v4), destination = end_mark(p->key.daddr, p->v4);
 	__u8 *proto = header(skb, p->l3 + (p->v4 ? offsetof(struct iphdr, protocol)
 						 : offsetof(struct ipv6hdr, nexthdr)));
 
 	if ((void *)(proto + 1) > data_end(skb) || (*proto != IPPROTO_TCP && *proto != IPPROTO_UDP))
 		return true;
 	/* the agent sets the bits of backends' addresses in peer_bits before those of backends */
-	return bit_is_set(&peer_bits, source) || bit_is_set(&peer_bits, destination) ||
-	       bit_is_set(&vip_bits, destination) || same_addr(p->key.saddr, p->key.daddr);
+	return is_marked(&peer_bits, source) || is_marked(&peer_bits, destination) ||
+	       is_marked(&vip_bits, destination) || same_addr(p->key.saddr, p->key.daddr);
 }
 
 static __always_inline enum verdict egress(struct __sk_buff *skb, __u32 l3)
@@ -258,15 +258,15 @@ static __always_inline enum verdict egress(struct __sk_buff *skb, __u32 l3)
 		return icmp_out(skb, &p);
 	if (got != PARSED_OK && got != PARSED_LATER)
 		return VERDICT_PASS;
-	if (p.part != WHOLE && (bit_is_set(&peer_bits, addr_bit(p.key.saddr)) ||
-				bit_is_set(&peer_bits, addr_bit(p.key.daddr)))) {
+	if (p.part != WHOLE && (is_marked(&peer_bits, addr_mark(p.key.saddr)) ||
+				is_marked(&peer_bits, addr_mark(p.key.daddr)))) {
 		verdict = join(skb, &p, 0);
 		if (verdict != VERDICT_PASS)
 			return verdict;
 	} else if (got == PARSED_LATER) {
 		return VERDICT_PASS;
 	}
-	if (backend_is_set(&backend_bits, p.key.saddr, p.key.sport, p.key.proto)) {
+	if (backend_is_marked(&backend_bits, p.key.saddr, p.key.sport, p.key.proto)) {
 		set_position(&p.key, POSITION_E4);
 		r = find(&p.key);
 		if (r)
@@ -275,7 +275,7 @@ static __always_inline enum verdict egress(struct __sk_buff *skb, __u32 l3)
 	verdict = leaving(skb, &p);
 	if (verdict == VERDICT_PASS &&
 	    (same_addr(p.key.saddr, p.key.daddr) ||
-	     backend_is_set(&masq_bits, p.key.daddr, p.key.dport, p.key.proto)))
+	     backend_is_marked(&masq_bits, p.key.daddr, p.key.dport, p.key.proto)))
 		return masquerade(skb, &p);
 	return verdict;
 }

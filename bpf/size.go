@@ -59,8 +59,8 @@ func RoomForBits(spec *ebpf.CollectionSpec) {
 	}
 }
 
-// BitsShift returns how many bits of a hash a bitmap of so many words leaves unused.
-func BitsShift(words uint32) int { return 32 - (bits.Len32(words-1) + 6) }
+// BitsShift returns how many bits of a mark do not say which word of so many it is.
+func BitsShift(words uint32) int { return 32 - bits.Len32(words-1) }
 
 func sizeBits(spec *ebpf.CollectionSpec) error {
 	words := spec.Maps[Bitmaps[0]].MaxEntries

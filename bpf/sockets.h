@@ -35,13 +35,13 @@ enum reach {
 /* Whether it may be to a frontend. */
 static __always_inline bool concerns(const struct packet *p)
 {
-	__u32 bit = addr_bit(p->key.daddr);
+	__u32 mark = addr_mark(p->key.daddr);
 
 	if (p->key.proto != IPPROTO_TCP && p->key.proto != IPPROTO_UDP)
 		return false;
-	return bit_is_set(&vip_bits, bit) ||
-	       (bit_is_set(&node_port_bits, p->key.dport) &&
-		(bit_is_set(&peer_bits, bit) || is_loopback(p->key.daddr)));
+	return is_marked(&vip_bits, mark) ||
+	       (may_be_node_port(p->key.dport) &&
+		(is_marked(&peer_bits, mark) || is_loopback(p->key.daddr)));
 }
 
 /* The rest of IPv4's loopback network serves what 127.0.0.1 does. */
@@ -49,7 +49,7 @@ static __always_inline struct vip *find_loopback(const struct packet *p)
 {
 	addr_t first;
 
-	if (!bit_is_set(&node_port_bits, p->key.dport))
+	if (!may_be_node_port(p->key.dport))
 		return NULL;
 	copy_addr(first, p->key.daddr);
 	if (p->v4)

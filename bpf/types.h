@@ -11,7 +11,7 @@ typedef __u8 addr_t[16];
 
 /* Sizes that Go needs too, as enum for BTF. */
 enum limits {
-	LAYOUT_VERSION = 9, /* of the maps that outlive a process; another number: another table */
+	LAYOUT_VERSION = 10, /* of the maps that outlive a process; another number: another table */
 	BITS_WORDS = 1 << (18 - 6), /* of a bitmap at first, 64 bits a word */
 	MAX_SERVICES = 1 << 16,
 	MAX_BACKENDS = 1 << 16,

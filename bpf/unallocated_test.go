@@ -13,6 +13,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/bits"
 )
 
 // ranges says where VIPs are taken from.
@@ -87,14 +88,14 @@ func TestAnUnallocatedAddressIsDroppedWhoseverBitItHas(t *testing.T) {
 		a := f.vip.Addr()
 		ours := func(flags uint32) { p.do(p.NodeAddrs.Put(a.As16(), flags)) }
 		want := uint64(0)
-		for _, bits := range []struct {
+		for _, perhaps := range []struct {
 			why  string
 			maps []*ebpf.Map
 		}{{"no bit", nil}, {"a VIP's bit", []*ebpf.Map{p.VipBits}}, {"a VIP's bit and a backend's", []*ebpf.Map{p.PeerBits}}} {
-			for _, m := range bits.maps {
-				p.do(set(m, vipBit(a)))
+			for _, m := range perhaps.maps {
+				p.do(bits.Put(m, bits.Addr(a)))
 			}
-			p.wantAll(f, a, drop, f.name+", "+bits.why)
+			p.wantAll(f, a, drop, f.name+", "+perhaps.why)
 			want += uint64(len(to(t, f, a)))
 		}
 		if d := p.drops(); d[bpf.LBDropReasonDROP_UNALLOCATED] != want || len(d) != 1 {
@@ -109,8 +110,8 @@ func TestAnUnallocatedAddressWithABackendsBitIsDropped(t *testing.T) {
 	for _, f := range families() {
 		p := load(t)
 		p.ranges("198.18.255.0/24", "fd00:f::/112")
-		p.do(set(p.PeerBits, vipBit(f.vip.Addr())))
-		p.do(set(p.NodePortBits, uint32(f.vip.Port())))
+		p.do(bits.Put(p.PeerBits, bits.Addr(f.vip.Addr())))
+		p.do(bits.Put(p.NodePortBits, bits.Port(f.vip.Port())))
 		p.wantAll(f, f.vip.Addr(), drop, f.name)
 		if d := p.drops(); d[bpf.LBDropReasonDROP_UNALLOCATED] != uint64(len(to(t, f, f.vip.Addr()))) || len(d) != 1 {
 			t.Errorf("%s: drops %v", f.name, d)
@@ -150,7 +151,7 @@ func TestUnallocatedAddressesOfOthersFramesPass(t *testing.T) {
 		p.ranges("198.18.255.0/24", "fd00:f::/112")
 		for _, m := range []*ebpf.Map{nil, p.VipBits} {
 			if m != nil {
-				p.do(set(m, vipBit(f.vip.Addr())))
+				p.do(bits.Put(m, bits.Addr(f.vip.Addr())))
 			}
 			in := packet.Packet{Src: f.client, Dst: f.vip, Protocol: lb.TCP, Flags: packet.SYN, DstMAC: [6]byte{2, 0, 0, 0, 0, 9}}
 			p.want(p.TcIngress, in, next, in)

@@ -168,23 +168,23 @@ static __always_inline int xdp(struct xdp_md *ctx)
 	struct packet p = {};
 	struct flow_key k;
 	struct flow *f;
-	__u32 bit;
+	__u32 mark;
 
 	if (!frame_addrs(ctx, &p))
 		return XDP_PASS;
-	bit = end_bit(p.key.daddr, p.v4);
-	to_vip = bit_is_set(&vip_bits, bit);
-	to_peer = bit_is_set(&peer_bits, bit);
-	if ((!to_vip && !to_peer && !bit_is_set(&peer_bits, end_bit(p.key.saddr, p.v4))) ||
+	mark = end_mark(p.key.daddr, p.v4);
+	to_vip = is_marked(&vip_bits, mark);
+	to_peer = is_marked(&peer_bits, mark);
+	if ((!to_vip && !to_peer && !is_marked(&peer_bits, end_mark(p.key.saddr, p.v4))) ||
 	    !frame_ports(ctx, &p))
 		return XDP_PASS;
-	if (to_vip || (to_peer && bit_is_set(&node_port_bits, p.key.dport))) {
+	if (to_vip || (to_peer && may_be_node_port(p.key.dport))) {
 		set_position(&p.key, POSITION_E1);
 		f = find(&p.key);
 		if (f)
 			return from_client(ctx, &p, f);
 	}
-	if (!backend_is_set(&backend_bits, p.key.saddr, p.key.sport, p.key.proto))
+	if (!backend_is_marked(&backend_bits, p.key.saddr, p.key.sport, p.key.proto))
 		return XDP_PASS;
 	key_at(&k, &p.key, POSITION_E3);
 	f = to_vip || to_peer ? find(&k) : NULL;

@@ -18,7 +18,7 @@ type bitRefs struct {
 	// process set for flows of which nothing else is known. Nobody clears them.
 	inherited      []uint32
 	inheritedShift bits.Shift
-	later          *batch.Beside[uint32] // nil: nothing waits
+	later          *batch.Beside[bits.Mark] // nil: nothing waits
 }
 
 func newBitRefs(t *bits.Table) bitRefs { return bitRefs{Table: t, more: make(map[uint32]uint32)} }
@@ -28,20 +28,17 @@ func (s *state) bitRefs() []*bitRefs {
 	return []*bitRefs{&s.vipBits, &s.backendBits, &s.peerBits, &s.masqBits, &s.portBits}
 }
 
-func (b *bitRefs) hold(bit uint32) {
-	switch {
-	case b.later != nil:
-		b.later.Put(bit)
-	case b.IsSet(bit):
-		b.more[bit]++
-	default:
-		b.Set(bit)
+// hold sets what a mark needs, or has it wait.
+func (b *bitRefs) hold(m bits.Mark) {
+	if b.later != nil {
+		b.later.Put(m)
+	} else {
+		b.holdNow(m)
 	}
 }
 
-// holdAll holds bits, with nothing that waits for them.
-func (b *bitRefs) holdAll(list []uint32) {
-	for _, bit := range list {
+func (b *bitRefs) holdNow(m bits.Mark) {
+	for _, bit := range b.Bits(m) {
 		if b.IsSet(bit) {
 			b.more[bit]++
 		} else {
@@ -50,14 +47,23 @@ func (b *bitRefs) holdAll(list []uint32) {
 	}
 }
 
-func (b *bitRefs) drop(bit uint32) {
-	switch n := b.more[bit]; n {
-	case 0:
-		b.Clear(bit)
-	case 1:
-		delete(b.more, bit)
-	default:
-		b.more[bit] = n - 1
+// holdAll holds marks, with nothing that waits for them.
+func (b *bitRefs) holdAll(list []bits.Mark) {
+	for _, m := range list {
+		b.holdNow(m)
+	}
+}
+
+func (b *bitRefs) drop(m bits.Mark) {
+	for _, bit := range b.Bits(m) {
+		switch n := b.more[bit]; n {
+		case 0:
+			b.Clear(bit)
+		case 1:
+			delete(b.more, bit)
+		default:
+			b.more[bit] = n - 1
+		}
 	}
 }
 
@@ -75,8 +81,7 @@ func (b *bitRefs) inherit(from *bits.Table) {
 }
 
 func (b *bitRefs) anyOf(bit uint32) bool {
-	first, last := b.Span(bit, b.inheritedShift)
-	for i := first; i <= last; i++ {
+	for i := range b.Those(bit, b.inheritedShift) {
 		if b.IsSet(i) {
 			return true
 		}
@@ -86,8 +91,7 @@ func (b *bitRefs) anyOf(bit uint32) bool {
 
 func (b *bitRefs) setInherited() {
 	for _, bit := range b.inherited {
-		first, last := b.Span(bit, b.inheritedShift)
-		for i := first; i <= last; i++ {
+		for i := range b.Those(bit, b.inheritedShift) {
 			b.Set(i)
 		}
 	}
@@ -107,8 +111,7 @@ func (s *state) inheritBits(prev *formerTables) {
 func (s *state) announce(before []*bits.Table) {
 	for i, b := range s.bitRefs() {
 		for bit := range b.Each {
-			first, last := before[i].Span(bit, b.Shift)
-			for was := first; was <= last; was++ {
+			for was := range before[i].Those(bit, b.Shift) {
 				if !before[i].IsSet(was) {
 					before[i].Set(was)
 				}
@@ -134,7 +137,7 @@ func (s *state) enlargedBits(e *state) {
 	}
 	for _, rec := range e.records {
 		for a := range rec.addrs.all() {
-			e.vipBits.hold(e.vipBits.Addr(a))
+			e.vipBits.hold(bits.Addr(a))
 		}
 	}
 	for _, b := range e.byID {
@@ -143,18 +146,18 @@ func (s *state) enlargedBits(e *state) {
 		}
 	}
 	for a := range e.peers {
-		e.peerBits.hold(e.peerBits.Addr(a))
+		e.peerBits.hold(bits.Addr(a))
 	}
 }
 
 // holdBits holds all that a backend needs.
 func (s *state) holdBits(b *backend) {
-	s.peerBits.hold(s.peerBits.Addr(b.in.Addr.Addr()))
+	s.peerBits.hold(bits.Addr(b.in.Addr.Addr()))
 	for p := range b.bits.all() {
-		s.backendBits.hold(s.backendBits.Backend(b.in.Addr, p))
+		s.backendBits.hold(bits.Backend(b.in.Addr, p))
 	}
 	for p := range b.masqueraded.all() {
-		s.masqBits.hold(s.masqBits.Backend(b.in.Addr, p))
+		s.masqBits.hold(bits.Backend(b.in.Addr, p))
 	}
 }
 

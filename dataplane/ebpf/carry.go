@@ -7,6 +7,7 @@ import (
 
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
+	"github.com/waggle-lb/waggle/maps/bits"
 	"github.com/waggle-lb/waggle/maps/slots"
 )
 
@@ -147,10 +148,10 @@ func (s *state) restore(svc *lb.Service, backends []lb.Backend, rec *record) poo
 // longer says which it needed.
 func (s *state) carryBits(b *backend, prev *formerTables) {
 	for _, p := range setOrder {
-		if prev.backends.IsSet(prev.backends.Backend(b.in.Addr, p)) {
+		if prev.backends.Has(bits.Backend(b.in.Addr, p)) {
 			s.needBit(b, p)
 		}
-		if prev.masq.IsSet(prev.masq.Backend(b.in.Addr, p)) {
+		if prev.masq.Has(bits.Backend(b.in.Addr, p)) {
 			s.needMasqBit(b, p)
 		}
 	}

@@ -5,6 +5,8 @@ package ebpf
 import (
 	"errors"
 	"fmt"
+
+	"github.com/waggle-lb/waggle/maps/bits"
 )
 
 // reap frees what has rested: runs; ids of draining backends without load;
@@ -56,12 +58,12 @@ func (s *state) flushLost() error {
 func (s *state) free(b *backend) {
 	s.t.backends.Free(b.id)
 	for p := range b.bits.all() {
-		s.backendBits.drop(s.backendBits.Backend(b.in.Addr, p))
+		s.backendBits.drop(bits.Backend(b.in.Addr, p))
 	}
 	for p := range b.masqueraded.all() {
-		s.masqBits.drop(s.masqBits.Backend(b.in.Addr, p))
+		s.masqBits.drop(bits.Backend(b.in.Addr, p))
 	}
-	s.peerBits.drop(s.peerBits.Addr(b.in.Addr.Addr()))
+	s.peerBits.drop(bits.Addr(b.in.Addr.Addr()))
 	delete(s.draining, b)
 	b.owner.held--
 	s.byID[b.id] = nil
@@ -76,10 +78,10 @@ func (s *state) forget(rec *record) error {
 	}
 	s.t.services.SetHash(rec.index, 0)
 	for a := range rec.addrs.all() {
-		s.vipBits.drop(s.vipBits.Addr(a))
+		s.vipBits.drop(bits.Addr(a))
 	}
 	for port := range rec.ports.all() {
-		s.portBits.drop(uint32(port))
+		s.portBits.drop(bits.Port(port))
 	}
 	delete(s.gone, rec)
 	delete(s.records, rec.hash)

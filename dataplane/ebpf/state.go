@@ -12,6 +12,7 @@ import (
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
 	"github.com/waggle-lb/waggle/maps/backends"
+	"github.com/waggle-lb/waggle/maps/bits"
 	"github.com/waggle-lb/waggle/maps/services"
 )
 
@@ -197,7 +198,7 @@ func (s *state) takeBackendID() (uint32, bool) {
 func (s *state) adopt(b *backend) {
 	b.owner.held++
 	s.byID[b.id] = b
-	s.peerBits.hold(s.peerBits.Addr(b.in.Addr.Addr()))
+	s.peerBits.hold(bits.Addr(b.in.Addr.Addr()))
 }
 
 // withHash returns the backend that was written with a hash, nil if there is none.
@@ -267,13 +268,13 @@ func (s *state) needBits(b *backend, protocols protocolSet, m lb.Masquerade) {
 
 func (s *state) needBit(b *backend, p lb.Protocol) {
 	if b.bits.add(p) {
-		s.backendBits.hold(s.backendBits.Backend(b.in.Addr, p))
+		s.backendBits.hold(bits.Backend(b.in.Addr, p))
 	}
 }
 
 func (s *state) needMasqBit(b *backend, p lb.Protocol) {
 	if b.masqueraded.add(p) {
-		s.masqBits.hold(s.masqBits.Backend(b.in.Addr, p))
+		s.masqBits.hold(bits.Backend(b.in.Addr, p))
 	}
 }
 
@@ -282,7 +283,7 @@ func (s *state) needMasqBit(b *backend, p lb.Protocol) {
 func (s *state) usePeer(a netip.Addr) {
 	if a.IsValid() && !s.peers[a] {
 		s.peers[a] = true
-		s.peerBits.hold(s.peerBits.Addr(a))
+		s.peerBits.hold(bits.Addr(a))
 	}
 }
 

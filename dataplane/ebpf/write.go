@@ -11,6 +11,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
+	"github.com/waggle-lb/waggle/maps/bits"
 	"github.com/waggle-lb/waggle/maps/info"
 	"github.com/waggle-lb/waggle/maps/services"
 )
@@ -202,7 +203,7 @@ func (s *state) addFrontend(rec *record, f lb.Frontend, isNew bool) error {
 	}
 	addr := f.Addr.Addr()
 	if rec.addrs.add(addr) {
-		s.vipBits.hold(s.vipBits.Addr(addr))
+		s.vipBits.hold(bits.Addr(addr))
 	}
 	marks := s.marks[addr]
 	if marks == 0 {
@@ -225,7 +226,7 @@ func (s *state) addFrontend(rec *record, f lb.Frontend, isNew bool) error {
 
 func (s *state) addNodePort(rec *record, f lb.Frontend) error {
 	if port := f.Addr.Port(); rec.ports.add(port) {
-		s.portBits.hold(uint32(port))
+		s.portBits.hold(bits.Port(port))
 	}
 	if err := s.t.vips.Put(f, rec.index); err != nil {
 		return err

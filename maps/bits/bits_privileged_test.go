@@ -116,8 +116,8 @@ func addrPort(random *rand.Rand, family lb.Family) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(a), port)
 }
 
-// The programs look at one bit of each map; with all others set, that one alone
-// decides. So it is the one that Go computes.
+// The programs look at two bits of each map; with all others set, one of them alone
+// decides. So they are those that Go computes.
 func TestBitsAreThoseThatTheProgramsLookAt(t *testing.T) {
 	for _, words := range []uint32{uint32(bpf.LBLimitsBITS_WORDS), 1 << 15} {
 		t.Run(fmt.Sprint(words, " words"), func(t *testing.T) { lookedAt(load(t, words), rand.New(rand.NewPCG(1, 2))) })
@@ -131,21 +131,23 @@ func lookedAt(w *world, random *rand.Rand) {
 			for _, proto := range []lb.Protocol{lb.TCP, lb.UDP} {
 				client, vip, backend := addrPort(random, family), addrPort(random, family), addrPort(random, family)
 				w.serve(vip, backend, proto)
-				bit := w.vip.Addr(vip.Addr())
-				w.vip.Clear(bit)
-				if got, changed := w.run(w.TcIngress, client, vip, proto, packet.SYN); changed {
-					t.Errorf("%s/%s: without bit %d it went to %s", vip, proto, bit, got.Dst)
+				for _, bit := range w.vip.Bits(bits.Addr(vip.Addr())) {
+					w.vip.Clear(bit)
+					if got, changed := w.run(w.TcIngress, client, vip, proto, packet.SYN); changed {
+						t.Errorf("%s/%s: without bit %d it went to %s", vip, proto, bit, got.Dst)
+					}
+					w.vip.Set(bit)
 				}
-				w.vip.Set(bit)
 				if got, _ := w.run(w.TcIngress, client, vip, proto, packet.SYN); got.Dst != backend {
 					t.Errorf("%s/%s: with all bits set it went to %s, want %s", vip, proto, got.Dst, backend)
 				}
-				bit = w.backends.Backend(backend, proto)
-				w.backends.Clear(bit)
-				if got, changed := w.run(w.TcEgress, backend, client, proto, packet.SYN|packet.ACK); changed {
-					t.Errorf("%s/%s: without bit %d it came from %s", backend, proto, bit, got.Src)
+				for _, bit := range w.backends.Bits(bits.Backend(backend, proto)) {
+					w.backends.Clear(bit)
+					if got, changed := w.run(w.TcEgress, backend, client, proto, packet.SYN|packet.ACK); changed {
+						t.Errorf("%s/%s: without bit %d it came from %s", backend, proto, bit, got.Src)
+					}
+					w.backends.Set(bit)
 				}
-				w.backends.Set(bit)
 				if got, _ := w.run(w.TcEgress, backend, client, proto, packet.SYN|packet.ACK); got.Src != vip {
 					t.Errorf("%s/%s: with all bits set it came from %s, want %s", backend, proto, got.Src, vip)
 				}
@@ -189,17 +191,29 @@ func TestSetAndClearTouchOneBit(t *testing.T) {
 	}
 }
 
-// An address has the bit of its mapped form, and all bits lie in the maps.
-func TestBitsOfMappedAddresses(t *testing.T) {
+// An address has the mark of its mapped form, and all bits lie in the maps.
+func TestMarksOfMappedAddresses(t *testing.T) {
 	random, shift := rand.New(rand.NewPCG(3, 4)), bits.Shift(bpf.BitsShift(uint32(bpf.LBLimitsBITS_WORDS)))
 	for range 1000 {
 		a := addrPort(random, lb.IPv4)
 		mapped := netip.AddrPortFrom(netip.AddrFrom16(a.Addr().As16()), a.Port())
-		if shift.Addr(a.Addr()) != shift.Addr(mapped.Addr()) || shift.Backend(a, lb.UDP) != shift.Backend(mapped, lb.UDP) {
+		if bits.Addr(a.Addr()) != bits.Addr(mapped.Addr()) || bits.Backend(a, lb.UDP) != bits.Backend(mapped, lb.UDP) {
 			t.Fatalf("%s and %s differ", a, mapped)
 		}
-		if most := max(shift.Addr(a.Addr()), shift.Backend(a, lb.TCP)); most >= 64*uint32(bpf.LBLimitsBITS_WORDS) {
-			t.Fatalf("%s: bit %d is outside of the map", a, most)
+		for _, m := range []bits.Mark{bits.Addr(a.Addr()), bits.Backend(a, lb.TCP)} {
+			if b := shift.Bits(m); max(b[0], b[1]) >= 64*uint32(bpf.LBLimitsBITS_WORDS) || b[0]>>6 != b[1]>>6 {
+				t.Fatalf("%s: bits %d are outside of the map, or of two words", a, b)
+			}
+		}
+	}
+}
+
+// A port has the bit of its number, in a map of a bit for each.
+func TestPortsHaveABitEach(t *testing.T) {
+	shift := bits.Shift(bpf.BitsShift(uint32(bpf.LBLimitsPORT_WORDS)))
+	for port := range uint32(1 << 16) {
+		if b := shift.Bits(bits.Port(uint16(port))); b != [2]uint32{port, port} {
+			t.Fatalf("port %d has bits %d", port, b)
 		}
 	}
 }
@@ -219,8 +233,8 @@ func TestEachYieldsTheBitsThatAreSet(t *testing.T) {
 	}
 }
 
-// In a bitmap of another size an address has one of the bits that its bit there spans.
-func TestASpanHasTheBit(t *testing.T) {
+// In a bitmap of another size an address has, of each of its bits there, one of those.
+func TestThoseHaveTheBit(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 6))
 	var tables []*bits.Table
 	for _, words := range []uint32{1 << 12, 1 << 15} {
@@ -232,12 +246,14 @@ func TestASpanHasTheBit(t *testing.T) {
 		tables = append(tables, table)
 	}
 	for range 1000 {
-		a := addrPort(random, lb.IPv6).Addr()
+		m := bits.Addr(addrPort(random, lb.IPv6).Addr())
 		for _, from := range tables {
 			for _, to := range tables {
-				first, last := to.Span(from.Addr(a), from.Shift)
-				if bit := to.Addr(a); bit < first || bit > last || last-first >= 8 {
-					t.Fatalf("%s: bit %d of %d is %d of %d, not from %d to %d", a, from.Addr(a), from.Len(), bit, to.Len(), first, last)
+				for i, bit := range from.Bits(m) {
+					those := slices.Collect(to.Those(bit, from.Shift))
+					if want := to.Bits(m)[i]; !slices.Contains(those, want) || len(those) != int(max(1, to.Len()/from.Len())) {
+						t.Fatalf("mark %#x: bit %d of %d is %d of %d, not of %d", m, bit, from.Len(), want, to.Len(), those)
+					}
 				}
 			}
 		}

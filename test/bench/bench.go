@@ -100,14 +100,12 @@ func (b *bench) service(svc uint32, vip netip.Addr, proto lb.Protocol, first uin
 func (b *bench) rewind(svc uint32) error { return b.lb.Slots.Put(svc*runWords, uint64(0)) }
 
 func (b *bench) backend(id, svc uint32, a netip.Addr, proto lb.Protocol) error {
-	be := bpf.LBBackend{Hash: uint64(id), Addr: a.As16(), Port: 8080, Weight: 1, Service: svc, State: uint8(bpf.LBBackendStateBACKEND_ACTIVE)}
-	if err := backends.Put(b.lb.Backends, b.lb.BackendIds, b.lb.IdsFactor, id, be); err != nil {
+	at := netip.AddrPortFrom(a, 8080)
+	b.backends.Write(id, backends.Record{Hash: uint64(id), Addr: at, Weight: 1, Service: svc, State: backends.Active})
+	if err := bits.Put(b.lb.PeerBits, bits.Addr(a)); err != nil {
 		return err
 	}
-	if err := setBit(b.lb.PeerBits, bits.Of(b.lb.PeerBits).Addr(a)); err != nil {
-		return err
-	}
-	return setBit(b.lb.BackendBits, bits.Of(b.lb.BackendBits).Backend(netip.AddrPortFrom(a, 8080), proto))
+	return bits.Put(b.lb.BackendBits, bits.Backend(at, proto))
 }
 
 func (b *bench) vip(a netip.Addr, proto lb.Protocol, svc uint32) error {
@@ -117,15 +115,7 @@ func (b *bench) vip(a netip.Addr, proto lb.Protocol, svc uint32) error {
 	if err := b.lb.Vips.Put(bpf.LBVipKey{Addr: a.As16()}, bpf.LBVip{}); err != nil {
 		return err
 	}
-	return setBit(b.lb.VipBits, bits.Of(b.lb.VipBits).Addr(a))
-}
-
-func setBit(m *ebpf.Map, bit uint32) error {
-	var w uint64
-	if err := m.Lookup(bit>>6, &w); err != nil {
-		return err
-	}
-	return m.Put(bit>>6, w|1<<(bit&63))
+	return bits.Put(b.lb.VipBits, bits.Addr(a))
 }
 
 // low is the last four bytes.

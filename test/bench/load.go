@@ -15,6 +15,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/internal/packet"
 	"github.com/waggle-lb/waggle/lb"
+	"github.com/waggle-lb/waggle/maps/backends"
 )
 
 // size is how large the maps are.
@@ -64,6 +65,8 @@ type bench struct {
 	// withXDP are programs that know that devices have XDP, on the same maps.
 	withXDP bpf.LBPrograms
 	wrap    wrapObjects
+	// backends are those of lb.
+	backends *backends.Table
 	// installed are the programs behind wrappers.
 	installed map[*ebpf.Map]*ebpf.Program
 	ids       uint32 // of backends: those below are in use
@@ -111,6 +114,9 @@ func (b *bench) load() error {
 	if err := spec.LoadAndAssign(&b.lb, nil); err != nil {
 		return err
 	}
+	if b.backends, err = backends.Open(b.lb.Backends, b.lb.BackendIds, b.lb.IdsFactor); err != nil {
+		return err
+	}
 	if spec, err = b.spec(); err != nil {
 		return err
 	}
@@ -141,6 +147,9 @@ func (b *bench) loadWrap() error {
 }
 
 func (b *bench) close() {
+	if b.backends != nil {
+		b.backends.Close()
+	}
 	b.lb.Close()
 	b.withXDP.Close()
 	b.wrap.Close()

@@ -97,10 +97,7 @@ func ends(ip []byte) (src, dst netip.AddrPort) {
 
 func (b *bench) fillMasquerade() error {
 	at := netip.AddrPortFrom(masqBackend, firstPort)
-	be := bpf.LBBackend{Hash: masqID, Addr: masqBackend.As16(), Port: firstPort, Weight: 1, Service: masqService, State: uint8(bpf.LBBackendStateBACKEND_ACTIVE)}
-	if err := backends.Put(b.lb.Backends, b.lb.BackendIds, b.lb.IdsFactor, masqID, be); err != nil {
-		return err
-	}
+	b.backends.Write(masqID, backends.Record{Hash: masqID, Addr: at, Weight: 1, Service: masqService, State: backends.Active})
 	base := uint32(masqService * 16)
 	for _, put := range []struct {
 		m          *ebpf.Map
@@ -119,20 +116,6 @@ func (b *bench) fillMasquerade() error {
 			return fmt.Errorf("fill map %s: %w", put.m, err)
 		}
 	}
-	shift := bits.Of(b.lb.VipBits)
-	for _, bit := range []struct {
-		m *ebpf.Map
-		i uint32
-	}{
-		{b.lb.VipBits, shift.Addr(masqVIP)},
-		{b.lb.PeerBits, shift.Addr(masqBackend)},
-		{b.lb.PeerBits, shift.Addr(masqNode)},
-		{b.lb.BackendBits, shift.Backend(at, lb.TCP)},
-		{b.lb.MasqBits, shift.Backend(at, lb.TCP)},
-	} {
-		if err := setBit(bit.m, bit.i); err != nil {
-			return fmt.Errorf("set a bit of map %s: %w", bit.m, err)
-		}
-	}
-	return nil
+	return errors.Join(bits.Put(b.lb.VipBits, bits.Addr(masqVIP)), bits.Put(b.lb.PeerBits, bits.Addr(masqBackend)), bits.Put(b.lb.PeerBits, bits.Addr(masqNode)),
+		bits.Put(b.lb.BackendBits, bits.Backend(at, lb.TCP)), bits.Put(b.lb.MasqBits, bits.Backend(at, lb.TCP)))
 }

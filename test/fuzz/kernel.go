@@ -201,11 +201,3 @@ func (k *kernel) run(hook int, frame []byte, dev *device, flags uint32) (uint32,
 		return a.ret, k.out[:a.outLen], nil
 	}
 }
-
-func setBit(m *ebpf.Map, bit uint32) error {
-	var word uint64
-	if err := m.Lookup(bit>>6, &word); err != nil {
-		return err
-	}
-	return m.Put(bit>>6, word|1<<(bit&63))
-}

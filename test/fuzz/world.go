@@ -35,15 +35,29 @@ type device struct {
 // shift is that of the bitmaps, which have the size that is compiled in.
 var shift = bits.Shift(bpf.BitsShift(uint32(bpf.LBLimitsBITS_WORDS)))
 
-// addrBits and backendBits are the bitmaps that answer "perhaps".
-type addrBits map[uint32]bool
+// bitmap answers "perhaps", by the indices of the bits that are set.
+type bitmap map[uint32]bool
 
-func (b addrBits) has(a addr) bool { return b[shift.Addr(netip.AddrFrom16(a))] }
+func (b bitmap) set(m bits.Mark) {
+	for _, bit := range shift.Bits(m) {
+		b[bit] = true
+	}
+}
 
-type backendBits map[uint32]bool
+func (b bitmap) has(m bits.Mark) bool {
+	set := shift.Bits(m)
+	return b[set[0]] && b[set[1]]
+}
+
+// addrBits and backendBits are the bitmaps of either kind.
+type addrBits struct{ bitmap }
+
+func (b addrBits) has(a addr) bool { return b.bitmap.has(bits.Addr(netip.AddrFrom16(a))) }
+
+type backendBits struct{ bitmap }
 
 func (b backendBits) has(a addr, port uint16, proto uint8) bool {
-	return b[shift.Backend(netip.AddrPortFrom(netip.AddrFrom16(a), port), lb.Protocol(proto))]
+	return b.bitmap.has(bits.Backend(netip.AddrPortFrom(netip.AddrFrom16(a), port), lb.Protocol(proto)))
 }
 
 // world is a configuration: what the agent writes. The maps hold the same.
@@ -100,7 +114,7 @@ func v6(net, host byte) netip.Addr { return netip.AddrFrom16([16]byte{0: 0xfd, 3
 func newWorld(r *rand.Rand, k *kernel) (*world, error) {
 	w := &world{capacity: k.capacity, start: k.start, vips: map[vipKey]bpf.LBVip{}, services: map[uint32]*service{},
 		backends: make([]backend, lastBackend), tables: map[*uint16]sharedTable{}, ids: map[uint64]uint32{}, nodeAddrs: map[addr]uint32{}, nodePorts: map[uint16]bool{}, devices: k.devices,
-		vipBits: addrBits{}, peerBits: addrBits{}, backendBits: backendBits{}, masqBits: backendBits{}, slots: 1}
+		vipBits: addrBits{bitmap{}}, peerBits: addrBits{bitmap{}}, backendBits: backendBits{bitmap{}}, masqBits: backendBits{bitmap{}}, slots: 1}
 	for i := range byte(3) {
 		w.clients = append(w.clients, v4(198, 18, 0, i+1), v6(0x0c, i+1))
 	}

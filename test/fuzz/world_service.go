@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/lb"
 	"github.com/waggle-lb/waggle/lb/sched"
+	"github.com/waggle-lb/waggle/maps/bits"
 )
 
 // service is a service, what it says, and the runs that its pool words name.
@@ -164,12 +166,10 @@ func (w *world) addBackend(r *rand.Rand, k *kernel, s *service, host byte) error
 	if err := w.setPeerBit(k, at.Addr()); err != nil {
 		return err
 	}
-	b := shift.Backend(at, lb.Protocol(s.proto))
-	w.backendBits[b], w.masqBits[b] = true, true
-	if err := setBit(k.BackendBits, b); err != nil {
-		return err
-	}
-	if err := setBit(k.MasqBits, b); err != nil {
+	mark := bits.Backend(at, lb.Protocol(s.proto))
+	w.backendBits.set(mark)
+	w.masqBits.set(mark)
+	if err := errors.Join(bits.Put(k.BackendBits, mark), bits.Put(k.MasqBits, mark)); err != nil {
 		return err
 	}
 	w.lastID++
@@ -212,7 +212,7 @@ func (w *world) enter(r *rand.Rand, k *kernel, f frontend) error {
 	w.frontends = append(w.frontends, f)
 	if f.isNodePort() {
 		w.nodePorts[f.Port()] = true
-		if err := setBit(k.NodePortBits, uint32(f.Port())); err != nil {
+		if err := bits.Put(k.NodePortBits, bits.Port(f.Port())); err != nil {
 			return err
 		}
 	} else if err := w.setVIPBit(k, f.Addr()); err != nil {
@@ -222,13 +222,11 @@ func (w *world) enter(r *rand.Rand, k *kernel, f frontend) error {
 }
 
 func (w *world) setVIPBit(k *kernel, a netip.Addr) error {
-	b := shift.Addr(a)
-	w.vipBits[b] = true
-	return setBit(k.VipBits, b)
+	w.vipBits.set(bits.Addr(a))
+	return bits.Put(k.VipBits, bits.Addr(a))
 }
 
 func (w *world) setPeerBit(k *kernel, a netip.Addr) error {
-	b := shift.Addr(a)
-	w.peerBits[b] = true
-	return setBit(k.PeerBits, b)
+	w.peerBits.set(bits.Addr(a))
+	return bits.Put(k.PeerBits, bits.Addr(a))
 }

@@ -72,13 +72,18 @@ static __always_inline __u32 backend_mark(const addr_t addr, __u16 port, __u8 pr
 /* Set while a backend has port 0: any port of its address may be in use as one. */
 volatile __u32 any_port = 0;
 
-/* Whether a bitmap has both bits of a mark. */
+/* Whether a word has both bits of a mark. No branch: it would be guessed wrong for others. */
+static __always_inline bool has_mark(__u64 word, __u32 mark)
+{
+	return word >> (mark & 63) & word >> (mark >> 6 & 63) & 1;
+}
+
 static __always_inline bool is_marked(void *map, __u32 mark)
 {
 	__u32 word = mark >> bits_shift;
 	__u64 *w = bpf_map_lookup_elem(map, &word);
 
-	return w && (*w >> (mark & 63) & *w >> (mark >> 6 & 63) & 1);
+	return w && has_mark(*w, mark);
 }
 
 /* The same for a backend. One with port 0 has the mark of port 0. */
@@ -86,6 +91,14 @@ static __always_inline bool backend_is_marked(void *map, const addr_t addr, __u1
 {
 	return is_marked(map, backend_mark(addr, port, proto)) ||
 	       (any_port && is_marked(map, backend_mark(addr, 0, proto)));
+}
+
+/* The word of a mark in direct_bits. */
+static __always_inline __u64 *direct_word(__u32 mark)
+{
+	__u32 word = mark >> DIRECT_SHIFT;
+
+	return bpf_map_lookup_elem(&direct_bits, &word);
 }
 
 /* Ports have a bit each. */

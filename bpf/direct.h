@@ -62,12 +62,24 @@ __noinline enum verdict forward_direct(struct __sk_buff *skb, struct packet *p)
 	return f ? forward_known(skb, p, f, load_word(f), 0) : drop(DROP_BUSY);
 }
 
+/* Remembers a direct connection, by its answer's key; for long, as it may live for long. */
+static __always_inline void remember_direct(const struct flow_key *reply)
+{
+	__u32 mark = backend_mark(reply->saddr, reply->sport, reply->proto), t = now();
+	__u64 *w = direct_word(mark);
+
+	if (bpf_map_lookup_elem(&direct, reply))
+		return;
+	bpf_map_update_elem(&direct, reply, &t, BPF_ANY);
+	if (w && !has_mark(*w, mark))
+		__sync_fetch_and_or(w, 1ull << (mark & 63) | 1ull << (mark >> 6 & 63));
+}
+
 /* A direct connection's first packet, or a datagram. True: it needs another port. */
 __noinline bool new_direct(struct packet *p)
 {
 	struct flow_key k;
 	struct flow *r;
-	__u32 t = now();
 
 	if (!p)
 		return false;
@@ -77,8 +89,7 @@ __noinline bool new_direct(struct packet *p)
 		return true;
 	if (r)
 		discard(r);
-	if (!bpf_map_lookup_elem(&direct, &k))
-		bpf_map_update_elem(&direct, &k, &t, BPF_ANY);
+	remember_direct(&k);
 	return false;
 }
 

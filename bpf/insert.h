@@ -172,7 +172,10 @@ static __noinline enum drop_reason resource(struct work *w)
 /* Whether the client is connected to the backend itself, from the same port. */
 static __always_inline bool is_direct(const struct flow_key *reply)
 {
-	return bpf_map_lookup_elem(&direct, reply) != NULL;
+	__u32 mark = backend_mark(reply->saddr, reply->sport, reply->proto);
+	__u64 *w = direct_word(mark);
+
+	return w && has_mark(*w, mark) && bpf_map_lookup_elem(&direct, reply);
 }
 
 /*

@@ -273,6 +273,8 @@ const (
 	LBLimitsMAX_PREFIXES      LBLimits = 1024
 	LBLimitsMAX_SOURCE_RANGES LBLimits = 1048576
 	LBLimitsPORT_WORDS        LBLimits = 1024
+	LBLimitsDIRECT_SHIFT      LBLimits = 18
+	LBLimitsDIRECT_WORDS      LBLimits = 16384
 	LBLimitsMAX_DEVICES       LBLimits = 4096
 	LBLimitsMAX_DIRECT        LBLimits = 65536
 	LBLimitsRESOURCED_BUCKETS LBLimits = 4096
@@ -503,6 +505,7 @@ const (
 	LBMapBuckets              = "buckets"
 	LBMapDevices              = "devices"
 	LBMapDirect               = "direct"
+	LBMapDirectBits           = "direct_bits"
 	LBMapDrops                = "drops"
 	LBMapFlows                = "flows"
 	LBMapFlowsNext            = "flows_next"
@@ -680,6 +683,7 @@ type LBMapSpecs struct {
 	Buckets       *ebpf.MapSpec `ebpf:"buckets"`
 	Devices       *ebpf.MapSpec `ebpf:"devices"`
 	Direct        *ebpf.MapSpec `ebpf:"direct"`
+	DirectBits    *ebpf.MapSpec `ebpf:"direct_bits"`
 	Drops         *ebpf.MapSpec `ebpf:"drops"`
 	Flows         *ebpf.MapSpec `ebpf:"flows"`
 	FlowsNext     *ebpf.MapSpec `ebpf:"flows_next"`
@@ -791,6 +795,7 @@ type LBMaps struct {
 	Buckets       *ebpf.Map `ebpf:"buckets"`
 	Devices       *ebpf.Map `ebpf:"devices"`
 	Direct        *ebpf.Map `ebpf:"direct"`
+	DirectBits    *ebpf.Map `ebpf:"direct_bits"`
 	Drops         *ebpf.Map `ebpf:"drops"`
 	Flows         *ebpf.Map `ebpf:"flows"`
 	FlowsNext     *ebpf.Map `ebpf:"flows_next"`
@@ -836,6 +841,7 @@ func (m *LBMaps) Close() error {
 		m.Buckets,
 		m.Devices,
 		m.Direct,
+		m.DirectBits,
 		m.Drops,
 		m.Flows,
 		m.FlowsNext,

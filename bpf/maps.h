@@ -60,6 +60,18 @@ struct {
 	__type(value, __u32);
 } direct SEC(".maps");
 
+/*
+ * Mark of a backend -> perhaps direct has connections to it: most have none, and no lookup there.
+ * What goes from there leaves its bits. Written by ingress and the agent.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, DIRECT_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} direct_bits SEC(".maps");
+
 /* Hash of a client's address and port -> its direct connections that were resourced. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

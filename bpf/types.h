@@ -24,6 +24,8 @@ enum limits {
 	MAX_PREFIXES = 1 << 10,
 	MAX_SOURCE_RANGES = 1 << 20, /* a trie has memory for what is in it */
 	PORT_WORDS = 65536 / 64,
+	DIRECT_SHIFT = 18, /* bits of a mark that do not say which word of direct_bits */
+	DIRECT_WORDS = 1 << (32 - DIRECT_SHIFT),
 	MAX_DEVICES = 1 << 12,
 	MAX_DIRECT = 1 << 16,	     /* connections to backends without a VIP that are remembered */
 	RESOURCED_BUCKETS = 1 << 12, /* of those that got another source port */

@@ -112,7 +112,7 @@ type Loader struct {
 
 // sharedMaps outlive the process, by pin name.
 var sharedMaps = []string{
-	"flows", "direct", "resourced", "affinity", "sockets", "socket_peers", "binds_seen", "half_open", "half_open_ends", "fragments", "held",
+	"flows", "direct", "direct_bits", "resourced", "affinity", "sockets", "socket_peers", "binds_seen", "half_open", "half_open_ends", "fragments", "held",
 	"drops", "meta", "growth",
 }
 

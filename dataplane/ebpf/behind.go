@@ -11,6 +11,7 @@ import (
 
 	"github.com/waggle-lb/waggle/bpf"
 	"github.com/waggle-lb/waggle/dataplane"
+	"github.com/waggle-lb/waggle/maps/bits"
 )
 
 // SetBehind says what is behind the programs, from before the first Apply or at
@@ -40,7 +41,7 @@ func (d *Dataplane) sayBehind(m *bpf.LBObjects, t *tables) error {
 		d.log.Warn("masquerading has few ports until connections end that somebody else masquerades", "ports", len(free))
 	}
 	t.masqPorts.Write(free)
-	return rememberPairs(m.Direct, d.behind.Pairs)
+	return rememberPairs(m, d.behind.Pairs)
 }
 
 // portsBeside returns the ports of a list that are not taken. One of them has to
@@ -59,15 +60,20 @@ func portsBeside(ports, taken []uint16) []uint16 {
 
 // rememberPairs enters connections as direct ones, which they are for a backend:
 // a flow of the same client port to the same backend gets another one there.
-func rememberPairs(direct *cilium.Map, pairs []dataplane.Pair) error {
+func rememberPairs(m *bpf.LBObjects, pairs []dataplane.Pair) error {
+	marks, err := bits.Open(m.DirectBits)
+	if err != nil {
+		return err
+	}
 	for _, p := range pairs {
 		k := bpf.LBFlowKey{
 			Saddr: p.Backend.Addr().As16(), Sport: p.Backend.Port(), Daddr: p.Client.Addr().As16(), Dport: p.Client.Port(),
 			Proto: uint8(p.Protocol), Position: uint8(bpf.LBPositionPOSITION_E4),
 		}
-		if err := direct.Update(k, uint32(0), cilium.UpdateNoExist); err != nil && !errors.Is(err, cilium.ErrKeyExist) {
-			return fmt.Errorf("remember a connection of before, %s to %s: %w", p.Client, p.Backend, err)
+		if err := m.Direct.Update(k, uint32(0), cilium.UpdateNoExist); err != nil && !errors.Is(err, cilium.ErrKeyExist) {
+			return errors.Join(fmt.Errorf("remember a connection of before, %s to %s: %w", p.Client, p.Backend, err), marks.Close())
 		}
+		marks.Add(bits.Backend(p.Backend, p.Protocol))
 	}
-	return nil
+	return marks.Close()
 }

@@ -63,7 +63,7 @@ func (s Shift) Bits(m Mark) [2]uint32 {
 	return [2]uint32{word | uint32(m&63), word | uint32(m>>6&63)}
 }
 
-// Table is one bitmap: vip_bits, peer_bits, backend_bits, masq_bits or node_port_bits. One goroutine writes.
+// Table is one bitmap: vip_bits, peer_bits, backend_bits, masq_bits, node_port_bits or direct_bits. One goroutine writes.
 type Table struct {
 	Shift
 	words *mmap.Area
@@ -87,6 +87,13 @@ func (t *Table) Len() uint32 { return t.words.Len() * 64 }
 // Set sets a bit.
 func (t *Table) Set(bit uint32) {
 	t.words.Store64(bit>>6, 0, t.words.Load64(bit>>6, 0)|1<<(bit&63))
+}
+
+// Add sets both bits of a mark where programs set others: in direct_bits.
+func (t *Table) Add(m Mark) {
+	for _, bit := range t.Bits(m) {
+		t.words.Or64(bit>>6, 0, 1<<(bit&63))
+	}
 }
 
 // Clear clears a bit.

@@ -79,6 +79,11 @@ func (a *Area) Add64(i, offset uint32, v uint64) {
 	atomic.AddUint64((*uint64)(a.at(i, offset, 8)), v)
 }
 
+// Or64 sets bits in the aligned 8 bytes at offset (in bytes) of element i.
+func (a *Area) Or64(i, offset uint32, bits uint64) {
+	atomic.OrUint64((*uint64)(a.at(i, offset, 8)), bits)
+}
+
 // Load32 loads the aligned 4 bytes at offset (in bytes) of element i.
 func (a *Area) Load32(i, offset uint32) uint32 {
 	return atomic.LoadUint32((*uint32)(a.at(i, offset, 4)))

@@ -38,11 +38,9 @@ func (b *bitRefs) hold(m bits.Mark) {
 }
 
 func (b *bitRefs) holdNow(m bits.Mark) {
-	for _, bit := range b.Bits(m) {
-		if b.IsSet(bit) {
-			b.more[bit]++
-		} else {
-			b.Set(bit)
+	for i, was := range b.Mark(m) {
+		if was {
+			b.more[b.Bits(m)[i]]++
 		}
 	}
 }

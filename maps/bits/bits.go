@@ -89,6 +89,19 @@ func (t *Table) Set(bit uint32) {
 	t.words.Store64(bit>>6, 0, t.words.Load64(bit>>6, 0)|1<<(bit&63))
 }
 
+// Mark sets both bits of a mark, by one store, and says which of them were set: of
+// two that are the same the second was.
+func (t *Table) Mark(m Mark) (were [2]bool) {
+	b := t.Bits(m)
+	w := t.words.Load64(b[0]>>6, 0)
+	with := w | 1<<(b[0]&63)
+	were = [2]bool{with == w, with>>(b[1]&63)&1 == 1}
+	if with |= 1 << (b[1] & 63); with != w {
+		t.words.Store64(b[0]>>6, 0, with)
+	}
+	return were
+}
+
 // Add sets both bits of a mark where programs set others: in direct_bits.
 func (t *Table) Add(m Mark) {
 	for _, bit := range t.Bits(m) {

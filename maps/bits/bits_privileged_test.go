@@ -218,6 +218,40 @@ func TestPortsHaveABitEach(t *testing.T) {
 	}
 }
 
+// A mark says which of its bits were set, and so does one whose two bits are the same;
+// both ways to set a mark set the same.
+func TestAMarkSaysWhichBitsWereSet(t *testing.T) {
+	table, err := bits.Open(maptest.New(t, "vip_bits", 1<<12))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	const word = 7 << 20
+	for _, step := range []struct {
+		mark bits.Mark
+		want [2]bool
+	}{
+		{word | 3<<6 | 2, [2]bool{false, false}},
+		{word | 3<<6 | 4, [2]bool{false, true}},
+		{word | 5<<6 | 2, [2]bool{true, false}},
+		{word | 5<<6 | 4, [2]bool{true, true}},
+		{word | 9<<6 | 9, [2]bool{false, true}},
+		{word | 9<<6 | 9, [2]bool{true, true}},
+	} {
+		if got := table.Mark(step.mark); got != step.want || !table.Has(step.mark) {
+			t.Errorf("mark %#x: were %v, want %v; has it: %v", step.mark, got, step.want, table.Has(step.mark))
+		}
+	}
+	table.Add(word | 11<<6 | 10)
+	want := []uint32{7<<6 + 2, 7<<6 + 3, 7<<6 + 4, 7<<6 + 5, 7<<6 + 9, 7<<6 + 10, 7<<6 + 11}
+	if got := slices.Collect(table.Each); !slices.Equal(got, want) {
+		t.Errorf("bits %v, want %v", got, want)
+	}
+	if table.Has(word|10<<6|12) || table.Has(word|12<<6|10) || table.Has(word+1<<20|3<<6|2) {
+		t.Error("it has marks of which a bit is not set")
+	}
+}
+
 func TestEachYieldsTheBitsThatAreSet(t *testing.T) {
 	table, err := bits.Open(maptest.New(t, "vip_bits", 4))
 	if err != nil {

@@ -136,7 +136,12 @@ func (b *bench) newFlows(f family, proto lb.Protocol) ([]row, error) {
 	ofXDP := unique
 	ofXDP.name = fmt.Sprintf("new %s %s (rr, unique, XDP's)", proto, f.name)
 	ofXDP.hook, ofXDP.prog, ofXDP.frame, ofXDP.want, ofXDP.scene.mac = b.ingress().at(w.clients), b.withXDP.TcIngress, atDevice, redirect, w.clients.mac
-	rows, err := b.tryAll(unique, ofXDP)
+	trials := []trial{unique, ofXDP}
+	if f == families[0] && proto == lb.TCP {
+		trials = slices.Insert(trials, 0, trial{name: "floor tc, one lookup and two inserts", hook: unique.hook, prog: b.wrap.FloorInsert, frame: data, want: next,
+			scene: s, packets: uniqueFlows, before: b.clear, fill: uniqueFlows})
+	}
+	rows, err := b.tryAll(trials...)
 	if err != nil || proto != lb.TCP {
 		return rows, err
 	}

@@ -236,6 +236,22 @@ int floor_fib(struct xdp_md *ctx)
 	return bpf_fib_lookup(ctx, &q, sizeof(q), 0) ? XDP_ABORTED : XDP_TX;
 }
 
+/* The key of a packet of IPv4 as the programs have it. False: it is not. */
+static __always_inline bool read_key(struct flow_key *k, void *data, void *end)
+{
+	struct iphdr *ip = data + ETH_HLEN;
+	struct tcphdr *tcp = (void *)(ip + 1);
+
+	if ((void *)(tcp + 1) > end || ip->version != 4)
+		return false;
+	k->saddr[0] = k->daddr[0] = 0;
+	k->saddr[1] = (__u64)ip->saddr << 32 | bpf_htonl(0xffff);
+	k->daddr[1] = (__u64)ip->daddr << 32 | bpf_htonl(0xffff);
+	k->ports = bpf_ntohs(tcp->source) | (__u64)bpf_ntohs(tcp->dest) << 16 |
+		   (__u64)ip->protocol << 32 | 1ull << 40;
+	return true;
+}
+
 /*
  * One lookup of a flow that is there, and a write to it: what memory takes of any program that
  * keeps flows in such a table.
@@ -244,20 +260,33 @@ SEC("xdp.frags")
 int floor_lookup(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	struct iphdr *ip = data + ETH_HLEN;
-	struct tcphdr *tcp = (void *)(ip + 1);
-	struct flow_key k = {};
+	struct flow_key k;
 	struct flow *f;
 
-	if ((void *)(tcp + 1) > end || ip->version != 4)
+	if (!read_key(&k, data, end))
 		return XDP_ABORTED;
-	k.saddr[1] = (__u64)ip->saddr << 32 | bpf_htonl(0xffff);
-	k.daddr[1] = (__u64)ip->daddr << 32 | bpf_htonl(0xffff);
-	k.ports = bpf_ntohs(tcp->source) | (__u64)bpf_ntohs(tcp->dest) << 16 |
-		  (__u64)ip->protocol << 32 | 1ull << 40;
 	f = bpf_map_lookup_elem(&flows, &k);
 	if (!f)
 		return XDP_ABORTED;
 	f->words[6] += end - data;
 	return XDP_TX;
+}
+
+/* A lookup that finds nothing, and two inserts: the same of a new flow, which has two entries. */
+SEC("tcx/ingress")
+int floor_insert(struct __sk_buff *skb)
+{
+	struct flow_key k, reply;
+	struct flow f = {};
+
+	if (!read_key(&k, (void *)(long)skb->data, (void *)(long)skb->data_end) ||
+	    bpf_map_lookup_elem(&flows, &k))
+		return 1;
+	__builtin_memcpy(reply.saddr, k.daddr, sizeof(k.daddr));
+	__builtin_memcpy(reply.daddr, k.saddr, sizeof(k.saddr));
+	reply.ports = k.ports | 4ull << 40;
+	if (bpf_map_update_elem(&flows, &reply, &f, BPF_NOEXIST) ||
+	    bpf_map_update_elem(&flows, &k, &f, BPF_NOEXIST))
+		return 1;
+	return -1;
 }

@@ -36,6 +36,7 @@ const (
 	wrapProgFloorEgress  = "floor_egress"
 	wrapProgFloorFib     = "floor_fib"
 	wrapProgFloorIngress = "floor_ingress"
+	wrapProgFloorInsert  = "floor_insert"
 	wrapProgFloorLookup  = "floor_lookup"
 	wrapProgFloorXdp     = "floor_xdp"
 	wrapProgWrapAnswered = "wrap_answered"
@@ -101,6 +102,7 @@ type wrapProgramSpecs struct {
 	FloorEgress  *ebpf.ProgramSpec `ebpf:"floor_egress"`
 	FloorFib     *ebpf.ProgramSpec `ebpf:"floor_fib"`
 	FloorIngress *ebpf.ProgramSpec `ebpf:"floor_ingress"`
+	FloorInsert  *ebpf.ProgramSpec `ebpf:"floor_insert"`
 	FloorLookup  *ebpf.ProgramSpec `ebpf:"floor_lookup"`
 	FloorXdp     *ebpf.ProgramSpec `ebpf:"floor_xdp"`
 	WrapAnswered *ebpf.ProgramSpec `ebpf:"wrap_answered"`
@@ -196,6 +198,7 @@ type wrapPrograms struct {
 	FloorEgress  *ebpf.Program `ebpf:"floor_egress"`
 	FloorFib     *ebpf.Program `ebpf:"floor_fib"`
 	FloorIngress *ebpf.Program `ebpf:"floor_ingress"`
+	FloorInsert  *ebpf.Program `ebpf:"floor_insert"`
 	FloorLookup  *ebpf.Program `ebpf:"floor_lookup"`
 	FloorXdp     *ebpf.Program `ebpf:"floor_xdp"`
 	WrapAnswered *ebpf.Program `ebpf:"wrap_answered"`
@@ -210,6 +213,7 @@ func (p *wrapPrograms) Close() error {
 		p.FloorEgress,
 		p.FloorFib,
 		p.FloorIngress,
+		p.FloorInsert,
 		p.FloorLookup,
 		p.FloorXdp,
 		p.WrapAnswered,

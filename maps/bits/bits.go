@@ -63,7 +63,8 @@ func (s Shift) Bits(m Mark) [2]uint32 {
 	return [2]uint32{word | uint32(m&63), word | uint32(m>>6&63)}
 }
 
-// Table is one bitmap: vip_bits, peer_bits, backend_bits, masq_bits, node_port_bits or direct_bits. One goroutine writes.
+// Table is one bitmap: vip_bits, peer_bits, backend_bits, masq_bits, node_port_bits or
+// direct_bits. One goroutine writes.
 type Table struct {
 	Shift
 	words *mmap.Area

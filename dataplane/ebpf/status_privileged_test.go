@@ -57,7 +57,7 @@ func TestPinsSayHowFullEveryMapIs(t *testing.T) {
 	backends := uint32(3 + 3 + 4 + 4)
 	r.wantUsed(map[string]uint32{
 		"flows": 6, "half_open": 1, "affinity": 1, "direct": 0, "fragments": 0, "held": 0, "vips": 10, "services": 5, "service_info": 5,
-		"slots": words, "backends": backends, "vip_bits": 5, "backend_bits": 7, "masq_bits": 0,
+		"slots": words, "backends": backends, "vip_bits": 2 * 5, "backend_bits": 2 * 7, "masq_bits": 0,
 	})
 
 	// a backend that left is there until its connections have ended

@@ -68,7 +68,7 @@ func TestEveryPathIsMeasured(t *testing.T) {
 		want int // samples
 	}{
 		{"connections by all", []string{"-services", "5", "-measure", "connections", "-dataplanes", nameList(dataplanes)}, 2 * (2 + 3 + 1 + 2 + 2 + 2)},
-		{"all by waggle", []string{"-services", "1", "-dataplanes", "waggle", "-measure", "requests,tcp,udp,packets"}, 3*(4+1+1) + 2},
+		{"all by waggle", []string{"-services", "1", "-dataplanes", "waggle,waggle-sockets", "-measure", "requests,tcp,udp,packets"}, 3*(4+1+1) + 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := &bench{options: flags(t, append(tt.args, "-waggle", waggle)...)}
@@ -117,7 +117,7 @@ func TestInterrupted(t *testing.T) {
 // TestPathsAreWhatTheySay: the paths of the table are those that are measured.
 // A socket that is led has the endpoint in its own namespace, one that is not has the VIP.
 func TestPathsAreWhatTheySay(t *testing.T) {
-	b := &bench{options: flags(t, "-services", "3", "-waggle", waggle, "-dataplanes", "waggle,waggle-xdp,nftables,iptables")}
+	b := &bench{options: flags(t, "-services", "3", "-waggle", waggle, "-dataplanes", "waggle,waggle-sockets,waggle-xdp,nftables,iptables")}
 	defer func() {
 		if err := b.end(); err != nil {
 			t.Error(err)

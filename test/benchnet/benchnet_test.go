@@ -111,7 +111,7 @@ func TestParseFlags(t *testing.T) {
 		{[]string{"-services", "1,x"}, "numbers from 1"},
 		{[]string{"-services", "0"}, "numbers from 1"},
 		{[]string{"-repeats", "0"}, "write 1 or more"},
-		{[]string{"-dataplanes", "direct,ipvs"}, `"ipvs": write some of direct,waggle,waggle-xdp,nftables,iptables,iptables-nft`},
+		{[]string{"-dataplanes", "direct,ipvs"}, `"ipvs": write some of direct,waggle,waggle-sockets,waggle-xdp,nftables,iptables,iptables-nft`},
 		{[]string{"-measure", "udp,"}, "write some of"},
 	} {
 		fs := flag.NewFlagSet("benchnet", flag.ContinueOnError)
@@ -120,7 +120,7 @@ func TestParseFlags(t *testing.T) {
 		if tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%v: %v, want %q", tt.args, err, tt.want)
 		}
-		if tt.want == "" && (err != nil || !cmp.Equal(o.services, []int{1, 5}) || nameList(o.dataplanes) != "direct,waggle,waggle-xdp,nftables,iptables") {
+		if tt.want == "" && (err != nil || !cmp.Equal(o.services, []int{1, 5}) || nameList(o.dataplanes) != "direct,waggle,waggle-sockets,waggle-xdp,nftables,iptables") {
 			t.Errorf("%v: %+v, %v", tt.args, o, err)
 		}
 	}

@@ -37,17 +37,21 @@ func both(name string) []path {
 
 var dataplanes = []*dataplane{
 	{name: "direct", paths: both("direct"), bare: true, install: func(context.Context, *options, *bed, []service) error { return nil }},
-	// A client that is forwarded and led is a pod of the node.
-	{name: "waggle", paths: []path{{"waggle tc", result.FromClient, false}, {"waggle sockets", result.FromClient, true}, {"waggle sockets", result.FromNode, true}},
-		install: func(ctx context.Context, o *options, b *bed, all []service) error {
-			return startWaggle(ctx, o, b, all)
-		}},
+	{name: "waggle", paths: []path{{"waggle tc", result.FromClient, false}}, install: installWaggle},
+	// A client that is forwarded and led is a pod of the node. Its own client: a server in
+	// TIME_WAIT takes no SYN of an older timestamp (PAWS), and the client's clock for the
+	// VIP is not that for the server.
+	{name: "waggle-sockets", paths: []path{{"waggle sockets", result.FromClient, true}, {"waggle sockets", result.FromNode, true}}, install: installWaggle},
 	{name: "waggle-xdp", paths: []path{{"waggle XDP", result.FromClient, false}}, install: installXDP},
 	{name: "nftables", paths: both("nftables"), rival: true, install: installNFTables},
 	// The older of iptables' two kernel sides, and the newer one, which nft lists too: its
 	// tool takes minutes to load 10,000 services, so it is measured when it is asked for.
 	{name: "iptables", paths: both("iptables"), rival: true, install: iptablesBy("iptables-legacy-restore")},
 	{name: "iptables-nft", paths: both("iptables-nft"), rival: true, install: iptablesBy("iptables-nft-restore")},
+}
+
+func installWaggle(ctx context.Context, o *options, b *bed, all []service) error {
+	return startWaggle(ctx, o, b, all)
 }
 
 // installXDP makes the ends what XDP needs: they take frames that it sends, and send

@@ -52,7 +52,7 @@ func parse(fs *flag.FlagSet, args []string) (*options, error) {
 	fs.IntVar(&o.repeats, "repeats", 5, "measurements of each kind by each path")
 	fs.IntVar(&o.seconds, "seconds", 2, "how long each of them takes")
 	sizes := fs.String("services", "1,1000,10000", "how many services there are, numbers with commas")
-	names := fs.String("dataplanes", "direct,waggle,waggle-xdp,nftables,iptables", "what forwards, names with commas: some of "+nameList(dataplanes))
+	names := fs.String("dataplanes", "direct,waggle,waggle-sockets,waggle-xdp,nftables,iptables", "what forwards, names with commas: some of "+nameList(dataplanes))
 	kinds := fs.String("measure", nameList(measurements), "what is measured, names with commas")
 	fs.BoolVar(&o.asJSON, "json", false, "print JSON, every measurement in it, instead of the table")
 	fs.BoolVar(&o.quiet, "quiet", false, "do not say on stderr how far it is")

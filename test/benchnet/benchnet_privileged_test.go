@@ -93,7 +93,7 @@ func TestEveryPathIsMeasured(t *testing.T) {
 
 // TestInterrupted: what was measured by then is kept, and what was built is removed.
 func TestInterrupted(t *testing.T) {
-	o := flags(t, "-services", "1", "-measure", "connections", "-dataplanes", "direct,waggle", "-waggle", waggle)
+	o := flags(t, "-services", "1", "-measure", "connections", "-dataplanes", "direct,waggle,waggle-sockets", "-waggle", waggle)
 	o.repeats = 1 << 20
 	b := &bench{options: o}
 	ctx, cancel := context.WithCancel(t.Context())

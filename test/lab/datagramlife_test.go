@@ -225,7 +225,7 @@ func TestAConnectedSocketForgetsVIPs(t *testing.T) {
 // theirs is chosen later.
 func TestPortsThatAreChosenLaterSpread(t *testing.T) {
 	s := ledScene(t, "all")
-	s.write(strings.ReplaceAll(s.text(s.Servers()...), "-s rr\n", "-s sh -b sh-port\n"))
+	s.edit(strings.ReplaceAll(s.text(s.Servers()...), "-s rr\n", "-s sh -b sh-port\n"))
 	for _, vip := range vips {
 		for name, kind := range map[string]int{"tcp": unix.SOCK_STREAM, "udp": unix.SOCK_DGRAM} {
 			s.eventually(fmt.Sprintf("%s to %s spreads", name, vip), func() error {

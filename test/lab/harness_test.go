@@ -154,6 +154,18 @@ func (s *scene) write(rules string) {
 	}
 }
 
+// edit writes the rules and waits until the kernel has what they say.
+func (s *scene) edit(rules string) {
+	s.t.Helper()
+	s.write(rules)
+	s.eventually("the rules are applied", func() error {
+		if d, code := s.differs("--services", s.rules); code != 0 {
+			return fmt.Errorf("they differ: %+v", d.Items)
+		}
+		return nil
+	})
+}
+
 // start starts the daemon and waits until it says that it is ready.
 func (s *scene) start() {
 	s.t.Helper()

@@ -126,13 +126,7 @@ func reconnect(t *testing.T, c net.Conn, to netip.AddrPort) {
 // one active connection of its last backend.
 func TestSocketsCountAsTheWalkFindsThem(t *testing.T) {
 	s := ledScene(t, "all")
-	s.write(s.text(s.Servers()...) + fmt.Sprintf("-A -t %[1]s -s rr\n-a -t %[1]s -r %[2]s:8081 -m -w 1\n", deaf, s.Servers()[0].Addr(false)))
-	s.eventually("the deaf service is there", func() error {
-		if n := len(s.items("services")); n != 2*len(vips)+1 {
-			return fmt.Errorf("%d services", n)
-		}
-		return nil
-	})
+	s.edit(s.text(s.Servers()...) + fmt.Sprintf("-A -t %[1]s -s rr\n-a -t %[1]s -r %[2]s:8081 -m -w 1\n", deaf, s.Servers()[0].Addr(false)))
 	s.wantLoad("before there are sockets", 0)
 	places := []struct {
 		from    *netlab.Namespace
@@ -286,13 +280,7 @@ func (s *scene) walked() (out []bpf.LBWalkedSocket) {
 func TestASocketThatGoesBackAndForthIsNoDifference(t *testing.T) {
 	s := ledScene(t, "all")
 	both := []netip.AddrPort{vip4, deaf}
-	s.write(textAt(both, "rr", s.Servers()[0]))
-	s.eventually("the services are there", func() error {
-		if n := len(s.items("services")); n != 2*len(both) {
-			return fmt.Errorf("%d services", n)
-		}
-		return nil
-	})
+	s.edit(textAt(both, "rr", s.Servers()[0]))
 	pc, err := s.Director.ListenPacket(context.Background(), "udp4", ":0")
 	if err != nil {
 		t.Fatal(err)

@@ -41,12 +41,16 @@ func newLasting(t *testing.T) *lasting {
 	syn, ack := packet.SYN, packet.ACK
 	for i := range 90 {
 		n := []int{1, 3, 4}[i%3]
-		l.talks = append(l.talks, talk{protocol: lb.TCP, client: endOf(clientAt(i)), vip: endOf(vipAt(n)), masqueraded: n == 3})
+		resourced, client := i%4 == 0 && n == 1, clientAt(i)
+		if resourced {
+			client = clientAt(30000 + i) // another address: the port it is given may be another flow's own
+		}
+		l.talks = append(l.talks, talk{protocol: lb.TCP, client: endOf(client), vip: endOf(vipAt(n)), masqueraded: n == 3})
 		tk := &l.talks[i]
 		if n == 4 {
 			tk.protocol = lb.UDP
 		}
-		if i%4 == 0 && n == 1 { // resourced: the client's port is in use at the server
+		if resourced { // the client's port is in use at the server
 			tk.server = endOf(serverAt(1))
 			r.do(l.wire.direct(tk, syn))
 		}
@@ -54,7 +58,7 @@ func newLasting(t *testing.T) *lasting {
 			r.do(l.wire.fromClient(tk, flags))
 			r.do(l.wire.fromServer(tk, syn|ack))
 		}
-		if resourced := tk.seen.port != tk.client.port; !tk.masqueraded && resourced != (i%4 == 0 && n == 1) {
+		if !tk.masqueraded && resourced != (tk.seen.port != tk.client.port) {
 			t.Fatalf("flow %d has port %d at its server, the client's is %d", i, tk.seen.port, tk.client.port)
 		}
 	}

@@ -15,7 +15,7 @@ type bitRefs struct {
 	// more are those who need a bit that another set.
 	more map[uint32]uint32
 	// inherited are bits of a bitmap of another size, by inheritedShift, that a former
-	// process set for flows of which nothing else is known. Nobody clears them.
+	// process set, perhaps for flows of which nothing else is known. Nobody clears them.
 	inherited      []uint32
 	inheritedShift bits.Shift
 	later          *batch.Beside[bits.Mark] // nil: nothing waits
@@ -65,13 +65,20 @@ func (b *bitRefs) drop(m bits.Mark) {
 	}
 }
 
-// inherit sets what is set in a former process's bitmap and nobody holds: bits of
-// frontends and addresses that are gone, but for their flows. One that shares its bit
-// with another that is still there goes with that.
+// inherit keeps what is set in a former process's bitmap for what nobody holds:
+// frontends and addresses that are gone, but for their flows. Of such a mark one bit may
+// be held, by another that shares it, so all of its word stays when these go, too. A
+// mark both of whose bits are held is not known from what is not there.
 func (b *bitRefs) inherit(from *bits.Table) {
 	b.inheritedShift = from.Shift
+	words := make(map[uint32]bool)
 	for bit := range from.Each {
 		if !b.anyOf(bit) {
+			words[bit>>6] = true
+		}
+	}
+	for bit := range from.Each {
+		if words[bit>>6] {
 			b.inherited = append(b.inherited, bit)
 		}
 	}
@@ -87,10 +94,15 @@ func (b *bitRefs) anyOf(bit uint32) bool {
 	return false
 }
 
+// setInherited sets what is inherited, and does so for good.
 func (b *bitRefs) setInherited() {
 	for _, bit := range b.inherited {
 		for i := range b.Those(bit, b.inheritedShift) {
-			b.Set(i)
+			if b.IsSet(i) {
+				b.more[i]++
+			} else {
+				b.Set(i)
+			}
 		}
 	}
 }

@@ -146,6 +146,41 @@ func TestBitsOfGoneFrontendsOutliveProcessesAndSizes(t *testing.T) {
 	r.wantStays(client, 1, server)
 }
 
+// sharing returns two VIPs whose marks have one bit in common.
+func (r *rig) sharing() (int, int) {
+	r.t.Helper()
+	by := make(map[uint32]int)
+	for n := 10; n < 1<<16; n++ {
+		m := r.d.state.t.vipBits.Bits(bits.Addr(vipAt(n).Addr()))
+		one, other := by[m[0]], by[m[1]]
+		if one != other && m[0] != m[1] {
+			return max(one, other), n
+		}
+		by[m[0]], by[m[1]] = n, n
+	}
+	r.t.Fatal("no two VIPs share one bit")
+	return 0, 0
+}
+
+// The other's end, in the next process, does not take the bit that both need.
+func TestBitsOfGoneFrontendsOutliveThoseTheyAreSharedWith(t *testing.T) {
+	r := growing(t, DefaultLimits)
+	stays := serve("stays", []int{8}, 1)
+	r.apply(stays)
+	gone, goes := r.sharing()
+	web, other := serve("web", from(1, 3), gone), serve("other", []int{7}, goes)
+	r.apply(web, other, stays)
+	client, server := r.connect(gone)
+	r.apply(other, stays)
+	r.do(r.Restart())
+	r.apply(other, stays)
+	r.wantStays(client, gone, server)
+	r.apply(stays)
+	r.age(grace)
+	r.age(grace)
+	r.wantStays(client, gone, server)
+}
+
 // While hooks get the next process's programs one by one, those of before meet replies of
 // backends that are none in their configuration, whose flows the next ones made.
 func TestProgramsOfBeforeKnowTheNextBackends(t *testing.T) {

@@ -78,6 +78,13 @@ static __always_inline bool has_mark(__u64 word, __u32 mark)
 	return word >> (mark & 63) & word >> (mark >> 6 & 63) & 1;
 }
 
+/* Sets both, where others do so at the same time; most often they are set. */
+static __always_inline void add_mark(__u64 *word, __u32 mark)
+{
+	if (!has_mark(*word, mark))
+		__sync_fetch_and_or(word, 1ull << (mark & 63) | 1ull << (mark >> 6 & 63));
+}
+
 static __always_inline bool is_marked(void *map, __u32 mark)
 {
 	__u32 word = mark >> bits_shift;

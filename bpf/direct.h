@@ -71,8 +71,8 @@ static __always_inline void remember_direct(const struct flow_key *reply)
 	if (bpf_map_lookup_elem(&direct, reply))
 		return;
 	bpf_map_update_elem(&direct, reply, &t, BPF_ANY);
-	if (w && !has_mark(*w, mark))
-		__sync_fetch_and_or(w, 1ull << (mark & 63) | 1ull << (mark >> 6 & 63));
+	if (w)
+		add_mark(w, mark);
 }
 
 /* A direct connection's first packet, or a datagram. True: it needs another port. */

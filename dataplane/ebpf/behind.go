@@ -61,6 +61,9 @@ func portsBeside(ports, taken []uint16) []uint16 {
 // rememberPairs enters connections as direct ones, which they are for a backend:
 // a flow of the same client port to the same backend gets another one there.
 func rememberPairs(m *bpf.LBObjects, pairs []dataplane.Pair) error {
+	if len(pairs) == 0 {
+		return nil
+	}
 	marks, err := bits.Open(m.DirectBits)
 	if err != nil {
 		return err

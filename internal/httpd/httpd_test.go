@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -109,6 +110,13 @@ func TestWhoIsBeingAnsweredAtTheEndIsAnswered(t *testing.T) {
 	go func() {
 		<-asked
 		stop()
+		for { // until it is about to end, which closes the listener first
+			c, err := net.Dial("tcp", s.Listener.Addr().String())
+			if err != nil {
+				break
+			}
+			c.Close()
+		}
 		close(end)
 	}()
 	if got := answered(t, s); got != "late" {

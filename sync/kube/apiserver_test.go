@@ -44,6 +44,7 @@ type apiServer struct {
 	oldest   int // version from which watches can go on
 	requests []request
 	events   []*eventsv1.Event
+	again    int // Events that were there already
 	// refuse says what is answered instead, if not nil; hold which resources wait.
 	refuse func(resource string, r *http.Request) *apierrors.StatusError
 	hold   map[string]bool
@@ -286,6 +287,7 @@ func (a *apiServer) takeEvent(w http.ResponseWriter, r *http.Request) {
 	}
 	a.update(func() {
 		if slices.ContainsFunc(a.events, func(f *eventsv1.Event) bool { return f.Name == e.Name && f.Namespace == e.Namespace }) {
+			a.again++
 			exists := apierrors.NewAlreadyExists(schema.GroupResource{Resource: "events"}, e.Name)
 			a.answer(w, http.StatusConflict, &exists.ErrStatus)
 			return

@@ -90,6 +90,7 @@ func (e *e2e) cycle(s *service, socket *socket, first, second *pod) {
 
 	e.serve(second, s.target)
 	s.endpoints(s.ready(first, second)...)
+	e.only("udp", socket.client, socket.to, first, second)
 	stop()
 	s.endpoints(s.ready(second)...)
 	socket.reaches(second)

@@ -246,8 +246,12 @@ func (e *e2e) nodeAddresses() {
 	s := e.service("addresses", "type: NodePort").backends(e.pods()[0], e.pods()[3])
 	own, other := n.addr(e.v6), n.another(e.v6)
 	e.served(s, n, own, true)
+	seen := len(n.logged())
 	e.try(n.AddAddr(uplink, inNet(other)))
 	defer func() { e.try(n.delAddr(other)) }()
+	if *dataplaneWord != byIPVS { // which does not ask for the machine's addresses
+		n.says("address="+other.String(), seen)
+	}
 	e.served(s, n, other, false)
 	defer e.announce(n, own)
 	e.announce(n, other)

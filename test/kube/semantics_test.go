@@ -153,8 +153,8 @@ func (o outward) verdictLines() []line {
 				s, at := o.at(e, spec)
 				s.endpoints(e.endpoint(e.pods()[0], state))
 				for _, c := range []client{e.pods()[0], e.outside} {
+					e.refuses(c, s.vip()) // once it is served: a node port would be refused before
 					e.refuses(c, at)
-					e.refuses(c, s.vip())
 				}
 				s.delete()
 			}

@@ -24,12 +24,12 @@ var unreadyLines = []line{
 		client, p := e.pods()[0], e.pods()[3]
 		s := e.service("tolerant", "publishNotReadyAddresses: true")
 		s.serve(p)
-		e.refuses(client, s.vip())
-		s.slice("slice", slice{ports: s.ports, pods: []*pod{p}, conditions: "ready: true, serving: false, terminating: false"})
-		e.reaches(client, s.vip(), p)
-		s.slice("slice", slice{ports: s.ports, pods: []*pod{p}, conditions: published})
-		e.reaches(client, s.vip(), p)
-		s.slice("slice", slice{ports: s.ports, pods: []*pod{p}, conditions: "ready: false, serving: false, terminating: true"})
+		for _, ready := range []string{"ready: true, serving: false, terminating: false", published} {
+			e.refuses(client, s.vip())
+			s.slice("slice", slice{ports: s.ports, pods: []*pod{p}, conditions: ready})
+			e.reaches(client, s.vip(), p)
+			s.slice("slice", slice{ports: s.ports, pods: []*pod{p}, conditions: "ready: false, serving: false, terminating: true"})
+		}
 		e.refuses(client, s.vip())
 	}},
 	{name: "should be able to connect to terminating and unready endpoints if PublishNotReadyAddresses is true", run: func(e *e2e) {
@@ -41,6 +41,10 @@ var unreadyLines = []line{
 		}
 		answers()
 		s.endpoints()
+		e.fails(e.pods()[4], s.vip())
+		for _, n := range e.nodes {
+			e.fails(e.pods()[4], s.nodePort(n, 0))
+		}
 		s.slice("slice", slice{ports: s.ports, pods: []*pod{p}, conditions: published})
 		answers()
 	}},
@@ -86,11 +90,14 @@ var unreadyLines = []line{
 	}},
 }
 
-// fallsBack makes a pod the only backend, and then lets it terminate.
+// fallsBack lets a pod terminate when no other is ready any more: neither one of its own
+// node nor one of the second.
 func (s *service) fallsBack(p *pod) *service {
-	s.backends(p)
-	s.e.reaches(s.e.pods()[1], s.vip(), p)
-	s.endpoints(s.e.endpoint(p, kubetest.Draining), s.e.endpoint(s.e.pods()[5], kubetest.NotReady))
+	pods := s.e.pods()
+	s.backends(p, pods[2], pods[3])
+	s.e.reaches(pods[1], s.vip())
+	s.e.reaches(pods[4], s.vip())
+	s.endpoints(s.e.endpoint(p, kubetest.Draining), s.e.endpoint(pods[2], kubetest.NotReady), s.e.endpoint(pods[3], kubetest.NotReady))
 	return s
 }
 

@@ -16,10 +16,12 @@ import (
 
 // socket is a UDP socket that is kept for long.
 type socket struct {
-	e    *e2e
-	what string
-	sent int
-	conn net.Conn // nil: it was closed
+	e      *e2e
+	what   string
+	client client
+	to     netip.AddrPort
+	sent   int
+	conn   net.Conn // nil: it was closed
 	// open makes it again, with the same port, when it failed. nil: it is kept whatever
 	// happens.
 	open func() (net.Conn, error)
@@ -39,7 +41,7 @@ func (e *e2e) udpSocket(c client, to netip.AddrPort) *socket {
 // VIP: like the suite's, they make another after an error.
 func (e *e2e) reopened(c client, to netip.AddrPort) *socket {
 	d := &net.Dialer{LocalAddr: &net.UDPAddr{Port: int(e.port())}}
-	s := &socket{e: e, what: fmt.Sprintf("the socket %s of %s", d.LocalAddr, c.addr(e.v6))}
+	s := &socket{e: e, what: fmt.Sprintf("the socket %s of %s", d.LocalAddr, c.addr(e.v6)), client: c, to: to}
 	s.open = func() (net.Conn, error) { return c.DialWith(context.Background(), d, "udp", to.String()) }
 	e.stops = append(e.stops, func() {
 		if s.conn != nil {
@@ -54,7 +56,8 @@ func (e *e2e) unconnected(h *host, to netip.AddrPort) *socket {
 	conn, err := h.ListenPacket(context.Background(), "udp", ":0")
 	e.try(err)
 	e.stops = append(e.stops, func() { conn.Close() })
-	return &socket{e: e, what: fmt.Sprintf("the unconnected socket %s", conn.LocalAddr()), conn: toOne{conn, net.UDPAddrFromAddrPort(to)}}
+	what := fmt.Sprintf("the unconnected socket %s", conn.LocalAddr())
+	return &socket{e: e, what: what, client: h, to: to, conn: toOne{conn, net.UDPAddrFromAddrPort(to)}}
 }
 
 // toOne is an unconnected socket that talks to one address.

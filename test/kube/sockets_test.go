@@ -158,6 +158,7 @@ func (e *e2e) accepted(n *node) []netip.Addr {
 func (e *e2e) ownAddresses(s *service, pods []*pod, loopback bool) {
 	port := s.nodePort(e.nodes[0], 0).Port()
 	for _, n := range e.nodes {
+		e.reaches(n, s.vip(), pods...) // else the kernel refuses, who knows of nothing yet
 		accepted, own := e.accepted(n), []netip.Addr{n.addr(e.v6), podAddr(n.number, 1, e.v6)}
 		if loopback {
 			own = e.loopback()

@@ -135,9 +135,9 @@ func (e *e2e) someHints() {
 	s := e.service("some", "")
 	s.serve(here, there, more)
 	client := e.pods()[2]
-	s.endpoints(byZone(e, here), byZone(e, there), e.endpoint(more, kubetest.Ready))
-	e.leads(s, client, here, there, more)
 	for _, state := range []kubetest.State{kubetest.NotReady, kubetest.Draining, kubetest.Terminating} {
+		s.endpoints(byZone(e, here), byZone(e, there), e.endpoint(more, kubetest.Ready))
+		e.leads(s, client, here, there, more)
 		s.endpoints(byZone(e, here), byZone(e, there), e.endpoint(more, state))
 		e.leads(s, client, here)
 	}
@@ -155,18 +155,21 @@ func (e *e2e) externalHints() {
 		e.only(network, e.outside, s.nodePortBy(network, e.nodes[0]), pods[:2]...)
 		e.only(network, e.outside, s.nodePortBy(network, e.nodes[2]), pods[2])
 	}
-	// whoever follows hints would lead all to the pod that is hinted
 	elsewhere := func(p *pod, zone string) kubetest.Endpoint {
 		o := e.endpoint(p, kubetest.Ready)
 		o.ForZones = []string{zone}
 		return o
 	}
-	s.apply("type: NodePort, externalTrafficPolicy: Local, internalTrafficPolicy: Local")
 	s.endpoints(elsewhere(pods[0], "a"), elsewhere(pods[1], "b"), elsewhere(pods[2], "b"))
-	for _, network := range networks {
-		e.only(network, e.outside, s.nodePortBy(network, e.nodes[0]), pods[:2]...)
-		e.only(network, e.pods()[2], s.vip(), pods[:2]...)
+	want := func(led ...*pod) {
+		for _, network := range networks {
+			e.only(network, e.outside, s.nodePortBy(network, e.nodes[0]), led...)
+			e.only(network, e.pods()[2], s.vip(), led...)
+		}
 	}
+	want(pods[0])
+	s.apply("type: NodePort, externalTrafficPolicy: Local, internalTrafficPolicy: Local")
+	want(pods[:2]...) // whoever goes on with hints leads all to the first
 }
 
 // changeZone moves a node from zone to zone.
@@ -185,6 +188,8 @@ func (e *e2e) changeZone() {
 	e.leads(s, client, e.pods()[0])
 	move("") // none
 	e.leads(s, client, e.pods()[0], e.nodes[2].hostPod())
+	move("a")
+	e.leads(s, client, e.pods()[0])
 	move("c") // nobody's
 	e.leads(s, client, e.pods()[0], e.nodes[2].hostPod())
 	move("b")

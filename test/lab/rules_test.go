@@ -148,7 +148,7 @@ func TestSwitchingFormatsUnderTraffic(t *testing.T) {
 	streams := []*stream{s.stream(vip4), s.stream(vip6)}
 	visitors := []*visitor{s.visit(vip4), s.visit(vip6)}
 	for i := range 3 {
-		s.write(s.yaml(all[i%2]))
+		s.edit(s.yaml(all[i%2]))
 		s.logs(i+1, "services read", "format=YAML")
 		s.eventually("YAML is served", func() error { return s.never([]string{"s2", "s1"}[i%2]) })
 		if out := s.must("services"); !strings.Contains(out, "web-tcp") || strings.Count(out, "\n") != 5 {

@@ -65,12 +65,15 @@ __noinline enum verdict forward_direct(struct __sk_buff *skb, struct packet *p)
 /* Remembers a direct connection, by its answer's key; for long, as it may live for long. */
 static __always_inline void remember_direct(const struct flow_key *reply)
 {
-	__u32 mark = backend_mark(reply->saddr, reply->sport, reply->proto), t = now();
-	__u64 *w = direct_word(mark);
+	__u32 mark, t;
+	__u64 *w;
 
-	if (bpf_map_lookup_elem(&direct, reply))
+	if (bpf_map_lookup_elem(&direct, reply)) /* most datagrams: nothing before it */
 		return;
+	t = now();
 	bpf_map_update_elem(&direct, reply, &t, BPF_ANY);
+	mark = backend_mark(reply->saddr, reply->sport, reply->proto);
+	w = direct_word(mark);
 	if (w)
 		add_mark(w, mark);
 }
